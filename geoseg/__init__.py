@@ -1,0 +1,39 @@
+"""geoseg: satellite and aerial archives into maps.
+
+    import geoseg
+
+    result = geoseg.segment("scene.tif", "buildings", out="maps")
+    result.footprints            # a GeoDataFrame
+    result.labels                # an xarray view of the label map, read when used
+
+What is named here is imported when it is first used, so that `import geoseg` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoseg.io.scenes import open_scene
+    from geoseg.pipeline import Result, segment, vectorize
+
+__all__ = ["Result", "open_scene", "segment", "vectorize"]
+
+_HOME = {
+    "open_scene": "geoseg.io.scenes",
+    "segment": "geoseg.pipeline",
+    "vectorize": "geoseg.pipeline",
+    "Result": "geoseg.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'geoseg' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

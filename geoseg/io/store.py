@@ -1,0 +1,176 @@
+"""The working store of a run: labels and confidence as chunked arrays, and the ledger of what is done.
+
+Regions are disjoint and aligned to chunks, so writing is idempotent and needs no lock; a region is entered in the
+ledger after it was written, so a killed run goes on from there. Whoever opens the store with xarray gets coordinates
+and CRS.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from geoseg.errors import OutputError
+from geoseg.raster import CONFIDENCE_STEPS, NODATA
+from geoseg.tiling import CHUNK
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+
+    from geoseg.catalog import Legend
+    from geoseg.raster import Band
+
+STORE, LEDGER = "result.zarr", "ledger.jsonl"
+
+
+@dataclass
+class ResultStore:
+    """The store of one scene: `result.zarr` and `ledger.jsonl` in the scene's folder. A `Sink`."""
+
+    folder: Path
+    shape: tuple[int, int]
+    done: NDArray[np.bool_]
+    """Per chunk (row of chunks, column of chunks): True once it was written."""
+    valid_pixels: int
+    """How many of the pixels written have data."""
+
+    @classmethod
+    def create(cls, folder: Path, geobox: GeoBox, legend: Legend, job: dict[str, Any]) -> ResultStore:
+        """A new store, all nodata; one that is there is removed. `job` is what the results depend on."""
+        import xarray as xr
+        from odc.geo.xr import xr_coords
+
+        remove(folder)
+        grid = xr.Dataset(coords=xr_coords(geobox))
+        grid.to_zarr(folder / STORE, zarr_format=3, consolidated=False)
+        group = zarr.open_group(folder / STORE, mode="r+")
+        flags: dict[str, Any] = {
+            "flag_values": [c.value for c in legend.classes],
+            "flag_meanings": " ".join(c.name.replace(" ", "_") for c in legend.classes),
+        }
+        percent: dict[str, Any] = {
+            "scale_factor": 1 / CONFIDENCE_STEPS,
+            "_FillValue": NODATA,
+            "long_name": "probability of the label",
+            "units": "1",
+        }
+        for name, attributes in (("labels", flags), ("confidence", percent)):
+            group.create_array(
+                name,
+                shape=geobox.shape,
+                chunks=(CHUNK, CHUNK),
+                dtype="uint8",
+                fill_value=NODATA,
+                compressors=ZstdCodec(level=1),
+                dimension_names=[str(d) for d in geobox.dimensions],
+                attributes={"grid_mapping": "spatial_ref", **attributes},
+            )
+        (folder / LEDGER).write_text(json.dumps({"job": job}) + "\n", encoding="utf-8")
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> ResultStore:
+        """The store that is in this folder, with all that its ledger says is done."""
+        shape = zarr.open_array(folder / STORE / "labels", mode="r").shape
+        _drop_torn_line(folder / LEDGER)
+        store = cls(folder, (shape[0], shape[1]), np.zeros([-(-side // CHUNK) for side in shape], bool), 0)
+        for entry in _entries(folder / LEDGER):
+            if "window" in entry and not store.is_done(Window(*entry["window"])):
+                store._mark(Window(*entry["window"]), entry["valid_pixels"])
+        return store
+
+    def write(self, band: Band) -> None:
+        """Write a chunk-aligned band, then enter it in the ledger. Raises `OutputError` if the disk refuses."""
+        window, valid_pixels = band.window, int(np.count_nonzero(band.labels != NODATA))
+        try:
+            group = zarr.open_group(self.folder / STORE, mode="r+")
+            if valid_pixels:
+                for name, values in (("labels", band.labels), ("confidence", band.confidence)):
+                    group[name][window.slices] = values  # type: ignore[index]
+            entry = {"window": [*window.row_range, *window.col_range], "valid_pixels": valid_pixels}
+            with (self.folder / LEDGER).open("a", encoding="utf-8") as ledger:
+                ledger.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        self._mark(window, valid_pixels)
+
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Labels and confidence (y, x) of a window."""
+        group = zarr.open_group(self.folder / STORE, mode="r")
+        labels, confidence = (np.asarray(group[name][window.slices]) for name in ("labels", "confidence"))  # type: ignore[index]
+        return labels, confidence
+
+    def bands(self, rows: int = CHUNK) -> Iterator[Window]:
+        """Windows of whole rows that cover the scene."""
+        for row in range(0, self.shape[0], rows):
+            yield Window(row, min(row + rows, self.shape[0]), 0, self.shape[1])
+
+    def is_done(self, window: Window) -> bool:
+        """Whether every chunk that the window touches was written."""
+        return bool(self.done[_chunks(window)].all())
+
+    def undone(self, core: Window) -> Window | None:
+        """What is left of a tile's core: its rows from the first row of chunks that is not done; None if all is."""
+        chunk_rows = np.flatnonzero(~self.done[_chunks(core)].all(axis=1))
+        if not chunk_rows.size:
+            return None
+        return core.rows(core.row_start + int(chunk_rows[0]) * CHUNK, core.row_stop)
+
+    def _mark(self, window: Window, valid_pixels: int) -> None:
+        self.done[_chunks(window)] = True
+        self.valid_pixels += valid_pixels
+
+
+def job_of(folder: Path) -> dict[str, Any] | None:
+    """What the results in this folder depend on, or None if no run has begun here."""
+    first = next(_entries(folder / LEDGER), None) if (folder / LEDGER).exists() else None
+    if first is None or "job" not in first or not (folder / STORE / "labels").exists():
+        return None
+    job: dict[str, Any] = first["job"]
+    return job
+
+
+def remove(folder: Path) -> None:
+    """Remove the store and the ledger of this folder: the ledger first, so that it never speaks of a lost store."""
+    (folder / LEDGER).unlink(missing_ok=True)
+    if (folder / STORE).exists():
+        shutil.rmtree(folder / STORE)
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error for results that cannot be written, with what to do about it."""
+    return OutputError(
+        f"{path}: cannot be written: {error.strerror or error}; free or choose another place with --out; "
+        "what was computed is kept and the same command goes on from there"
+    )
+
+
+def _entries(ledger: Path) -> Iterator[dict[str, Any]]:
+    for line in ledger.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def _drop_torn_line(ledger: Path) -> None:
+    """A run that was killed while it wrote leaves half a line, to which nothing may be appended."""
+    content = ledger.read_bytes()
+    if not content.endswith(b"\n"):
+        ledger.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _chunks(window: Window) -> tuple[slice, slice]:
+    return (
+        slice(window.row_start // CHUNK, -(-window.row_stop // CHUNK)),
+        slice(window.col_start // CHUNK, -(-window.col_stop // CHUNK)),
+    )

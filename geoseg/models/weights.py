@@ -1,0 +1,117 @@
+"""From a `ModelSpec` to a callable on patches. Weights are untrusted input: safetensors only, digest checked first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from geoseg.catalog import sha256_of
+from geoseg.errors import ModelError, OptionError
+from geoseg.models.networks import build_network
+
+if TYPE_CHECKING:
+    from geoseg.catalog import ModelSpec
+
+
+class Predict(Protocol):
+    """Scores of patches.
+
+    `patches`: uint8 (n, bands, y, x) on any device; the result is float32 (n, outputs, y, x) on `device`: logits of
+    the classes, then the auxiliary scores. The scores of a patch depend on that patch alone, and on n; it may be
+    called from several threads at a time.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores are."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """How many scores a pixel gets."""
+        ...
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Scores (n, outputs, y, x) of patches (n, bands, y, x)."""
+        ...
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N`. Raises `OptionError` if this machine does not have it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        msg = f"device {name!r}: choose auto, cpu, cuda or cuda:N"
+        raise OptionError(msg) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        msg = f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu or auto"
+        raise OptionError(msg)
+    if device.type not in {"cpu", "cuda"}:
+        msg = f"device {name!r}: choose auto, cpu, cuda or cuda:N"
+        raise OptionError(msg)
+    return device
+
+
+class NetworkPredict:
+    """A network on a device, with the scaling of its model's card before it and resampling around it."""
+
+    def __init__(self, spec: ModelSpec, network: torch.nn.Module, device: torch.device) -> None:
+        self.device, self.outputs = device, spec.outputs
+        self._side = spec.patch
+        self._network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._scale = torch.tensor([1 / (255 * s) for s in spec.std], device=device)[:, None, None]
+        self._shift = torch.tensor([-m / s for m, s in zip(spec.mean, spec.std, strict=True)], device=device)
+        self._shift = self._shift[:, None, None]
+
+    @torch.inference_mode()
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Scores (n, outputs, y, x) of patches (n, bands, y, x), whatever their size."""
+        side, shape = (self._side, self._side), tuple(patches.shape[2:])
+        values = patches.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        scaled = values.float().mul_(self._scale).add_(self._shift)
+        if shape != side:
+            scaled = functional.interpolate(scaled, size=side, mode="bilinear", antialias=True)
+        scores: torch.Tensor = self._network(scaled).float()
+        if shape != side:
+            scores = functional.interpolate(scores, size=shape, mode="bilinear", antialias=True)
+        return scores
+
+
+def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
+    """The model's network with its weights, ready on the device.
+
+    Raises `ModelError` if the weights are missing, damaged, not those of the card, or of another shape.
+    """
+    try:
+        digest = sha256_of(spec.weights)
+    except OSError as error:
+        msg = f"{spec.weights}: the weights of {spec.name} cannot be read: {error.strerror}; install geoseg again"
+        raise ModelError(msg) from error
+    if digest != spec.sha256:
+        msg = f"{spec.weights}: the weights are not those of the model's card: SHA-256 {digest}, expected {spec.sha256}"
+        raise ModelError(msg)
+    try:
+        tensors = load_file(spec.weights)
+    except SafetensorError as error:
+        msg = f"{spec.weights}: not a readable safetensors file ({error}); other formats may run code and are refused"
+        raise ModelError(msg) from error
+    network = build_network(spec.architecture, encoder=spec.encoder, bands=len(spec.bands), outputs=spec.outputs)
+    _fill(network, tensors, spec)
+    return NetworkPredict(spec, network, device)
+
+
+def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], spec: ModelSpec) -> None:
+    expected = network.state_dict()
+    for name in expected.keys() | tensors.keys():
+        have = tuple(tensors[name].shape) if name in tensors else "nothing"
+        want = tuple(expected[name].shape) if name in expected else "nothing"
+        if have != want:
+            msg = f"{spec.weights}: layer {name}: the file has {have}, {spec.architecture} needs {want}"
+            raise ModelError(msg)
+    network.load_state_dict(tensors)

@@ -1,0 +1,488 @@
+"""`segment`: one scene in, a folder of maps out. `plan` finds every error before the first pixel is read.
+
+The folder `OUT/<scene id>/` holds the working store and its ledger (`geoseg.io.store`) and the files that people use.
+`item.json` is written last: where it is and tells of the same job, there is nothing left to do; where only the store
+is, the run goes on from what the ledger says is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import logging
+import shutil
+import threading
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from geoseg.catalog import (
+    Legend,
+    LegendClass,
+    ModelSpec,
+    Provenance,
+    Scene,
+    file_asset,
+    find_model,
+    result_item,
+    sha256_of,
+)
+from geoseg.errors import ModelError, OptionError, OutputError, SceneError
+from geoseg.footprints import Layer, footprints
+from geoseg.io.cog import CONFIDENCE, Look, write_cog
+from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
+from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
+from geoseg.io.vectors import read_aoi, write_geojson, write_parquet
+from geoseg.raster import CONFIDENCE_STEPS, NODATA
+from geoseg.tiling import CHUNK, Tiling
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import geopandas as gpd
+    import xarray as xr
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+
+log = logging.getLogger("geoseg")
+
+MAX_UPSAMPLING, MAX_DOWNSAMPLING = 2.0, 10.0
+"""How far from the model's resolution range a scene's pixels may be: beyond, what it knows cannot be seen."""
+
+SQUARE_WITHIN = 0.05
+"""How much longer than wide a pixel may be on the ground before it is resampled to a square one."""
+
+WIDEST_TILE = 16384
+"""Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
+
+BYTES_PER_PIXEL = 3.5
+"""Disk space that a run may need for each pixel of the scene, at its worst moment."""
+
+
+class Observer(Protocol):
+    """Who wants to know how far a run is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` pixels of a stage ("predicting", "outlining", "writing"); `done` counts from the start."""
+        ...
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    """What the user asks for; None stands for the default that the model or the machine sets."""
+
+    scene: str | Path
+    product: str
+    out: str | Path
+    model: str | None = None
+    tile: int | None = None
+    """Side of a tile in pixels of the scene; rounded up to whole storage chunks. Does not change the result."""
+    stride: int | None = None
+    """Pixels from one patch to the next, of the network's input."""
+    batch: int | None = None
+    """Patches per forward pass."""
+    device: str = "auto"
+    aoi: str | Path | None = None
+    """A vector file; what is outside its polygons is nodata."""
+    threshold: float | None = None
+    """Probability of being an object from which on a pixel is one; None = the most probable class."""
+    min_area: float = 4.0
+    """Square metres below which a footprint is dropped."""
+    simplify: float = 1.0
+    """Tolerance in pixels by which outlines may leave the pixels' sides; 0 = none."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job whose every input was looked at: all that a run needs, and nothing that can still be wrong."""
+
+    job: SegmentJob
+    scene: Scene
+    model: ModelSpec
+    folder: Path
+    source: GdalSource
+    tiling: Tiling
+    parameters: dict[str, Any]
+    """What the result depends on: two jobs with equal parameters have equal results."""
+    complete: bool
+    """Whether the results are there already."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The folder of a scene's results, and lazy views of what is in it."""
+
+    folder: Path
+
+    @property
+    def labels(self) -> xr.DataArray:
+        """Labels (y, x) uint8, 255 = nodata, with coordinates and CRS; read when used."""
+        return self._store["labels"]
+
+    @property
+    def confidence(self) -> xr.DataArray:
+        """Probability of the label (y, x), 0..1, NaN = nodata; read when used."""
+        return self._store["confidence"]
+
+    @property
+    def footprints(self) -> gpd.GeoDataFrame:
+        """The footprints, in the scene's CRS."""
+        import geopandas as gpd
+
+        return gpd.read_parquet(self.folder / "footprints.parquet")
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """The STAC item that tells how the results came about."""
+        item: dict[str, Any] = json.loads((self.folder / "item.json").read_text(encoding="utf-8"))
+        return item
+
+    @property
+    def _store(self) -> xr.Dataset:
+        import xarray as xr
+
+        store: xr.Dataset = xr.open_zarr(self.folder / STORE, consolidated=False)
+        return store
+
+
+def segment(
+    scene: str | Path | Scene, product: str, out: str | Path, *, observe: Observer | None = None, **options: Any
+) -> Result:
+    """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
+
+    Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
+    Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
+    """
+    path = scene.path if isinstance(scene, Scene) else scene
+    planned = plan(SegmentJob(path, product, out, **options))
+    return Result(planned.folder) if planned.complete else run(planned, observe or (lambda _stage, _done, _total: None))
+
+
+def vectorize(
+    labels: str | Path | xr.DataArray,
+    *,
+    classes: dict[int, str] | None = None,
+    background: int | None = 0,
+    min_area: float = 0.0,
+    simplify: float = 0.0,
+) -> gpd.GeoDataFrame:
+    """Polygons of all objects (4-connected pixels of one label) of a label raster, in its CRS.
+
+    `labels`: a uint8 raster file, or a DataArray (y, x) with a CRS, 255 = nodata; read in bands. `classes` names the
+    labels (a DataArray's `flag_meanings` are used otherwise); `background` is no object (None: every label is one).
+    `min_area` in square metres, `simplify` in pixels (0 = exactly the pixels' sides). Columns as in a run's footprints.
+    """
+    geobox, read, named, name = _label_raster(labels)
+    named |= classes or {}
+    legend = Legend(
+        tuple(LegendClass(value, named.get(value, str(value)), "#000000") for value in range(255)), background
+    )
+    rows, cols = geobox.shape
+    windows = (Window(row, min(row + 2 * CHUNK, rows), 0, cols) for row in range(0, rows, 2 * CHUNK))
+    layer = Layer(geobox, legend, name, simplify=simplify, min_area=min_area)
+    return footprints(((window, read(window), None) for window in windows), layer)
+
+
+def _label_raster(
+    labels: str | Path | xr.DataArray,
+) -> tuple[GeoBox, Callable[[Window], NDArray[np.uint8]], dict[int, str], str]:
+    """Grid, reader, class names and name of a label raster."""
+    if isinstance(labels, (str, Path)):
+        scene = open_scene(labels)
+        if scene.dtype != "uint8" or len(scene.bands) != 1:
+            msg = f"{labels}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}"
+            raise SceneError(msg)
+        source = GdalSource(scene, (1,))
+        return scene.geobox, lambda window: _labels_of(source, window), {}, scene.id
+    from odc.geo.geobox import GeoBox
+    from odc.geo.xr import ODCExtensionDa
+
+    geobox = ODCExtensionDa(labels).geobox
+    if (
+        not isinstance(geobox, GeoBox)
+        or geobox.crs is None
+        or labels.dtype != "uint8"
+        or len(labels.dims) > len(geobox.dimensions)
+    ):
+        msg = f"labels: must be uint8 (y, x) with a CRS, got {labels.dtype} {labels.dims} with {geobox}"
+        raise SceneError(msg)
+    values = labels.attrs.get("flag_values", ())
+    named = dict(zip((int(v) for v in values), labels.attrs.get("flag_meanings", "").split(), strict=False))
+    return (
+        geobox,
+        lambda window: labels[window.slices].to_numpy(),
+        named,
+        "labels" if labels.name is None else str(labels.name),
+    )
+
+
+def _labels_of(source: GdalSource, window: Window) -> NDArray[np.uint8]:
+    raster = source.read(window)
+    labels: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
+    return labels
+
+
+def plan(job: SegmentJob) -> Plan:
+    """Look at every input of a job; reads headers, and an overview where values are not uint8."""
+    _check_numbers(job)
+    scene = open_scene(job.scene)
+    model = find_model(job.product, job.model)
+    if job.threshold is not None and model.legend.background is None:
+        msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
+        raise OptionError(msg)
+    bands = scene.bands_for(model.bands)
+    patch, stride = _patch_on_scene(model, scene, job.stride)
+    tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape))
+    stretch = estimate_stretch(scene, bands)
+    inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
+    folder = Path(job.out) / scene.id
+    parameters = {
+        "scene": _fingerprint(scene),
+        "model": {"name": model.name, "sha256": model.sha256},
+        "stride": list(stride),
+        "patch": list(patch),
+        "stretch": None if stretch is None else dataclasses.asdict(stretch),
+        "aoi": None if job.aoi is None else sha256_of(Path(job.aoi)),
+        "threshold": job.threshold,
+        "min_area": job.min_area,
+        "simplify": job.simplify,
+    }
+    parameters = json.loads(json.dumps(parameters))  # as it will be read back
+    complete = not job.overwrite and _is_complete(folder, parameters)
+    if not complete:
+        _check_output(folder, scene)
+    source = GdalSource(scene, bands, stretch, inside)
+    return Plan(job, scene, model, folder, source, tiling, parameters, complete)
+
+
+def run(planned: Plan, observe: Observer) -> Result:
+    """Carry out a plan, going on from what an earlier run of the same job has left."""
+    folder = planned.folder
+    (folder / "item.json").unlink(missing_ok=True)
+    if planned.job.overwrite or job_of(folder) != planned.parameters:
+        store = ResultStore.create(folder, planned.scene.geobox, planned.model.legend, planned.parameters)
+    else:
+        store = ResultStore.open(folder)
+    machine = _predict(planned, store, observe)
+    layer = _vectorise(planned, store, observe)
+    _write_files(planned, store, layer, machine, observe)
+    return Result(folder)
+
+
+def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, Any]:
+    """Predict what the ledger does not say is done; returns how (device, batch, torch) for the record."""
+    import rasterio
+
+    from geoseg.models.weights import choose_device, load_predict
+    from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
+
+    device = choose_device(planned.job.device)
+    batch = planned.job.batch or default_batch(device)
+    machine = {"device": device.type, "batch": batch, "torch": version("torch")}
+    todo = [core for tile in planned.tiling.tiles() if (core := store.undone(tile.core)) is not None]
+    if not todo:
+        return machine
+    keep_freed_memory()
+    total = planned.scene.shape[0] * planned.scene.shape[1]
+    progress = _Count(observe, "predicting", total, total - sum(core.size for core in todo))
+    fill = tuple(round(255 * mean) for mean in planned.model.mean)
+    predict = load_predict(planned.model, device)
+    decision = Decision(planned.model.legend, planned.job.threshold)
+    with (
+        rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()),
+        Engine(predict, decision, fill, batch, default_lanes(device)) as engine,
+    ):
+        for core in todo:
+            report = engine.run(planned.source, planned.tiling.tile_of(core), planned.tiling, store, progress.add)
+            seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in report.seconds.items())
+            log.info("tile %s: %d patches, %d valid pixels; %s", core, report.patches, report.valid_pixels, seconds)
+    return machine
+
+
+def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> gpd.GeoDataFrame:
+    scene, job = planned.scene, planned.job
+    total = scene.shape[0] * scene.shape[1]
+    progress = _Count(observe, "outlining", total)
+
+    def parts() -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8]]]:
+        for window in store.bands(CHUNK * 2):
+            labels, confidence = store.read(window)
+            yield window, labels, confidence
+            progress.add(window.size)
+
+    layer = Layer(scene.geobox, planned.model.legend, scene.id, scene.datetime, job.simplify, job.min_area)
+    return footprints(parts(), layer)
+
+
+def _write_files(
+    planned: Plan, store: ResultStore, layer: gpd.GeoDataFrame, machine: dict[str, Any], observe: Observer
+) -> None:
+    folder, legend = planned.folder, planned.model.legend
+    total = planned.scene.shape[0] * planned.scene.shape[1]
+    progress = _Count(observe, "writing", 2 * total)
+    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": planned.model.name}
+
+    def bands(which: int) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+        for window in store.bands():
+            yield window, store.read(window)[which]
+            progress.add(window.size)
+
+    write_cog(folder / "labels.tif", bands(0), planned.scene.geobox, Look(planned.model.product, legend), tags)
+    write_cog(folder / "confidence.tif", bands(1), planned.scene.geobox, CONFIDENCE, tags)
+    write_geojson(layer, folder / "footprints.geojson")
+    write_parquet(layer, folder / "footprints.parquet")
+    _write_item(planned, {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": len(layer)}, machine)
+
+
+def _write_item(planned: Plan, counts: dict[str, int], machine: dict[str, Any]) -> None:
+    folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
+    classes = [
+        {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}
+        for c in planned.model.legend.classes
+    ]
+    nodata = {"data_type": "uint8", "nodata": NODATA}
+    cog, product = "image/tiff; application=geotiff; profile=cloud-optimized", planned.model.product
+    geojson, parquet = "application/geo+json", "application/vnd.apache.parquet"
+    assets = {
+        "labels": ("labels.tif", cog, f"{product} label map", {**nodata, "classification:classes": classes}),
+        "confidence": (
+            "confidence.tif",
+            cog,
+            "probability of the label",
+            {**nodata, "raster:scale": 1 / CONFIDENCE_STEPS},
+        ),
+        "footprints": ("footprints.geojson", geojson, f"{product} footprints, longitude and latitude", {}),
+        "footprints_parquet": ("footprints.parquet", parquet, f"{product} footprints in the scene's CRS", {}),
+    }
+    software = {"geoseg": version("geoseg"), "torch": machine["torch"]}
+    made = Provenance(
+        planned.model,
+        software,
+        {**planned.parameters, "device": machine["device"], "batch": machine["batch"]},
+        now,
+        counts,
+    )
+    item = result_item(
+        planned.scene,
+        folder,
+        {
+            k: file_asset(folder / name, kind, title, ["data"], extra)
+            for k, (name, kind, title, extra) in assets.items()
+        },
+        made,
+    )
+    part = folder / ".item.json.part"
+    part.write_text(json.dumps(item.to_dict(include_self_link=False), indent=2) + "\n", encoding="utf-8")
+    part.replace(folder / "item.json")
+
+
+def _check_numbers(job: SegmentJob) -> None:
+    limits = (
+        ("--tile", job.tile, 1, 2**31),
+        ("--stride", job.stride, 1, 2**31),
+        ("--batch", job.batch, 1, 4096),
+        ("--threshold", job.threshold, 0, 1),
+        ("--min-area", job.min_area, 0, float("inf")),
+    )
+    for name, value, low, high in limits:
+        if value is not None and not low <= value <= high:
+            msg = f"{name} {value}: must be from {low} to {high}"
+            raise OptionError(msg)
+
+
+def _patch_on_scene(model: ModelSpec, scene: Scene, stride: int | None) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Patch and stride in pixels of the scene: what the network sees of it in one forward pass at its resolution.
+
+    A scene outside the model's range is resampled, patch by patch, to the nearest resolution inside; one whose pixels
+    are not square on the ground, to square ones. Raises `ModelError` where that would ask too much.
+    """
+    finest, coarsest = model.resolution
+    down, along = scene.ground_resolution
+    if stride is not None and stride > model.patch:
+        msg = f"--stride {stride}: must be from 1 to the model's patch of {model.patch} pixels, or pixels are left out"
+        raise OptionError(msg)
+    target = min(max((down * along) ** 0.5, finest), coarsest)
+    if max(down, along) / target > MAX_UPSAMPLING or target / min(down, along) > MAX_DOWNSAMPLING:
+        msg = (
+            f"{scene.path}: its pixels are {down:.3g} x {along:.3g} m on the ground, {model.name} was trained for "
+            f"{finest:g} to {coarsest:g} m and takes {finest / MAX_DOWNSAMPLING:.2g} to "
+            f"{coarsest * MAX_UPSAMPLING:g} m by resampling; choose a scene or a model that fits (geoseg models)"
+        )
+        raise ModelError(msg)
+    step = stride or model.stride
+    square = abs(down / along - 1) < SQUARE_WITHIN
+    if square and finest * 0.98 <= down <= coarsest * 1.02:
+        return (model.patch, model.patch), (step, step)
+    scale = target / down, target / along
+    patch = round(model.patch * scale[0]), round(model.patch * scale[1])
+    return patch, (max(1, round(step * scale[0])), max(1, round(step * scale[1])))
+
+
+def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:
+    if tile is None:
+        return shape[0], min(shape[1], WIDEST_TILE)
+    whole = -(-tile // CHUNK) * CHUNK
+    return min(whole, shape[0]), min(whole, shape[1])
+
+
+def _fingerprint(scene: Scene) -> dict[str, Any]:
+    """What tells whether a scene is still the same, without reading it."""
+    path = Path(scene.path)
+    state = path.stat() if path.exists() else None
+    return {
+        "name": path.name,
+        "shape": list(scene.shape),
+        "bytes": state and state.st_size,
+        "modified": state and dt.datetime.fromtimestamp(int(state.st_mtime), dt.UTC).isoformat(),
+    }
+
+
+def _is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
+    """Whether the folder holds the results of these parameters. Raises `OutputError` if it holds others."""
+    before = job_of(folder)
+    if before is None:
+        return False
+    differing = [name for name in parameters if before.get(name) != parameters[name]]
+    if differing:
+        what = "; ".join(f"{name} was {before.get(name)}, now {parameters[name]}" for name in differing)
+        msg = f"{folder}: holds results of another job ({what}); use --overwrite or another --out"
+        raise OutputError(msg)
+    names = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
+    return all((folder / name).exists() for name in names)
+
+
+def _check_output(folder: Path, scene: Scene) -> None:
+    """Raises `OutputError` if the folder cannot be written or has too little room."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    needed = scene.shape[0] * scene.shape[1] * BYTES_PER_PIXEL
+    if free < needed:
+        msg = f"{folder}: the disk has {free / 1e6:.0f} MB free, this scene may need {needed / 1e6:.0f} MB; "
+        raise OutputError(msg + "free some or choose another place with --out")
+
+
+class _Count:
+    """Adds up a stage's pixels for an observer, from any thread."""
+
+    def __init__(self, observe: Observer, stage: str, total: int, done: int = 0) -> None:
+        self._observe, self._stage, self._total, self._done = observe, stage, total, done
+        self._lock = threading.Lock()
+        observe(stage, done, total)
+
+    def add(self, pixels: int) -> None:
+        """Some more pixels are done."""
+        with self._lock:
+            self._done += pixels
+            self._observe(self._stage, self._done, self._total)

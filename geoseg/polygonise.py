@@ -1,0 +1,662 @@
+"""Exact polygons of a label raster, whole or piece by piece.
+
+Objects are the 4-connected components of one label. Their polygons follow the pixels' sides exactly, in the scene's
+pixel corners: x is the column, y is the row and grows downwards. `polygonise` looks at one window, `join` makes the
+objects whole that cross the borders between windows, and the two together give the same objects, bit for bit, however
+the scene is cut. Nothing here loops over objects, rings or vertices.
+
+**Components.** The raster is cut into horizontal runs of equal label. Runs are linked where they meet in neighbouring
+rows, and a graph search over the runs finds the components of all classes at once. From here on all is sparse:
+whatever is asked of a pixel is looked up in the sorted list of runs, and no raster of component numbers exists.
+
+**Corners.** For a lattice vertex and a component, a 4-bit mask says which of the vertex's four pixels the component
+owns. One bit or three make a corner. Two opposite bits make a saddle: two corners of the component in one place.
+
+**Rings.** Along a row, the corners of a component in order of their column are left, right, left, right: the ends of
+its horizontal edges; along a column the same gives its vertical edges (O'Rourke 1988, "Uniqueness of orthogonal
+connect-the-dots", in Computational Morphology). So two sorts link all rings of all components. The two corners of a
+saddle are linked round its two foreign pixels, not round its own: a component is 4-connected, so the two foreign
+pixels lie in different gaps or one of them outside, each ring passes a vertex at most once, and rings meet in points
+only, which is what a valid polygon needs.
+
+**Order.** Walking backwards along all rings at once, twice as far in each round (pointer doubling), every edge finds
+the topmost, then leftmost edge of its ring and its distance to it. That is its place in the coordinates.
+
+**Seams.** An object that touches its window's border is not built. Its piece keeps its masks at the corners and at
+every vertex on the window's border, where a neighbour's pixels may add bits. `join` adds the masks of one object at
+one vertex, which own different pixels, drops what is no corner any more and runs the same linking. Its memory follows
+what lies on the seams.
+
+Shells run counter-clockwise and holes clockwise as seen on the screen, y downwards, so that on a north-up map, y
+upwards, they are seen the same way (RFC 7946's right-hand rule). A ring starts at its topmost, then leftmost vertex,
+holes are sorted by theirs, and objects by their topmost, then leftmost pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from geoseg.raster import NODATA
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Border", "Objects", "Parts", "Piece", "Vertices", "join", "polygonise", "polygonise_whole"]
+
+_NO_PART: Final = -1
+_NODATA_PART: Final = -2
+
+# Bits of a vertex's mask, one for each pixel round it, in the order of the rows of `_Runs.around`.
+_NORTH_EAST: Final = 2
+_SOUTH_EAST: Final = 8
+_DIAGONAL: Final = 9
+_ANTIDIAGONAL: Final = 6
+
+_IS_CORNER: Final[NDArray[np.bool_]] = np.isin(np.arange(16), [1, 2, 4, 8, 7, 11, 13, 14, _DIAGONAL, _ANTIDIAGONAL])
+
+_Ints: TypeAlias = NDArray[np.int64]
+_Bools: TypeAlias = NDArray[np.bool_]
+_Index: TypeAlias = NDArray[np.bool_] | NDArray[np.integer[Any]]
+
+
+_DTYPES: Final[dict[str, type[np.generic]]] = {
+    "label": np.uint8,
+    "pixels": np.int64,
+    "first_row": np.int64,
+    "first_col": np.int64,
+    "confidence_sum": np.int64,
+    "touches_nodata": np.bool_,
+    "touches_edge": np.bool_,
+    "geometry": np.object_,
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Parts:
+    """What is known of n objects, or of n parts of objects, without their outlines: a struct of arrays of length n.
+
+    The first pixel is the topmost, then leftmost one: unique, independent of the tiling, and what everything here is
+    sorted by. Rows and columns count from the scene's origin.
+    """
+
+    label: NDArray[np.uint8]
+    pixels: NDArray[np.int64]
+    first_row: NDArray[np.int64]
+    first_col: NDArray[np.int64]
+    confidence_sum: NDArray[np.int64]
+    """Sum of a uint8 confidence over the pixels; 0 if no confidence was given."""
+    touches_nodata: NDArray[np.bool_]
+    """One of the 4-neighbours of one of the pixels is nodata. What lies outside the scene is not nodata."""
+    touches_edge: NDArray[np.bool_]
+    """One of the pixels lies at the scene's edge."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.label)
+
+    def select(self, index: _Index) -> Self:
+        """Those that a mask (n,) or an array of places picks."""
+        columns: dict[str, Any] = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        return replace(self, **columns)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Nothing at all, in the right dtypes."""
+        return cls(**{f.name: np.empty(0, _DTYPES[f.name]) for f in fields(cls)})
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Self]) -> Self:
+        """All of them, sorted by their first pixel."""
+        every = [cls.empty(), *parts]
+        chained = cls(**{f.name: np.concatenate([getattr(p, f.name) for p in every]) for f in fields(cls)})
+        return chained.select(np.lexsort((chained.first_col, chained.first_row)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Objects(Parts):
+    """Whole objects with their outlines, sorted by their first pixel: a struct of arrays of length n."""
+
+    geometry: NDArray[np.object_]
+    """Valid shapely Polygons in pixel corners, x = column and y = row, without collinear vertices."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vertices:
+    """Which of the four pixels round a lattice vertex a part owns: a struct of arrays of length m.
+
+    Vertex (row, col) is the upper left corner of pixel (row, col). The mask's bits are 1 for the pixel in the north
+    west, 2 north east, 4 south west, 8 south east.
+    """
+
+    part: NDArray[np.int32]
+    row: NDArray[np.int32]
+    col: NDArray[np.int32]
+    mask: NDArray[np.uint8]
+
+    def select(self, index: _Index) -> Vertices:
+        """Those that a mask (m,) or an array of places picks."""
+        return Vertices(self.part[index], self.row[index], self.col[index], self.mask[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Border:
+    """The outermost pixels of a window, inside it: the number of each pixel's part, -1 for none, -2 for nodata."""
+
+    top: NDArray[np.int32]
+    bottom: NDArray[np.int32]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What one window of the raster contributes; small, and made to be sent between processes."""
+
+    window: Window
+    complete: Objects
+    """Objects that touch no side of the window."""
+    parts: Parts
+    """The others, as far as this window sees them; whether they touch the scene's edge is not known yet."""
+    vertices: Vertices
+    """Of the parts: all corners, and every vertex on the window's border."""
+    border: Border
+
+    def without_complete(self) -> Piece:
+        """What `join` needs: all but the objects that are whole already."""
+        return replace(self, complete=Objects.empty())
+
+
+def polygonise(
+    labels: NDArray[np.uint8],
+    window: Window,
+    *,
+    background: int | None = 0,
+    confidence: NDArray[np.uint8] | None = None,
+) -> Piece:
+    """Find the objects in one window of a scene, and outline those that cannot reach beyond it.
+
+    `labels` and `confidence` are uint8 arrays of the window's shape. Label 255 is nodata; `background` is the label
+    that makes no objects, None if all do.
+    """
+    _check(labels, window, "labels")
+    if confidence is not None:
+        _check(confidence, window, "confidence")
+    runs = _Runs.of(_without(labels, background))
+    component, parts = _components(runs, window, labels, confidence)
+    border = _border(runs, component, labels)
+    at_border = np.zeros(len(parts), np.bool_)
+    for line in (border.top, border.bottom, border.left, border.right):
+        at_border[line[line >= 0]] = True
+    vertices = _vertices(runs, component, at_border, window)
+    open_ended = at_border[vertices.part]
+    complete = parts.select(~at_border)
+    return Piece(
+        window=window,
+        complete=_with_geometry(complete, _renumber(vertices.select(~open_ended), ~at_border)),
+        parts=parts.select(at_border),
+        vertices=_renumber(vertices.select(open_ended), at_border),
+        border=_renumber_border(border, at_border),
+    )
+
+
+def join(pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> Objects:
+    """Make the objects whole that touch the border of a piece's window; what is `complete` is not repeated.
+
+    The windows must cover the scene of (rows, columns) `scene_shape` once; they need not form a grid, and their order
+    is of no consequence. Only what lies on the seams is kept while `pieces` is being read.
+    """
+    seams = _Seams.of(pieces, scene_shape)
+    parts = seams.parts
+    firsts, seconds = seams.contacts()
+    same = (firsts >= 0) & (seconds >= 0)
+    same[same] = parts.label[firsts[same]] == parts.label[seconds[same]]
+    parts.touches_nodata[firsts[(firsts >= 0) & (seconds == _NODATA_PART)]] = True
+    parts.touches_nodata[seconds[(seconds >= 0) & (firsts == _NODATA_PART)]] = True
+    order = np.lexsort((parts.first_col, parts.first_row))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    number = _connect(len(parts), place[firsts[same]], place[seconds[same]])
+    vertices = replace(seams.vertices, part=number[place[seams.vertices.part]])
+    return _with_geometry(_merge(parts.select(order), number), _add_masks(vertices))
+
+
+def polygonise_whole(
+    labels: NDArray[np.uint8], *, background: int | None = 0, confidence: NDArray[np.uint8] | None = None
+) -> Objects:
+    """All objects of a scene that fits in memory; the arguments are those of `polygonise`."""
+    shape = (labels.shape[0], labels.shape[1])
+    piece = polygonise(labels, Window.of_shape(shape), background=background, confidence=confidence)
+    return Objects.concatenate([piece.complete, join([piece], shape)])
+
+
+def _check(raster: NDArray[np.uint8], window: Window, name: str) -> None:
+    """Refuse a raster that is not uint8 or not of the window's shape."""
+    if raster.dtype != np.uint8 or raster.shape != window.shape:
+        msg = f"{name} must be a uint8 array of shape {window.shape}, got {raster.dtype} of shape {raster.shape}"
+        raise ValueError(msg)
+
+
+# --- components ------------------------------------------------------------------------------------------------------
+
+
+def _pad(raster: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:
+    """(rows + 2, columns + 2): a frame of one pixel, so that every pixel has neighbours and no run leaves its row."""
+    padded = np.full((raster.shape[0] + 2, raster.shape[1] + 2), value, np.uint8)
+    padded[1:-1, 1:-1] = raster
+    return padded
+
+
+def _without(labels: NDArray[np.uint8], background: int | None) -> NDArray[np.uint8]:
+    """The labels, with 255 for the background, too; several times as fast as np.where."""
+    return labels if background is None else np.maximum(labels, (labels == background) * np.uint8(NODATA))
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """A padded raster in row-major order, cut where its value changes. What belongs to no object is 255.
+
+    A pixel is its place in the flat raster. A vertex has the place of the pixel in its north west, and counted from
+    the window's corner, it is the vertex of that padded row and column.
+    """
+
+    flat: NDArray[np.uint8]
+    width: int
+    start: _Ints
+
+    @classmethod
+    def of(cls, labels: NDArray[np.uint8]) -> _Runs:
+        """Cut `labels` (rows, columns), which has no background any more."""
+        flat = _pad(labels, NODATA).ravel()
+        start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        return cls(flat, labels.shape[1] + 2, start)
+
+    def find(self, pixels: _Ints) -> _Ints:
+        """Number of the run that each pixel lies in."""
+        return np.searchsorted(self.start, pixels, side="right") - 1
+
+    def around(self, vertices: _Ints) -> _Ints:
+        """(4, m): the runs of the pixels in the north west, north east, south west and south east of each vertex."""
+        south = vertices + self.width
+        west, south_west = self.find(vertices), self.find(south)
+        east = west + (self.flat[vertices] != self.flat[vertices + 1])
+        south_east = south_west + (self.flat[south] != self.flat[south + 1])
+        return np.stack([west, east, south_west, south_east])
+
+    def contacts(self, run: _Ints) -> tuple[_Ints, _Ints]:
+        """Pairs of runs of one label that meet in neighbouring rows: they share the column where one of them starts."""
+        start = self.start[run]
+        pairs = []
+        for step in (-self.width, self.width):
+            same = self.flat[start] == self.flat[start + step]
+            pairs.append((run[same], self.find(start[same] + step)))
+        (a, b), (c, d) = pairs
+        return np.concatenate([a, c]), np.concatenate([b, d])
+
+
+def _connect(count: int, firsts: NDArray[np.integer[Any]], seconds: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """(count,): the number of each node's connected component, counted in the order of their first nodes."""
+    links = coo_array((np.ones(len(firsts), np.bool_), (firsts, seconds)), shape=(count, count))
+    components, number = connected_components(links, directed=False)
+    first = _first(number, components)
+    rank = np.empty(components, np.int32)
+    rank[np.argsort(first)] = np.arange(components)
+    ranked: NDArray[np.int32] = rank[number]
+    return ranked
+
+
+def _first(number: NDArray[np.int32], count: int) -> _Ints:
+    """(count,): where each of the numbers 0 to count - 1, none of which is missing, comes first."""
+    first = np.empty(count, np.int64)
+    first[number[::-1]] = np.arange(len(number))[::-1]
+    return first
+
+
+def _merge(parts: Parts, number: NDArray[np.int32]) -> Parts:
+    """Add up the sorted parts that have the same number."""
+    count = int(number.max(initial=-1)) + 1
+    merged = parts.select(_first(number, count))
+    for total, value in ((merged.pixels, parts.pixels), (merged.confidence_sum, parts.confidence_sum)):
+        total[:] = 0
+        np.add.at(total, number, value)
+    merged.touches_nodata[number[parts.touches_nodata]] = True
+    merged.touches_edge[number[parts.touches_edge]] = True
+    return merged
+
+
+def _components(
+    runs: _Runs, window: Window, labels: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.int32], Parts]:
+    """Give each run the number of its component, -1 if it belongs to none, and describe the components."""
+    run = np.flatnonzero(runs.flat[runs.start] != NODATA)
+    place = np.full(len(runs.start), _NO_PART, np.int32)
+    place[run] = np.arange(len(run))
+    firsts, seconds = runs.contacts(run)
+    number = _connect(len(run), place[firsts], place[seconds])
+    place[run] = number
+    return place, _merge(_describe(runs, run, window, labels, confidence), number)
+
+
+def _describe(
+    runs: _Runs, run: _Ints, window: Window, labels: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
+) -> Parts:
+    """Each of the runs as a part of its own."""
+    start = runs.start[run]
+    row, col = np.divmod(start, runs.width)
+    confidence_sum = np.zeros(len(run), np.int64)
+    if confidence is not None:
+        confidence_sum = np.add.reduceat(_pad(confidence, 0).ravel(), runs.start, dtype=np.int64)[run]
+    return Parts(
+        label=runs.flat[start],
+        pixels=runs.start[run + 1] - start,
+        first_row=row - 1 + window.row_start,
+        first_col=col - 1 + window.col_start,
+        confidence_sum=confidence_sum,
+        touches_nodata=_beside_nodata(runs, labels)[run],
+        touches_edge=np.zeros(len(run), np.bool_),
+    )
+
+
+def _beside_nodata(runs: _Runs, labels: NDArray[np.uint8]) -> _Bools:
+    """(runs,): whether one of the pixels has a nodata pixel of the window as a 4-neighbour."""
+    beside = np.zeros(len(runs.start), np.bool_)
+    nodata = labels == NODATA
+    if nodata.any():
+        grown = np.zeros((labels.shape[0] + 2, runs.width), np.bool_)
+        for rows, cols in ((0, 1), (2, 1), (1, 0), (1, 2)):
+            grown[rows : rows + labels.shape[0], cols : cols + labels.shape[1]] |= nodata
+        beside[runs.find(np.flatnonzero(grown.ravel() & (runs.flat != NODATA)))] = True
+    return beside
+
+
+# --- vertices and the window's border --------------------------------------------------------------------------------
+
+
+def _border(runs: _Runs, component: NDArray[np.int32], labels: NDArray[np.uint8]) -> Border:
+    """Components along the four sides of the window."""
+    rows, cols = labels.shape
+
+    def line(first: int, step: int, seen: NDArray[np.uint8]) -> NDArray[np.int32]:
+        part = component[runs.find(first + step * np.arange(len(seen)))]
+        part[seen == NODATA] = _NODATA_PART
+        return part
+
+    corner = runs.width + 1
+    return Border(
+        top=line(corner, 1, labels[0]),
+        bottom=line(corner + (rows - 1) * runs.width, 1, labels[-1]),
+        left=line(corner, runs.width, labels[:, 0]),
+        right=line(corner + cols - 1, runs.width, labels[:, -1]),
+    )
+
+
+def _renumber(vertices: Vertices, kept: _Bools) -> Vertices:
+    """Count the vertices' parts among those that are `kept`."""
+    return replace(vertices, part=(np.cumsum(kept, dtype=np.int32) - 1)[vertices.part])
+
+
+def _renumber_border(border: Border, kept: _Bools) -> Border:
+    """Count the border's parts among those that are `kept`, as all of them are."""
+    # The two codes for no part are the last two places of the table.
+    table = np.concatenate([np.cumsum(kept, dtype=np.int32) - 1, [_NODATA_PART, _NO_PART]]).astype(np.int32)
+    return Border(table[border.top], table[border.bottom], table[border.left], table[border.right])
+
+
+def _candidates(runs: _Runs) -> _Ints:
+    """Vertices that may be corners, or that lie on the window's border, in row-major order."""
+    flat, width = runs.flat, runs.width
+    across = flat[1:] != flat[:-1]
+    down = flat[width:] != flat[:-width]
+    # A vertex is no corner of anything unless it has a vertical edge, above or below, and a horizontal one.
+    seen = np.zeros(len(flat) - width, np.bool_)
+    np.bitwise_or(across[:-width], across[width:], out=seen[:-1])
+    seen[:-1] &= down[:-1] | down[1:]
+    lattice = seen.reshape(-1, width)
+    lattice[[0, -1], :-1] = True
+    lattice[:, [0, width - 2]] = True
+    return np.flatnonzero(seen)
+
+
+def _vertices(runs: _Runs, component: NDArray[np.int32], at_border: _Bools, window: Window) -> Vertices:
+    """All corners, and all vertices that parts `at_border` have on the window's border; sorted by part, row, col."""
+    vertices = _candidates(runs)
+    around = component[runs.around(vertices)]
+    masks = _masks(around)
+    row, col = np.divmod(vertices, runs.width)
+    on_border = (row == 0) | (row == window.shape[0]) | (col == 0) | (col == window.shape[1])
+    # Of the pixels that a component owns, the first one speaks for it.
+    speaks = (around >= 0) & (masks & np.array([[0], [1], [3], [7]], np.uint8) == 0)
+    kept = speaks & (_IS_CORNER[masks] | (on_border & np.append(at_border, False)[around]))
+    index, place = np.divmod(np.flatnonzero(kept.T), 4)
+    found = Vertices(
+        part=around[place, index],
+        row=(row[index] + window.row_start).astype(np.int32),
+        col=(col[index] + window.col_start).astype(np.int32),
+        mask=masks[place, index],
+    )
+    return found.select(_order(found.part.astype(np.int64)))
+
+
+def _masks(around: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """(4, m): for each of the pixels round m vertices, the bits of those that belong to the same component."""
+    masks = np.zeros(around.shape, np.uint8)
+    for bit, component in enumerate(around):
+        masks |= (around == component).view(np.uint8) << bit
+    return masks
+
+
+def _order(key: _Ints) -> _Ints:
+    """Stable argsort of numbers from 0 on."""
+    count = len(key)
+    if count and int(key.max()) < np.iinfo(np.int64).max // count:
+        # Distinct numbers that hold their own places sort several times as fast.
+        return np.sort(key * count + np.arange(count)) % count
+    return np.argsort(key, kind="stable")
+
+
+# --- rings -----------------------------------------------------------------------------------------------------------
+
+
+def _with_geometry(parts: Parts, corners: Vertices) -> Objects:
+    """Outline whole objects, given all their corners, sorted by part, row, column."""
+    columns = {f.name: getattr(parts, f.name) for f in fields(parts)}
+    return Objects(**columns, geometry=_outline(corners, len(parts)))
+
+
+def _outline(corners: Vertices, count: int) -> NDArray[np.object_]:
+    """(count,): the polygons of parts 0 to count - 1, all of whose corners are given, sorted by part, row, column."""
+    is_saddle = (corners.mask == _DIAGONAL) | (corners.mask == _ANTIDIAGONAL)
+    nodes = corners.select(np.repeat(np.arange(len(corners.mask)), 1 + is_saddle))
+    downwards = (nodes.mask[::2] & _SOUTH_EAST) != 0
+    # Edge k joins nodes 2k and 2k + 1. An edge that has its component below is walked leftwards.
+    start = np.arange(0, len(nodes.mask), 2) + downwards
+    leader, rank = _rank(_vertical_partners(nodes)[start] // 2)
+    length = 2 * np.bincount(leader, minlength=len(leader))
+    rings = np.flatnonzero(length)
+    # Only shells have their component below their topmost edge. They begin with its left end, where it is left.
+    begin = 2 * rank - downwards[leader]
+    offset = np.cumsum((length > 0) + length) - length - 1
+    coordinates = np.empty((len(nodes.mask) + len(rings), 2))
+    for node, step in ((start, 0), (start ^ 1, 1)):
+        where = offset[leader] + (begin + step) % length[leader]
+        coordinates[where, 0] = nodes.col[node]
+        coordinates[where, 1] = nodes.row[node]
+    first = offset[rings]
+    coordinates[first + length[rings]] = coordinates[first]
+    ring_offsets = np.append(first, len(coordinates))
+    polygon_offsets = np.searchsorted(nodes.part[2 * rings], np.arange(count + 1))
+    polygons: NDArray[np.object_] = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, coordinates, (ring_offsets, polygon_offsets)
+    )
+    return polygons
+
+
+def _vertical_partners(nodes: Vertices) -> _Ints:
+    """(m,): the other end of the vertical edge at each node; nodes are sorted by part, row, column.
+
+    At a saddle, the first of the two nodes is the one with the edge to the left. It is the one with the edge upwards,
+    too, if the component lies in the north east and south west; else the second is, and comes first in its column.
+    """
+    order = np.arange(len(nodes.mask))
+    # The two nodes of a saddle follow each other, so the nodes with this mask come in pairs.
+    diagonal = np.flatnonzero(nodes.mask == _DIAGONAL)
+    order[diagonal] = diagonal.reshape(-1, 2)[:, ::-1].ravel()
+    part = nodes.part.astype(np.int64)
+    order = order[_order(part * (int(nodes.col.max(initial=0)) + 1) + nodes.col)]
+    partner = np.empty_like(order)
+    partner[order[::2]] = order[1::2]
+    partner[order[1::2]] = order[::2]
+    return partner
+
+
+def _rank(back: _Ints) -> tuple[_Ints, _Ints]:
+    """Find the smallest member of every cycle of the permutation `back` (k,), and each member's distance from it.
+
+    Distance is how many steps back lead there. Pointer doubling: after round i, the smallest among the next 2**i
+    members is known (Wyllie 1979).
+    """
+    leader = np.arange(len(back))
+    rank = np.zeros_like(leader)
+    jump, reach = back, 1
+    while np.any(leader != leader[back]):
+        ahead = leader[jump]
+        rank = np.where(ahead < leader, rank[jump] + reach, rank)
+        leader = np.minimum(leader, ahead)
+        jump, reach = jump[jump], 2 * reach
+    return leader, rank
+
+
+# --- seams -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """Pixels on one kind of side, of all windows: where they are, and the number of their part or -1 or -2."""
+
+    key: _Ints
+    part: _Ints
+
+
+@dataclass(frozen=True, eq=False)
+class _Seams:
+    """All that touches the border of a window, numbered through. A pixel's key is row * (scene's columns + 1) + col."""
+
+    parts: Parts
+    vertices: Vertices
+    top: _Line
+    bottom: _Line
+    left: _Line
+    right: _Line
+    stride: int
+    """Difference between the keys of a pixel and of the one below; a row's last pixel and the next one's first differ
+    by two."""
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> _Seams:
+        """Number all parts through and mark those at the scene's edge."""
+        kept = [piece.without_complete() for piece in pieces]
+        _check_cover([piece.window for piece in kept], scene_shape)
+        offsets = np.cumsum([0, *(len(piece.parts) for piece in kept)])
+        stride = scene_shape[1] + 1
+        sides = {side: _gather(kept, offsets, side, stride) for side in ("top", "bottom", "left", "right")}
+        seams = cls(_chain([p.parts for p in kept]), _chain_vertices(kept, offsets), **sides, stride=stride)
+        seams._mark_edge(scene_shape)
+        return seams
+
+    def _mark_edge(self, scene_shape: tuple[int, int]) -> None:
+        """Note which parts touch the edge of the scene."""
+        rows, cols = scene_shape
+        at_edge = (
+            self.top.part[self.top.key < cols],
+            self.bottom.part[self.bottom.key >= (rows - 1) * self.stride],
+            self.left.part[self.left.key % self.stride == 0],
+            self.right.part[self.right.key % self.stride == cols - 1],
+        )
+        for part in at_edge:
+            self.parts.touches_edge[part[part >= 0]] = True
+
+    def contacts(self) -> tuple[_Ints, _Ints]:
+        """Parts, or -1 or -2, of all pairs of pixels that face each other across a seam."""
+        upper, lower = _facing(self.bottom, self.top, self.stride)
+        left, right = _facing(self.right, self.left, 1)
+        return np.concatenate([upper, left]), np.concatenate([lower, right])
+
+
+def _facing(before: _Line, behind: _Line, step: int) -> tuple[_Ints, _Ints]:
+    """Parts of the pixels of two lines whose keys differ by `step`."""
+    _, i, j = np.intersect1d(before.key + step, behind.key, assume_unique=True, return_indices=True)
+    return before.part[i], behind.part[j]
+
+
+def _chain(parts: Sequence[Parts]) -> Parts:
+    """All parts in the order of their pieces, unsorted, in arrays of their own."""
+    return Parts(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Parts)})
+
+
+def _chain_vertices(pieces: Sequence[Piece], offsets: _Ints) -> Vertices:
+    """All vertices, their parts numbered through."""
+    many = [piece.vertices for piece in pieces]
+    return Vertices(
+        part=np.concatenate([v.part + np.int32(offset) for v, offset in zip(many, offsets, strict=False)]),
+        row=np.concatenate([v.row for v in many]),
+        col=np.concatenate([v.col for v in many]),
+        mask=np.concatenate([v.mask for v in many]),
+    )
+
+
+def _gather(pieces: Sequence[Piece], offsets: _Ints, side: str, stride: int) -> _Line:
+    """One side of all pieces, their parts numbered through."""
+    keys, parts = [], []
+    for piece, offset in zip(pieces, offsets, strict=False):
+        part = getattr(piece.border, side).astype(np.int64)
+        keys.append(_keys(piece.window, side, stride))
+        parts.append(np.where(part >= 0, part + offset, part))
+    return _Line(np.concatenate(keys), np.concatenate(parts))
+
+
+def _keys(window: Window, side: str, stride: int) -> _Ints:
+    """Keys of the pixels along one side of a window."""
+    if side in {"top", "bottom"}:
+        row = window.row_start if side == "top" else window.row_stop - 1
+        return row * stride + np.arange(window.col_start, window.col_stop)
+    col = window.col_start if side == "left" else window.col_stop - 1
+    return np.arange(window.row_start, window.row_stop) * stride + col
+
+
+def _check_cover(windows: Sequence[Window], scene_shape: tuple[int, int]) -> None:
+    """Refuse windows that do not cover the scene exactly once.
+
+    How often a pixel is covered is the double running sum of +1 and -1 at the windows' corners. So the windows cover
+    the scene once if and only if their corners, less the scene's, cancel.
+    """
+    boxes = np.array(
+        [(w.row_start, w.row_stop, w.col_start, w.col_stop) for w in (*windows, Window.of_shape(scene_shape))]
+    )
+    sign = np.array([1, -1, -1, 1]) * np.append(np.ones(len(windows), np.int64), -1)[:, np.newaxis]
+    corners = np.stack([boxes[:, [0, 0, 1, 1]], boxes[:, [2, 3, 2, 3]]], axis=-1).reshape(-1, 2)
+    distinct, place = np.unique(corners, axis=0, return_inverse=True)
+    total = np.zeros(len(distinct), np.int64)
+    np.add.at(total, place, sign.ravel())
+    if total.any():
+        row, col = distinct[np.flatnonzero(total)[0]]
+        msg = f"the pieces do not cover the scene of shape {scene_shape} once: see row {row}, column {col}; "
+        raise ValueError(msg + "where nothing was predicted, a piece of nodata is needed")
+
+
+def _add_masks(vertices: Vertices) -> Vertices:
+    """Merge the vertices of one part in one place, and keep the corners; sorted by part, row, column."""
+    ordered = vertices.select(np.lexsort((vertices.col, vertices.row, vertices.part)))
+    is_new = np.ones(len(ordered.mask), np.bool_)
+    is_new[1:] = np.diff(ordered.part) | np.diff(ordered.row) | np.diff(ordered.col)
+    first = np.flatnonzero(is_new)
+    if len(first) == 0:
+        return ordered
+    merged = replace(ordered.select(first), mask=np.add.reduceat(ordered.mask, first, dtype=np.uint8))
+    return merged.select(_IS_CORNER[merged.mask])
