@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +33,11 @@ MULTIHASH_SHA256 = "1220"
 
 MAX_CLASSES = 255  # 0 to 254; 255 is nodata
 
-PROCESSING_EXTENSION = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+EXTENSIONS = tuple(
+    f"https://stac-extensions.github.io/{name}/schema.json"
+    for name in ("processing/v1.2.0", "file/v2.1.0", "classification/v2.0.0", "raster/v2.0.0")
+)
+"""Whose fields a result's item and its assets have, besides projection's."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class LegendClass:
     name: str
     colour: str
     """`#rrggbb`."""
+
+    def __post_init__(self) -> None:
+        """Refuse colours that are none."""
+        if not re.fullmatch("#[0-9A-Fa-f]{6}", self.colour):
+            msg = f"the colour of {self.name} must be #rrggbb, got {self.colour}"
+            raise ValueError(msg)
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -63,6 +74,9 @@ class Legend:
         """Refuse values that are not 0, 1, 2 ... or that would collide with nodata."""
         if [c.value for c in self.classes] != list(range(len(self.classes))) or len(self.classes) > MAX_CLASSES:
             msg = f"class values must be 0, 1, 2 ... (at most 254), got {[c.value for c in self.classes]}"
+            raise ValueError(msg)
+        if self.background is not None and not 0 <= self.background < len(self.classes):
+            msg = f"the background must be one of the {len(self.classes)} classes or null, got {self.background}"
             raise ValueError(msg)
 
     def name(self, value: int) -> str:
@@ -95,6 +109,19 @@ class ModelSpec:
     licence: str
     scores: tuple[tuple[str, float], ...]
     """(what was measured and where, value), the first one being the headline."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that contradict each other, and encoders that would be fetched from somewhere."""
+        for fits, what in (
+            (len(self.bands) == len(self.mean) == len(self.std) > 0, f"a scaling for each of the bands {self.bands}"),
+            (min(self.std, default=0) > 0, f"deviations above 0, got {self.std}"),
+            (1 <= self.stride <= self.patch, f"a stride from 1 to the patch's {self.patch} pixels, got {self.stride}"),
+            (0 < self.resolution[0] <= self.resolution[1], f"resolutions from fine to coarse, got {self.resolution}"),
+            (re.fullmatch(r"[\w.-]+", self.encoder), f"an encoder's plain name, got {self.encoder!r}"),
+        ):
+            if not fits:
+                msg = f"a model needs {what}"
+                raise ValueError(msg)
 
     @property
     def outputs(self) -> int:
@@ -209,7 +236,7 @@ def _spec_of(item: dict[str, Any], path: Path) -> ModelSpec:
         msg = f"its weights {href!r} are outside the model's folder"
         raise ValueError(msg)
     classes = tuple(
-        LegendClass(int(c["value"]), str(c["name"]), f"#{c['color_hint'].lower()}")
+        LegendClass(int(c["value"]), str(c["name"]), f"#{c['color_hint']}".lower())
         for c in made["classification:classes"]
     )
     return ModelSpec(
@@ -276,7 +303,7 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
         start_datetime=None if scene.datetime else began,
         end_datetime=None if scene.datetime else made.created,
         properties=properties,
-        stac_extensions=[PROCESSING_EXTENSION],
+        stac_extensions=list(EXTENSIONS),
     )
     for key, asset in assets.items():
         item.add_asset(key, asset)

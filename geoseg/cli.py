@@ -28,7 +28,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _say("Stopped. What was computed is kept: the same command goes on from there.")
+        _say("Stopped. What was computed is kept: the same command, without --overwrite, goes on from there.")
         sys.exit(INTERRUPTED)
     except GeosegError as error:
         _say(f"Error: {error}")
@@ -204,7 +204,7 @@ def sample(name: str | None) -> None:
         for each in SAMPLES.values():
             click.echo(f"{each.name:12} {each.title}")
         return
-    click.echo(fetch(name))
+    click.echo(fetch(name, progress=_say))
 
 
 def _log(verbose: int) -> None:

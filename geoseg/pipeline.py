@@ -13,12 +13,14 @@ import json
 import logging
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import rasterio
 
 from geoseg.catalog import (
     Legend,
@@ -185,7 +187,7 @@ def vectorize(
     )
     rows, cols = geobox.shape
     windows = (Window(row, min(row + 2 * CHUNK, rows), 0, cols) for row in range(0, rows, 2 * CHUNK))
-    layer = Layer(geobox, legend, name, simplify=simplify, min_area=min_area)
+    layer = Layer(geobox, legend, name, simplify=simplify, min_area=min_area, confident=False)
     return footprints(((window, read(window), None) for window in windows), layer)
 
 
@@ -237,7 +239,7 @@ def plan(job: SegmentJob) -> Plan:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
     bands = scene.bands_for(model.bands)
-    patch, stride = _patch_on_scene(model, scene, job.stride)
+    patch, stride = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape))
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
@@ -256,6 +258,7 @@ def plan(job: SegmentJob) -> Plan:
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     complete = not job.overwrite and _is_complete(folder, parameters)
     if not complete:
+        _check_machine(job.device, model)
         _check_output(folder, scene)
     source = GdalSource(scene, bands, stretch, inside)
     return Plan(job, scene, model, folder, source, tiling, parameters, complete)
@@ -269,16 +272,18 @@ def run(planned: Plan, observe: Observer) -> Result:
         store = ResultStore.create(folder, planned.scene.geobox, planned.model.legend, planned.parameters)
     else:
         store = ResultStore.open(folder)
-    machine = _predict(planned, store, observe)
-    layer = _vectorise(planned, store, observe)
-    _write_files(planned, store, layer, machine, observe)
+    with rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()):
+        machine = _predict(planned, store, observe)
+        with ThreadPoolExecutor(1) as beside:
+            layer = beside.submit(_vectorise, planned, store, observe)
+            _write_rasters(planned, store, observe)
+        _write_vectors(planned, layer.result())
+    _write_item(planned, store, len(layer.result()), machine)
     return Result(folder)
 
 
 def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, Any]:
     """Predict what the ledger does not say is done; returns how (device, batch, torch) for the record."""
-    import rasterio
-
     from geoseg.models.weights import choose_device, load_predict
     from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
 
@@ -294,10 +299,7 @@ def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, 
     fill = tuple(round(255 * mean) for mean in planned.model.mean)
     predict = load_predict(planned.model, device)
     decision = Decision(planned.model.legend, planned.job.threshold)
-    with (
-        rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()),
-        Engine(predict, decision, fill, batch, default_lanes(device)) as engine,
-    ):
+    with Engine(predict, decision, fill, batch, default_lanes(device)) as engine:
         for core in todo:
             report = engine.run(planned.source, planned.tiling.tile_of(core), planned.tiling, store, progress.add)
             seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in report.seconds.items())
@@ -320,27 +322,29 @@ def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> gpd.GeoD
     return footprints(parts(), layer)
 
 
-def _write_files(
-    planned: Plan, store: ResultStore, layer: gpd.GeoDataFrame, machine: dict[str, Any], observe: Observer
-) -> None:
+def _write_rasters(planned: Plan, store: ResultStore, observe: Observer) -> None:
     folder, legend = planned.folder, planned.model.legend
     total = planned.scene.shape[0] * planned.scene.shape[1]
     progress = _Count(observe, "writing", 2 * total)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": planned.model.name}
 
-    def bands(which: int) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    def bands(name: str) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         for window in store.bands():
-            yield window, store.read(window)[which]
+            yield window, store.read_one(name, window)
             progress.add(window.size)
 
-    write_cog(folder / "labels.tif", bands(0), planned.scene.geobox, Look(planned.model.product, legend), tags)
-    write_cog(folder / "confidence.tif", bands(1), planned.scene.geobox, CONFIDENCE, tags)
-    write_geojson(layer, folder / "footprints.geojson")
-    write_parquet(layer, folder / "footprints.parquet")
-    _write_item(planned, {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": len(layer)}, machine)
+    write_cog(folder / "labels.tif", bands("labels"), planned.scene.geobox, Look(planned.model.product, legend), tags)
+    write_cog(folder / "confidence.tif", bands("confidence"), planned.scene.geobox, CONFIDENCE, tags)
 
 
-def _write_item(planned: Plan, counts: dict[str, int], machine: dict[str, Any]) -> None:
+def _write_vectors(planned: Plan, layer: gpd.GeoDataFrame) -> None:
+    write_geojson(layer, planned.folder / "footprints.geojson")
+    write_parquet(layer, planned.folder / "footprints.parquet")
+
+
+def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: dict[str, Any]) -> None:
+    total = planned.scene.shape[0] * planned.scene.shape[1]
+    counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
     classes = [
         {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}
@@ -378,8 +382,13 @@ def _write_item(planned: Plan, counts: dict[str, int], machine: dict[str, Any]) 
         made,
     )
     part = folder / ".item.json.part"
-    part.write_text(json.dumps(item.to_dict(include_self_link=False), indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / "item.json")
+    try:
+        part.write_text(json.dumps(item.to_dict(include_self_link=False), indent=2) + "\n", encoding="utf-8")
+        part.replace(folder / "item.json")
+    except OSError as error:
+        raise cannot_write(folder / "item.json", error) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _check_numbers(job: SegmentJob) -> None:
@@ -388,29 +397,31 @@ def _check_numbers(job: SegmentJob) -> None:
         ("--stride", job.stride, 1, 2**31),
         ("--batch", job.batch, 1, 4096),
         ("--threshold", job.threshold, 0, 1),
-        ("--min-area", job.min_area, 0, float("inf")),
+        ("--min-area", job.min_area, 0, 1e12),
     )
     for name, value, low, high in limits:
         if value is not None and not low <= value <= high:
-            msg = f"{name} {value}: must be from {low} to {high}"
+            msg = f"{name} {value}: must be from {low:g} to {high:g}"
             raise OptionError(msg)
 
 
-def _patch_on_scene(model: ModelSpec, scene: Scene, stride: int | None) -> tuple[tuple[int, int], tuple[int, int]]:
+def patch_on_scene(
+    model: ModelSpec, ground_resolution: tuple[float, float], stride: int | None = None, name: str = "the scene"
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Patch and stride in pixels of the scene: what the network sees of it in one forward pass at its resolution.
 
     A scene outside the model's range is resampled, patch by patch, to the nearest resolution inside; one whose pixels
     are not square on the ground, to square ones. Raises `ModelError` where that would ask too much.
     """
     finest, coarsest = model.resolution
-    down, along = scene.ground_resolution
+    down, along = ground_resolution
     if stride is not None and stride > model.patch:
         msg = f"--stride {stride}: must be from 1 to the model's patch of {model.patch} pixels, or pixels are left out"
         raise OptionError(msg)
     target = min(max((down * along) ** 0.5, finest), coarsest)
     if max(down, along) / target > MAX_UPSAMPLING or target / min(down, along) > MAX_DOWNSAMPLING:
         msg = (
-            f"{scene.path}: its pixels are {down:.3g} x {along:.3g} m on the ground, {model.name} was trained for "
+            f"{name}: its pixels are {down:.3g} x {along:.3g} m on the ground, {model.name} was trained for "
             f"{finest:g} to {coarsest:g} m and takes {finest / MAX_DOWNSAMPLING:.2g} to "
             f"{coarsest * MAX_UPSAMPLING:g} m by resampling; choose a scene or a model that fits (geoseg models)"
         )
@@ -455,6 +466,14 @@ def _is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
         raise OutputError(msg)
     names = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
     return all((folder / name).exists() for name in names)
+
+
+def _check_machine(device: str, model: ModelSpec) -> None:
+    """Raises `OptionError` for a device that is not there, `ModelError` for weights that are not the card's."""
+    from geoseg.models.weights import check_weights, choose_device
+
+    choose_device(device)
+    check_weights(model)
 
 
 def _check_output(folder: Path, scene: Scene) -> None:

@@ -31,7 +31,7 @@ from geoseg.tiling import CHUNK, taper, total_taper
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -121,9 +121,10 @@ class Engine:
 
     def _fixed_batch(self, patches: list[_Patch]) -> torch.Tensor:
         """Always the same shape, so that a kernel chosen by batch size cannot change a bit."""
-        batch = np.zeros((self.batch, *patches[0].values.shape), np.uint8)
+        batch = np.empty((self.batch, *patches[0].values.shape), np.uint8)
         for index, patch in enumerate(patches):
             batch[index] = patch.values
+        batch[len(patches) :] = 0
         return torch.from_numpy(batch)
 
     def _ahead(self, strips: Iterator[_Strip]) -> Iterator[_Strip]:
@@ -157,6 +158,11 @@ class _Strip:
     """How many of its rows no later strip's patches touch."""
     values: NDArray[np.uint8]
     valid: NDArray[np.bool_]
+
+    def without_pixels(self) -> _Strip:
+        """The same place, nothing valid, in no memory: strips without data may queue up by the hundred."""
+        nothing = np.broadcast_to(np.False_, self.valid.shape)
+        return _Strip(self.window, self.final_rows, self.values[:, :0, :0].copy(), nothing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +199,9 @@ def _strips(
 def _patches(strips: Iterable[_Strip], tile: Tile, tiling: Tiling, begun: deque[_Strip]) -> Iterator[_Patch]:
     """The patches that have any data, in order; each strip is entered in `begun` before its first patch comes."""
     for strip in strips:
+        if not strip.valid.any():
+            begun.append(strip.without_pixels())
+            continue
         begun.append(strip)
         for col in tile.patch_cols:
             start = col - strip.window.col_start
@@ -211,25 +220,47 @@ def _taper(tiling: Tiling, device: torch.device) -> torch.Tensor:
     return torch.from_numpy((down[:, None] * along).astype(np.float32)).to(device)
 
 
-def decide(scores: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torch.Tensor]:
+def decide(
+    scores: torch.Tensor, decision: Decision, scale: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels and confidence, both uint8 (y, x), of blended logits (class, y, x).
 
-    The confidence is the softmax probability of the label, in steps of 1/250.
+    `scale` (y, x), positive: what the logits are to be multiplied by first. The confidence is the softmax probability
+    of the label, in steps of 1/250.
     """
-    # max along the first axis vectorises over pixels; argmax does not, and is five times slower on a CPU
-    top, labels = scores.max(0)
-    odds = (scores - top).exp_()
-    probability = odds.sum(0).reciprocal_()
+    best, labels = _best(scores, range(len(scores)))
+    odds = [_odds(each, best, scale) for each in scores]
+    total = odds[0].clone()
+    for each in odds[1:]:
+        total += each
+    probability = total.reciprocal_()
     background = decision.legend.background
-    if decision.threshold is not None and background is not None:
-        probabilities = odds.mul_(probability)
-        rest = probabilities[background].clone()
-        probabilities[background] = -1
-        probability, labels = probabilities.max(0)
-        is_object = 1 - rest >= decision.threshold
-        labels = torch.where(is_object, labels, background)
-        probability = torch.where(is_object, probability, rest)
-    return labels.to(torch.uint8), probability.mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
+    if decision.threshold is not None and background is not None and len(scores) > 1:
+        of_background = _odds(scores[background], best, scale) * probability
+        is_object = 1 - of_background >= decision.threshold
+        best_object, object_labels = _best(scores, [v for v in range(len(scores)) if v != background])
+        labels = torch.where(is_object, object_labels, background).to(torch.uint8)
+        probability = torch.where(is_object, _odds(best_object, best, scale) * probability, of_background)
+    return labels, probability.mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
+
+
+def _best(scores: torch.Tensor, values: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest of some scores (y, x), and its value as uint8; the first where several are equal.
+
+    Class by class: `torch.max` along an axis also gives int64 indices, and is five times slower on a CPU.
+    """
+    best = scores[values[0]].clone()
+    labels = torch.full(best.shape, values[0], dtype=torch.uint8, device=best.device)
+    for value in values[1:]:
+        labels.masked_fill_(scores[value] > best, value)
+        torch.maximum(best, scores[value], out=best)
+    return best, labels
+
+
+def _odds(score: torch.Tensor, best: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """How probable a score is relative to the best: exp(score - best), 1 where it is the best."""
+    difference = score - best
+    return (difference if scale is None else difference.mul_(scale)).exp_()
 
 
 class _Accumulator:
@@ -261,10 +292,10 @@ class _Accumulator:
     def _band(self, window: Window, strip: _Strip, decision: Decision) -> Band:
         rows, cols = window.slices
         local = window.relative_to(strip.window).slices
-        blended = self._sums[:, *local] / (self._down[rows, None] * self._along[cols])
+        sums, scale = self._sums[:, *local], (self._down[rows, None] * self._along[cols]).reciprocal_()
         classes = len(decision.legend.classes)
-        labels, confidence = (values.cpu().numpy() for values in decide(blended[:classes], decision))
-        auxiliary = blended[classes:].cpu().numpy()
+        labels, confidence = (values.cpu().numpy() for values in decide(sums[:classes], decision, scale))
+        auxiliary = (sums[classes:] * scale).cpu().numpy()
         valid = strip.valid[local]
         if not valid.all():
             labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, np.nan

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-CHUNK = 512
+CHUNK = 1024
 """Rows and columns of a storage chunk: what a tile's core is aligned to."""
 
 

@@ -52,7 +52,7 @@ def item_of(weights: Path, scores: list[dict[str, float | str]]) -> pystac.Item:
         datetime=dt.datetime.now(dt.UTC).replace(microsecond=0),
         properties={
             "title": "Buildings in drone and aerial imagery, DeepLabv3+",
-            "description": "Outlines roofs in RGB imagery of 0.1 to 0.6 m. See README.md beside this item.",
+            "description": "Outlines roofs in RGB imagery of 0.15 to 0.6 m. See README.md beside this item.",
             "license": "Apache-2.0",
             "providers": [{"name": "The geoseg contributors", "roles": ["producer"]}],
             "geoseg:product": "buildings",
@@ -60,7 +60,7 @@ def item_of(weights: Path, scores: list[dict[str, float | str]]) -> pystac.Item:
             "geoseg:background": 0,
             "geoseg:auxiliary": [],
             "geoseg:stride": STRIDE,
-            "geoseg:resolution": [0.1, 0.6],
+            "geoseg:resolution": [0.15, 0.6],
             "geoseg:scores": scores,
             "geoseg:training_data": [
                 {"name": "OpenAerialMap imagery of Banepa, Kampala and Zanzibar", "license": "CC-BY-4.0"},

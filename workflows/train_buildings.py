@@ -13,6 +13,7 @@ What the recipe is for, in order of effect:
 * colour, grey-scale, blur, noise and JPEG augmentation, so that another sensor is not foreign to it;
 * pixels in the gaps between two buildings weigh more, and a wall shared by two footprints is background: blocks that
   grow together are the usual failure of building maps;
+* a part of some crops is one flat colour and background, as where imagery is missing and no tag says so;
 * the eastern third of `banepa/labelled_train.tif` is never seen: it is what the printed score is measured on.
 """
 
@@ -38,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from rasterio.features import rasterize
 from rasterio.transform import from_origin
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms import v2
@@ -54,6 +56,7 @@ ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 IGNORE = 255
 CROP, BATCH = 320, 8
 FINEST, COARSEST = 0.09, 0.65  # metres on the ground
+MISSING = 0.15  # share of the crops a part of which is missing imagery
 HELD_OUT_FROM_COLUMN = 2048  # of banepa/labelled_train.tif
 
 
@@ -196,7 +199,27 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         if rng.random() < 0.5:
             both = both.flip(-1)
         both = torch.rot90(both, int(rng.integers(4)), (1, 2))
-        return self.recolour(both[:3].clamp(0, 255), rng), both[3:]
+        image, target = both[:3].clamp(0, 255), both[3:]
+        if rng.random() < MISSING:
+            return self.with_missing_part(image, target, rng)
+        return self.recolour(image, rng), target
+
+    def with_missing_part(
+        self, image: torch.Tensor, target: torch.Tensor, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Beyond a line all is of one colour, mostly white or black, and background: as where imagery ends untagged."""
+        angle, offset = rng.uniform(0, 2 * math.pi), rng.uniform(-0.4, 0.4) * CROP
+        y, x = torch.meshgrid(*(torch.arange(CROP) - CROP / 2,) * 2, indexing="ij")
+        missing = x * math.cos(angle) + y * math.sin(angle) > offset
+        colour = torch.from_numpy(rng.integers(0, 256, (3, 1)).astype(np.float32))
+        if rng.random() < 0.85:
+            colour = torch.full((3, 1), 255.0 if rng.random() < 0.6 else 0.0)
+        image[:, missing] = colour
+        target[0, missing], target[1, missing], target[2, missing] = 0, 1, 0
+        image = self.recolour(image, rng)
+        if rng.random() < 0.5:
+            image[:, missing] = colour.to(torch.uint8)
+        return image, target
 
     def frame(self, both: torch.Tensor, angle: float) -> torch.Tensor:
         """Turn by `angle` degrees about the centre and bring to the crop's size; outside is unknown."""
@@ -266,13 +289,18 @@ def held_out_iou(network: torch.nn.Module, place: Place) -> dict[str, float]:
     return scores
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--start", type=Path, help="go on from these weights, at a third of the learning rate")
     parser.add_argument("--leave-out", default="", help="a folder of buildings_oam to train without")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
 
     shares = {"kampala_ug": 0.22, "zanzibar_tz": 0.23, "banepa_b_np": 0.15}
@@ -289,7 +317,9 @@ def main() -> None:
     encoder = list(network.get_submodule("encoder").parameters())
     known = {id(p) for p in encoder}
     rest = [p for p in network.parameters() if id(p) not in known]
-    optimiser = torch.optim.AdamW([{"params": encoder, "lr": 5e-4}, {"params": rest, "lr": 1.5e-3}], weight_decay=1e-2)
+    pace = 0.33 if args.start else 1.0
+    groups = [{"params": encoder, "lr": 5e-4 * pace}, {"params": rest, "lr": 1.5e-3 * pace}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
     warm, total = 100, args.steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
@@ -304,11 +334,18 @@ def main() -> None:
         schedule.load_state_dict(state["schedule"])
         start = state["step"]
     else:
-        pretrained_encoder(network)
+        if args.start:
+            network.load_state_dict(load_file(args.start))
+        else:
+            pretrained_encoder(network)
         averaged.module.load_state_dict(network.state_dict())
 
     network.to(memory_format=torch.channels_last)
-    loader = iter(DataLoader(Crops(places, seed=start), batch_size=BATCH, num_workers=1, prefetch_factor=3))
+    loader = iter(
+        DataLoader(
+            Crops(places, seed=start + (7919 if args.start else 0)), batch_size=BATCH, num_workers=1, prefetch_factor=3
+        )
+    )
     network.train()
     began, running = time.time(), 0.0
     for step in range(start + 1, total + 1):
@@ -322,8 +359,8 @@ def main() -> None:
         averaged.update_parameters(network)
         running += (loss.item() - running) / min(step - start, 50)
         if step % 20 == 0:
-            pace = (time.time() - began) / (step - start)
-            print(f"step {step} loss {running:.4f} {pace:.2f} s/step", flush=True)
+            seconds = (time.time() - began) / (step - start)
+            print(f"step {step} loss {running:.4f} {seconds:.2f} s/step", flush=True)
         if step % 100 == 0 or step == total:
             state = {"network": network.state_dict(), "averaged": averaged.state_dict(), "step": step}
             state |= {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
@@ -331,8 +368,6 @@ def main() -> None:
             checkpoint.with_suffix(".part").replace(checkpoint)
         if step % 500 == 0 or step == total:
             print(f"step {step} held-out IoU {held_out_iou(averaged.module, test)}", flush=True)
-
-    from safetensors.torch import save_file
 
     weights = {k: v.half() if v.is_floating_point() else v for k, v in averaged.module.state_dict().items()}
     save_file(weights, args.out / "model.safetensors", metadata={"format": "pt"})

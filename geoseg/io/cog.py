@@ -12,11 +12,11 @@ from xml.etree import ElementTree as ET
 import rasterio
 import rasterio.shutil
 import rasterio.windows
+from rasterio._err import CPLE_BaseError  # what GDAL says while copying comes in no public class
 from rasterio.errors import RasterioError
 
 from geoseg.io.store import cannot_write
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
-from geoseg.tiling import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from geoseg.catalog import Legend
     from geoseg.window import Window
 
+BLOCK = 512
 USAGE_NAME, USAGE_VALUE = 2, 5  # GDALRATFieldUsage
 USAGE_RED = 6
+FULL = 1 << 20  # bytes free below which a disk is called full
 INTEGER, STRING = 0, 2  # GDALRATFieldType
 
 
@@ -56,7 +58,7 @@ def write_cog(
     A legend's colour table is inside the file; class names (as categories and as an attribute table) are beside it in
     `path.aux.xml`, the only place that GDAL and QGIS read them from. Raises `OutputError` if the disk refuses.
     """
-    parts = {kind: path.with_name(f".{path.name}.{kind}") for kind in ("plain", "vrt", "tif")}
+    parts = {kind: path.with_name(f".{path.name}.{kind}") for kind in ("plain", "names", "vrt", "tif")}
     try:
         with _disk_errors(path):
             _write_plain(parts["plain"], bands, geobox, look, tags)
@@ -65,14 +67,15 @@ def write_cog(
                 parts["vrt"],
                 parts["tif"],
                 driver="COG",
-                COMPRESS="ZSTD" if look.legend is None else "LZW",
-                **({"LEVEL": 1} if look.legend is None else {}),
-                BLOCKSIZE=CHUNK,
-                OVERVIEW_RESAMPLING="AVERAGE" if look.legend is None else "MODE",
+                COMPRESS="ZSTD",
+                LEVEL=1 if look.legend is None else 9,
+                BLOCKSIZE=BLOCK,
+                OVERVIEW_RESAMPLING="AVERAGE" if look.legend is None else "NEAREST",
                 NUM_THREADS="ALL_CPUS",
                 BIGTIFF="IF_SAFER",
             )
             names = parts["tif"].with_name(f"{parts['tif'].name}.aux.xml")
+            _check_whole(parts["tif"], names, look)
             if names.exists():
                 names.replace(path.with_name(f"{path.name}.aux.xml"))
             parts["tif"].replace(path)
@@ -81,11 +84,31 @@ def write_cog(
             part.unlink(missing_ok=True)
 
 
+def _check_whole(path: Path, names: Path, look: Look) -> None:
+    """GDAL closes a file without a word when the disk does not take the last of it: look whether it is there.
+
+    The full resolution comes last in a COG, so a file that was cut lacks blocks of it.
+    """
+    size = path.stat().st_size
+    with rasterio.open(path) as dataset:
+        for (row, col), _ in dataset.block_windows(1):
+            place, length = (
+                dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", 1) for what in ("OFFSET", "SIZE")
+            )
+            if place is None or int(place) + int(length) > size:
+                raise OSError(errno.EIO, _cause(path, "the file was cut short"))
+    if look.legend is not None:
+        try:
+            ET.parse(names)  # noqa: S314  GDAL wrote it just now
+        except (ET.ParseError, FileNotFoundError) as error:
+            raise OSError(errno.EIO, _cause(path, "the class names were cut short")) from error
+
+
 def _write_plain(
     path: Path, bands: Iterable[tuple[Window, NDArray[np.uint8]]], geobox: GeoBox, look: Look, tags: dict[str, str]
 ) -> None:
     rows, cols = geobox.shape
-    profile = {"driver": "GTiff", "tiled": True, "blockxsize": CHUNK, "blockysize": CHUNK, "BIGTIFF": "IF_SAFER"}
+    profile = {"driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER"}
     grid = {"width": cols, "height": rows, "crs": crs_of(geobox).wkt, "transform": geobox.affine}
     with rasterio.open(path, "w", **profile, **grid, count=1, dtype="uint8", nodata=NODATA) as dataset:
         dataset.update_tags(**tags)
@@ -101,13 +124,13 @@ def _write_plain(
 
 
 def _colours(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
-    """Colour table; the background is transparent, so that the map shows over an image."""
-    return {c.value: (*c.rgb, 0 if c.value == legend.background else 255) for c in legend.classes}
+    """Colour table; a TIFF's knows no transparency."""
+    return {c.value: (*c.rgb, 255) for c in legend.classes}
 
 
 def _vrt(plain: Path, look: Look) -> str:
     """The plain file with class names: a virtual dataset is how rasterio can hand them to GDAL."""
-    vrt = plain.with_suffix(".names")
+    vrt = plain.with_suffix(".names")  # one of the parts that are removed in the end
     rasterio.shutil.copy(plain, vrt, driver="VRT")
     root = ET.fromstring(vrt.read_text(encoding="utf-8"))  # noqa: S314  GDAL wrote it the line before
     vrt.unlink()
@@ -145,13 +168,13 @@ def _disk_errors(path: Path) -> Iterator[None]:
     """GDAL's errors while writing, as those of the disk that they are."""
     try:
         yield
-    except RasterioError as error:
-        raise cannot_write(path, OSError(errno.EIO, _cause(path, error))) from error
+    except (RasterioError, CPLE_BaseError, SystemError) as error:
+        raise cannot_write(path, OSError(errno.EIO, _cause(path, error.__cause__ or error))) from error
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def _cause(path: Path, error: RasterioError) -> str:
+def _cause(path: Path, error: BaseException | str) -> str:
     statistics = os.statvfs(path.parent)
     free = statistics.f_bavail * statistics.f_frsize
-    return f"{error} ({free / 1e6:.0f} MB free on that disk)"
+    return "the disk is full" if free < FULL else f"{error} ({free / 1e6:.0f} MB free on that disk)"

@@ -38,6 +38,12 @@ COMMON_NAMES = {
     ColorInterp.alpha: "alpha",
 }
 
+VISIBLE = {"red", "green", "blue", "coastal", "yellow", "pan"}
+INFRARED = {"nir", "nir08", "nir09", "cirrus", "swir16", "swir22", "lwir", "lwir11", "lwir12"}
+RED_EDGE = {"rededge", "rededge071", "rededge075", "rededge078"}
+DESCRIBED = VISIBLE | RED_EDGE | INFRARED
+"""STAC common names: what else a band is described as ("Band_1") says nothing about it."""
+
 DAMAGED = "the file is damaged or incomplete; copy or download it again"
 
 STRETCH_PERCENTILES = (1.0, 99.0)
@@ -52,7 +58,7 @@ def open_scene(path: str | Path) -> Scene:
     """
     path = str(path)
     if not path.startswith("/vsi") and "://" not in path and not Path(path).exists():
-        msg = f"{path}: there is no such file"
+        msg = f"{path}: there is no such file; check the path"
         raise SceneError(msg)
     with _open(path) as dataset:
         if dataset.count == 0:
@@ -76,7 +82,7 @@ def _open(path: str) -> Any:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return rasterio.open(path)
     except RasterioError as error:
-        msg = f"{path}: cannot be read as a raster: {error}"
+        msg = f"{path}: cannot be read as a raster ({error}); give a GeoTIFF or another raster that GDAL reads"
         raise SceneError(msg) from error
 
 
@@ -111,7 +117,7 @@ def _common_name(dataset: Any, band: int) -> str:
     # GDAL calls the only or first band of a file grey when nothing is known about it
     if name == "grey" and dataset.count > 1 and ColorInterp.alpha not in dataset.colorinterp[1:2]:
         name = ""
-    return name or (description if description.isidentifier() else "")
+    return name or (description if description in DESCRIBED else "")
 
 
 def _datetime_of(tags: dict[str, str]) -> dt.datetime | None:
@@ -136,7 +142,8 @@ class Stretch:
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Values (band, y, x) of any real type as uint8; NaN becomes 0."""
         low, high = (np.asarray(v, np.float32)[:, None, None] for v in (self.low, self.high))
-        scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+        with np.errstate(over="ignore"):  # nodata may be the lowest number that there is
+            scaled = (values.astype(np.float32) - low) * (255 / (high - low))
         bytes_: NDArray[np.uint8] = np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8)
         return bytes_
 

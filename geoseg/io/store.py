@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import xarray as xr
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
 
@@ -40,10 +41,18 @@ class ResultStore:
 
     folder: Path
     shape: tuple[int, int]
-    done: NDArray[np.bool_]
-    """Per chunk (row of chunks, column of chunks): True once it was written."""
-    valid_pixels: int
-    """How many of the pixels written have data."""
+    valid_by_chunk: NDArray[np.int64]
+    """Per chunk (row of chunks, column of chunks): how many of its pixels have data; -1 until it was written."""
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Per chunk: True once it was written."""
+        return self.valid_by_chunk >= 0
+
+    @property
+    def valid_pixels(self) -> int:
+        """How many of the pixels written have data, however often they were written."""
+        return int(self.valid_by_chunk[self.done].sum())
 
     @classmethod
     def create(cls, folder: Path, geobox: GeoBox, legend: Legend, job: dict[str, Any]) -> ResultStore:
@@ -51,8 +60,16 @@ class ResultStore:
         import xarray as xr
         from odc.geo.xr import xr_coords
 
-        remove(folder)
         grid = xr.Dataset(coords=xr_coords(geobox))
+        try:
+            cls._create(folder, grid, geobox, legend, job)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        return cls.open(folder)
+
+    @staticmethod
+    def _create(folder: Path, grid: xr.Dataset, geobox: GeoBox, legend: Legend, job: dict[str, Any]) -> None:
+        remove(folder)
         grid.to_zarr(folder / STORE, zarr_format=3, consolidated=False)
         group = zarr.open_group(folder / STORE, mode="r+")
         flags: dict[str, Any] = {
@@ -77,39 +94,40 @@ class ResultStore:
                 attributes={"grid_mapping": "spatial_ref", **attributes},
             )
         (folder / LEDGER).write_text(json.dumps({"job": job}) + "\n", encoding="utf-8")
-        return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path) -> ResultStore:
         """The store that is in this folder, with all that its ledger says is done."""
         shape = zarr.open_array(folder / STORE / "labels", mode="r").shape
         _drop_torn_line(folder / LEDGER)
-        store = cls(folder, (shape[0], shape[1]), np.zeros([-(-side // CHUNK) for side in shape], bool), 0)
+        store = cls(folder, (shape[0], shape[1]), np.full([-(-side // CHUNK) for side in shape], -1))
         for entry in _entries(folder / LEDGER):
-            if "window" in entry and not store.is_done(Window(*entry["window"])):
-                store._mark(Window(*entry["window"]), entry["valid_pixels"])
+            if "valid_by_chunk" in entry:
+                store.valid_by_chunk[_chunks(Window(*entry["window"]))] = entry["valid_by_chunk"]
         return store
 
     def write(self, band: Band) -> None:
         """Write a chunk-aligned band, then enter it in the ledger. Raises `OutputError` if the disk refuses."""
-        window, valid_pixels = band.window, int(np.count_nonzero(band.labels != NODATA))
+        window, valid_by_chunk = band.window, _valid_by_chunk(band.labels)
         try:
             group = zarr.open_group(self.folder / STORE, mode="r+")
-            if valid_pixels:
+            if any(map(any, valid_by_chunk)):
                 for name, values in (("labels", band.labels), ("confidence", band.confidence)):
                     group[name][window.slices] = values  # type: ignore[index]
-            entry = {"window": [*window.row_range, *window.col_range], "valid_pixels": valid_pixels}
+            entry = {"window": [*window.row_range, *window.col_range], "valid_by_chunk": valid_by_chunk}
             with (self.folder / LEDGER).open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise cannot_write(self.folder, error) from error
-        self._mark(window, valid_pixels)
+        self.valid_by_chunk[_chunks(window)] = valid_by_chunk
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Labels and confidence (y, x) of a window."""
-        group = zarr.open_group(self.folder / STORE, mode="r")
-        labels, confidence = (np.asarray(group[name][window.slices]) for name in ("labels", "confidence"))  # type: ignore[index]
-        return labels, confidence
+        return self.read_one("labels", window), self.read_one("confidence", window)
+
+    def read_one(self, name: str, window: Window) -> NDArray[np.uint8]:
+        """`labels` or `confidence` (y, x) of a window."""
+        return np.asarray(zarr.open_array(self.folder / STORE / name, mode="r")[window.slices], np.uint8)
 
     def bands(self, rows: int = CHUNK) -> Iterator[Window]:
         """Windows of whole rows that cover the scene."""
@@ -126,10 +144,6 @@ class ResultStore:
         if not chunk_rows.size:
             return None
         return core.rows(core.row_start + int(chunk_rows[0]) * CHUNK, core.row_stop)
-
-    def _mark(self, window: Window, valid_pixels: int) -> None:
-        self.done[_chunks(window)] = True
-        self.valid_pixels += valid_pixels
 
 
 def job_of(folder: Path) -> dict[str, Any] | None:
@@ -174,3 +188,8 @@ def _chunks(window: Window) -> tuple[slice, slice]:
         slice(window.row_start // CHUNK, -(-window.row_stop // CHUNK)),
         slice(window.col_start // CHUNK, -(-window.col_stop // CHUNK)),
     )
+
+
+def _valid_by_chunk(labels: NDArray[np.uint8]) -> list[list[int]]:
+    rows, cols = (range(0, side, CHUNK) for side in labels.shape)
+    return [[int(np.count_nonzero(labels[r : r + CHUNK, c : c + CHUNK] != NODATA)) for c in cols] for r in rows]

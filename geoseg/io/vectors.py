@@ -33,6 +33,9 @@ def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]
 
     Any vector format that GDAL reads, any CRS. Raises `OptionError` if it holds no polygon that meets the grid.
     """
+    if path.is_dir():
+        msg = f"{path}: is a folder; name one vector file, such as a GeoPackage"
+        raise OptionError(msg)
     try:
         frame = gpd.read_file(path)
     except Exception as error:  # pyogrio raises various errors of its own and of GDAL's

@@ -23,3 +23,17 @@ def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) 
         if isinstance(module, nn.Upsample):
             module.align_corners = False
     return network
+
+
+def at_own_stride(network: nn.Module) -> nn.Module:
+    """The same network without its last, parameterless upsampling: its scores are at its own stride.
+
+    Whoever wants them at another size resamples them once instead of twice.
+    """
+    from torch import nn
+
+    head = network.get_submodule("segmentation_head")
+    for name, module in head.named_children():
+        if isinstance(module, nn.Upsample):
+            head.add_module(name, nn.Identity())
+    return network

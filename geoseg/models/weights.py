@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
-from geoseg.models.networks import build_network
+from geoseg.models.networks import at_own_stride, build_network
 
 if TYPE_CHECKING:
     from geoseg.catalog import ModelSpec
@@ -59,12 +59,15 @@ def choose_device(name: str) -> torch.device:
 
 
 class NetworkPredict:
-    """A network on a device, with the scaling of its model's card before it and resampling around it."""
+    """A network on a device, with the scaling of its model's card before it and resampling around it.
+
+    The network's scores are at its own stride; they are brought to the patch's pixels in one step.
+    """
 
     def __init__(self, spec: ModelSpec, network: torch.nn.Module, device: torch.device) -> None:
         self.device, self.outputs = device, spec.outputs
         self._side = spec.patch
-        self._network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._scale = torch.tensor([1 / (255 * s) for s in spec.std], device=device)[:, None, None]
         self._shift = torch.tensor([-m / s for m, s in zip(spec.mean, spec.std, strict=True)], device=device)
         self._shift = self._shift[:, None, None]
@@ -72,22 +75,48 @@ class NetworkPredict:
     @torch.inference_mode()
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Scores (n, outputs, y, x) of patches (n, bands, y, x), whatever their size."""
-        side, shape = (self._side, self._side), tuple(patches.shape[2:])
+        shape = (patches.shape[2], patches.shape[3])
+        scores: torch.Tensor = self.network(self.scaled(patches)).float()
+        return _resized(scores.contiguous(), shape)
+
+    def scaled(self, patches: torch.Tensor) -> torch.Tensor:
+        """What the network itself takes: float32, scaled as the card says, at the network's own size."""
         values = patches.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        scaled = values.float().mul_(self._scale).add_(self._shift)
-        if shape != side:
-            scaled = functional.interpolate(scaled, size=side, mode="bilinear", antialias=True)
-        scores: torch.Tensor = self._network(scaled).float()
-        if shape != side:
-            scores = functional.interpolate(scores, size=shape, mode="bilinear", antialias=True)
-        return scores
+        return _resized(values, (self._side, self._side)).float().mul_(self._scale).add_(self._shift)
+
+
+def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Bilinear, pixel areas on pixel areas; where it shrinks, every pixel counts."""
+    if tuple(values.shape[2:]) == shape:
+        return values
+    shrinks = shape[0] < values.shape[2] or shape[1] < values.shape[3]
+    return functional.interpolate(values, size=shape, mode="bilinear", antialias=shrinks)
 
 
 def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
     """The model's network with its weights, ready on the device.
 
-    Raises `ModelError` if the weights are missing, damaged, not those of the card, or of another shape.
+    Raises `ModelError` if the weights are missing, damaged, not those of the card, or of another shape, or if the
+    network is an unknown one.
     """
+    check_weights(spec)
+    try:
+        tensors = load_file(spec.weights)
+    except SafetensorError as error:
+        msg = f"{spec.weights}: not a readable safetensors file ({error}); other formats may run code and are refused"
+        raise ModelError(msg) from error
+    try:
+        network = build_network(spec.architecture, encoder=spec.encoder, bands=len(spec.bands), outputs=spec.outputs)
+    except (KeyError, RuntimeError, ValueError) as error:
+        msg = f"{spec.weights.parent / 'item.json'}: this version of geoseg cannot build {spec.architecture} with the "
+        msg += f"encoder {spec.encoder}: {error}"
+        raise ModelError(msg) from error
+    _fill(network, tensors, spec)
+    return NetworkPredict(spec, at_own_stride(network), device)
+
+
+def check_weights(spec: ModelSpec) -> None:
+    """Raises `ModelError` if the weights are missing or not those of the model's card; opens nothing."""
     try:
         digest = sha256_of(spec.weights)
     except OSError as error:
@@ -96,14 +125,6 @@ def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
     if digest != spec.sha256:
         msg = f"{spec.weights}: the weights are not those of the model's card: SHA-256 {digest}, expected {spec.sha256}"
         raise ModelError(msg)
-    try:
-        tensors = load_file(spec.weights)
-    except SafetensorError as error:
-        msg = f"{spec.weights}: not a readable safetensors file ({error}); other formats may run code and are refused"
-        raise ModelError(msg) from error
-    network = build_network(spec.architecture, encoder=spec.encoder, bands=len(spec.bands), outputs=spec.outputs)
-    _fill(network, tensors, spec)
-    return NetworkPredict(spec, network, device)
 
 
 def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], spec: ModelSpec) -> None:

@@ -1,0 +1,414 @@
+"""`segment` and `vectorize` as Python calls: complete, the same whatever the tiling, and never half done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import pystac
+import pytest
+import rasterio
+import shapely
+from conftest import BANEPA, chunks_of, write_tif
+from odc.geo.geobox import GeoBox
+from pystac.validation import JsonSchemaSTACValidator
+
+import geoseg
+from geoseg.errors import ModelError, OptionError, OutputError, SceneError
+from geoseg.pipeline import Result, SegmentJob, plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FILES = {
+    "labels.tif",
+    "labels.tif.aux.xml",
+    "confidence.tif",
+    "footprints.geojson",
+    "footprints.parquet",
+    "item.json",
+    "ledger.jsonl",
+    "result.zarr",
+}
+
+
+def picture(rows: int, cols: int, seed: int = 1) -> NDArray[np.uint8]:
+    """Blocks and noise: of what the tiny model makes both classes."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.random((3, -(-rows // 8), -(-cols // 8))).repeat(8, 1).repeat(8, 2)[:, :rows, :cols]
+    return (blocks * 180 + rng.random((3, rows, cols)) * 75).astype(np.uint8)
+
+
+def town(path: Path, rows: int = 150, cols: int = 200, **profile: Any) -> Path:
+    """A scene with a hole, and with its date."""
+    values = picture(rows, cols)
+    values[:, rows // 3 : rows // 2, cols // 2 :] = 0
+    write_tif(path, values, nodata=0, **profile)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_DATETIME="2022:07:25 10:11:12")
+    return path
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def everything(result: Result) -> tuple[bytes, ...]:
+    """All that must not depend on how a run went."""
+    layer = result.footprints
+    return (
+        pixels(result.folder / "labels.tif").tobytes(),
+        pixels(result.folder / "confidence.tif").tobytes(),
+        (result.folder / "footprints.geojson").read_bytes(),
+        b"".join(shapely.to_wkb(layer.geometry.to_numpy())),
+        layer.drop(columns="geometry").to_csv().encode(),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run that nobody disturbed; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    return geoseg.segment(town(folder / "town.tif"), "buildings", folder / "maps", model=str(tiny_model))
+
+
+# --- what is written
+
+
+def test_all_files_are_there_and_belong_together(finished: Result) -> None:
+    assert finished.folder.name == "town"
+    assert {path.name for path in finished.folder.iterdir()} == FILES
+    labels, confidence = pixels(finished.folder / "labels.tif"), pixels(finished.folder / "confidence.tif")
+    with (
+        rasterio.open(finished.folder.parents[1] / "town.tif") as scene,
+        rasterio.open(finished.folder / "labels.tif") as made,
+    ):
+        assert (made.transform, made.crs, made.shape) == (scene.transform, scene.crs, scene.shape)
+        valid = scene.dataset_mask() > 0
+    np.testing.assert_array_equal(labels == 255, ~valid)
+    np.testing.assert_array_equal(confidence == 255, ~valid)
+    assert set(np.unique(labels)) == {0, 1, 255}
+    assert 125 <= confidence[valid].min() <= confidence[valid].max() <= 250
+    counts = finished.item["properties"]["geoseg:counts"]
+    assert counts == {"valid_pixels": valid.sum(), "pixels": valid.size, "footprints": len(finished.footprints)}
+    assert counts["footprints"] > 0
+    assert {str(when) for when in finished.footprints["datetime"]} == {"2022-07-25 10:11:12+00:00"}
+    assert (finished.footprints["area_m2"] >= 4).all()
+
+
+def test_the_item_is_valid_stac(finished: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the core schemas that come with pystac; those of the extensions are on the web, and not asked for."""
+
+    def offline(*_: Any) -> None:
+        pytest.fail("asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", offline)
+    JsonSchemaSTACValidator().validate_core(finished.item, pystac.STACObjectType.ITEM, finished.item["stac_version"])
+    item = pystac.Item.from_file(str(finished.folder / "item.json"))
+    assert item.id == "town"
+    assert item.datetime is not None
+    assert item.datetime.isoformat() == "2022-07-25T10:11:12+00:00"
+    used = {key.partition(":")[0] for key in item.properties if ":" in key}
+    used |= {key.partition(":")[0] for asset in item.assets.values() for key in asset.extra_fields if ":" in key}
+    declared = {uri.split("/")[3]: uri for uri in item.stac_extensions}
+    assert used - {"geoseg"} == {"processing", "proj", "file", "classification", "raster"}
+    assert {"proj": "projection"}.keys() | declared.keys() >= used - {"geoseg"}
+    assert "projection" in declared
+
+
+def test_the_item_tells_how_it_came_about(finished: Result, tiny_model: Path) -> None:
+    properties = finished.item["properties"]
+    assert (properties["proj:code"], properties["proj:shape"]) == ("EPSG:32645", [150, 200])
+    assert properties["proj:transform"][:6] == list(BANEPA)[:6]
+    weights = hashlib.sha256((tiny_model / "model.safetensors").read_bytes()).hexdigest()
+    assert properties["geoseg:model"] == {"name": "tiny", "sha256": weights}
+    assert set(properties["processing:software"]) == {"geoseg", "torch"}
+    parameters = properties["geoseg:parameters"]
+    given = {"stride": [48, 48], "patch": [64, 64], "threshold": None, "min_area": 4.0, "simplify": 1.0, "aoi": None}
+    assert {key: parameters[key] for key in given} == given
+    assert parameters["device"] == "cpu"
+    assert parameters["scene"]["name"] == "town.tif"
+    west, south, east, north = finished.item["bbox"]
+    assert shapely.geometry.shape(finished.item["geometry"]).bounds == pytest.approx((west, south, east, north))
+    assert finished.footprints.to_crs(4326).total_bounds[0] >= west
+    assert west == pytest.approx(GeoBox((150, 200), BANEPA, 32645).footprint(4326).boundingbox.left, abs=1e-6)
+    classes = finished.item["assets"]["labels"]["classification:classes"]
+    assert [(c["value"], c["name"]) for c in classes] == [(0, "background"), (1, "building")]
+    assert all(len(c["color_hint"]) == 6 and c["color_hint"] == c["color_hint"].upper() for c in classes)
+    assert finished.item["assets"]["confidence"]["raster:scale"] == 1 / 250
+
+
+def test_checksums_are_those_of_the_files(finished: Result) -> None:
+    assets = finished.item["assets"]
+    assert {asset["href"] for asset in assets.values()} == {
+        "./labels.tif",
+        "./confidence.tif",
+        "./footprints.geojson",
+        "./footprints.parquet",
+    }
+    for asset in assets.values():
+        content = (finished.folder / asset["href"]).read_bytes()
+        assert asset["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+        assert asset["file:size"] == len(content)
+
+
+def test_a_scene_without_a_date_gets_an_interval(tiny_model: Path, tmp_path: Path) -> None:
+    scene = write_tif(tmp_path / "undated.tif", picture(60, 60))
+    result = geoseg.segment(scene, "buildings", tmp_path / "maps", model=str(tiny_model))
+    JsonSchemaSTACValidator().validate_core(result.item, pystac.STACObjectType.ITEM, result.item["stac_version"])
+    properties = result.item["properties"]
+    assert properties["datetime"] is None
+    assert properties["start_datetime"].startswith("1970-01-01")
+    assert properties["geoseg:datetime_known"] is False
+    assert "datetime" not in result.footprints
+
+
+# --- laws
+
+
+def test_tiles_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """One tile for the scene, or tiles of 512 or 1024 pixels: the same bytes."""
+    scene = town(tmp_path / "town.tif", 1030, 1090)
+    results = [
+        geoseg.segment(
+            scene, "buildings", tmp_path / str(tile), model=str(tiny_model), stride=62, tile=tile, min_area=1
+        )
+        for tile in (None, 512, 1024)
+    ]
+    assert len(results[0].footprints) > 20
+    for result in results[1:]:
+        assert everything(result) == everything(results[0])
+
+
+@pytest.mark.parametrize(("tile", "batch"), [(64, 1), (100, 3), (192, 1)])
+def test_small_tiles_and_batches_change_no_label(tile: int, batch: int, tiny_model: Path, tmp_path: Path) -> None:
+    scene = town(tmp_path / "town.tif", 270, 330)
+    with chunks_of(64):
+        options = {"model": str(tiny_model), "batch": batch}
+        whole = geoseg.segment(scene, "buildings", tmp_path / "whole", **options)
+        tiled = geoseg.segment(scene, "buildings", tmp_path / "tiled", tile=tile, **options)
+    assert everything(tiled) == everything(whole)
+
+
+class Stop:
+    """An observer that presses Ctrl-C once so much of a stage is done."""
+
+    def __init__(self, stage: str, share: float) -> None:
+        self.stage, self.share, self.first = stage, share, {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.first.setdefault(stage, done)
+        if stage == self.stage and done >= self.share * total:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("stage", "share"), [("predicting", 0.3), ("predicting", 1.0), ("outlining", 0.5), ("writing", 0.7)]
+)
+def test_stopped_and_resumed_is_run_through(stage: str, share: float, tiny_model: Path, tmp_path: Path) -> None:
+    scene = town(tmp_path / "town.tif", 270, 330)
+    with chunks_of(64):
+        model = str(tiny_model)
+        through = geoseg.segment(scene, "buildings", tmp_path / "through", model=model)
+        with pytest.raises(KeyboardInterrupt):
+            geoseg.segment(scene, "buildings", tmp_path / "stopped", model=model, observe=Stop(stage, share))
+        folder = tmp_path / "stopped" / "town"
+        assert not (folder / "item.json").exists()
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+        watch = Stop("never", 1)
+        resumed = geoseg.segment(scene, "buildings", tmp_path / "stopped", model=model, observe=watch)
+    assert everything(resumed) == everything(through)
+    assert resumed.item["properties"]["geoseg:counts"] == through.item["properties"]["geoseg:counts"]
+    assert watch.first.get("predicting", 270 * 330) >= share * 270 * 330
+
+
+def test_killed_and_resumed_is_run_through(tiny_model: Path, tmp_path: Path) -> None:
+    scene = town(tmp_path / "town.tif", 2900, 150)
+    command = [sys.executable, "-m", "geoseg", "segment", str(scene), "buildings", "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen([*command, "--model", str(tiny_model)], stdout=subprocess.DEVNULL)
+    ledger = tmp_path / "killed" / "town" / "ledger.jsonl"
+    while process.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (ledger.parent / "item.json").exists()
+    with ledger.open("ab") as stream:
+        stream.write(b'{"window": [0, 51')  # as if it had been killed in the middle of a line
+    model = str(tiny_model)
+    through = geoseg.segment(scene, "buildings", tmp_path / "through", model=model)
+    watch = Stop("never", 1)
+    resumed = geoseg.segment(scene, "buildings", tmp_path / "killed", model=model, observe=watch)
+    assert everything(resumed) == everything(through)
+    assert watch.first["predicting"] >= 1024 * 150
+
+
+def test_a_second_run_does_nothing(finished: Result, tiny_model: Path) -> None:
+    def mtimes() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+
+    before = mtimes()
+    watch = Stop("never", 1)
+    scene = finished.folder.parents[1] / "town.tif"
+    again = geoseg.segment(scene, "buildings", finished.folder.parent, model=str(tiny_model), observe=watch, tile=512)
+    assert again.folder == finished.folder
+    assert mtimes() == before
+    assert not watch.first
+
+
+def test_another_job_is_refused_and_named(finished: Result, tiny_model: Path, tmp_path: Path) -> None:
+    scene, out, model = finished.folder.parents[1] / "town.tif", finished.folder.parent, str(tiny_model)
+    for options, says in (
+        ({"threshold": 0.3}, "threshold was None, now 0.3"),
+        ({"min_area": 9}, "min_area was 4.0, now 9"),
+        ({"stride": 40}, r"stride was \[48, 48\], now \[40, 40\]"),
+    ):
+        with pytest.raises(OutputError, match=rf"holds results of another job \({says}\); use --overwrite or another"):
+            geoseg.segment(scene, "buildings", out, model=model, **options)
+    other = town(tmp_path / "town.tif", 70, 70)
+    with pytest.raises(OutputError, match=r"scene was .*150, 200.*, now .*70, 70"):
+        geoseg.segment(other, "buildings", out, model=model)
+    assert {path.name for path in finished.folder.iterdir()} == FILES
+
+
+def test_overwrite_redoes_it(tiny_model: Path, tmp_path: Path) -> None:
+    scene, out, model = town(tmp_path / "town.tif", 70, 90), tmp_path / "maps", str(tiny_model)
+    first = everything(geoseg.segment(scene, "buildings", out, model=model))
+    strict = geoseg.segment(scene, "buildings", out, model=model, threshold=0.99, overwrite=True)
+    assert (pixels(strict.folder / "labels.tif") == 1).sum() < np.frombuffer(first[0], np.uint8).tolist().count(1)
+    assert strict.item["properties"]["geoseg:parameters"]["threshold"] == 0.99
+    assert everything(geoseg.segment(scene, "buildings", out, model=model, overwrite=True)) == first
+
+
+def test_overwrite_destroys_nothing_where_the_job_cannot_be_done(tiny_model: Path, tmp_path: Path) -> None:
+    scene, out, model = town(tmp_path / "town.tif", 70, 90), tmp_path / "maps", str(tiny_model)
+    before = everything(geoseg.segment(scene, "buildings", out, model=model))
+    with pytest.raises(OptionError, match="device"):
+        geoseg.segment(scene, "buildings", out, model=model, overwrite=True, device="cuda:99")
+    assert everything(Result(out / "town")) == before
+    assert (out / "town" / "item.json").exists()
+
+
+# --- resolution
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32645", rasterio.Affine(0.05, 0, 334_000, 0, -0.05, 3_057_000)),
+        ("EPSG:32645", rasterio.Affine(1.0, 0, 334_000, 0, -1.0, 3_057_000)),
+        ("EPSG:4326", rasterio.Affine(3e-6, 0, 10.75, 0, -3e-6, 60.0)),
+    ],
+    ids=["fine", "coarse", "degrees"],
+)
+def test_a_resampled_scene_keeps_its_grid(
+    crs: str, transform: rasterio.Affine, tiny_model: Path, tmp_path: Path
+) -> None:
+    values = picture(170, 210)
+    scene = write_tif(tmp_path / "town.tif", values, crs=crs, transform=transform)
+    result = geoseg.segment(scene, "buildings", tmp_path / "maps", model=str(tiny_model), min_area=0)
+    assert result.item["properties"]["geoseg:parameters"]["patch"] != [64, 64]
+    for name in ("labels.tif", "confidence.tif"):
+        with rasterio.open(result.folder / name) as made:
+            assert (made.transform, made.crs.to_string(), made.shape) == (transform, crs, (170, 210))
+            assert (made.read(1) != 255).all()
+    assert set(np.unique(pixels(result.folder / "labels.tif"))) == {0, 1}
+
+
+def test_a_scene_out_of_reach_is_refused_with_both_numbers(tiny_model: Path, tmp_path: Path) -> None:
+    coarse = rasterio.Affine(10, 0, 334_000, 0, -10, 3_057_000)
+    scene = write_tif(tmp_path / "coarse.tif", picture(100, 100), transform=coarse)
+    with pytest.raises(ModelError, match=r"coarse\.tif: its pixels are 10 x 10 m .*0\.1 to 0\.6 m"):
+        geoseg.segment(scene, "buildings", tmp_path / "maps", model=str(tiny_model))
+    assert not (tmp_path / "maps").exists()
+
+
+# --- area of interest
+
+
+def test_outside_of_the_area_is_nodata(tiny_model: Path, tmp_path: Path) -> None:
+    scene = write_tif(tmp_path / "town.tif", picture(150, 200))
+    x, y = BANEPA @ (50, 40)
+    area = gpd.GeoSeries([shapely.box(x, y - 0.3 * 60, x + 0.3 * 90, y)], crs=32645).to_crs(4326)
+    area.to_file(tmp_path / "aoi.geojson")
+    result = geoseg.segment(scene, "buildings", tmp_path / "maps", model=str(tiny_model), aoi=tmp_path / "aoi.geojson")
+    labels = pixels(result.folder / "labels.tif")
+    inside = np.zeros(labels.shape, bool)
+    inside[40:100, 50:140] = True
+    np.testing.assert_array_equal(labels == 255, ~inside)
+    assert set(np.unique(labels[inside])) == {0, 1}
+    assert result.footprints["touches_nodata"].any()
+    digest = hashlib.sha256((tmp_path / "aoi.geojson").read_bytes()).hexdigest()
+    assert result.item["properties"]["geoseg:parameters"]["aoi"] == digest
+
+
+# --- views and vectorize
+
+
+def test_views_are_lazy_and_say_the_same_as_the_files(finished: Result) -> None:
+    labels, confidence = finished.labels, finished.confidence
+    assert labels.chunks is not None
+    assert (labels.dtype, labels.dims) == ("uint8", ("y", "x"))
+    np.testing.assert_array_equal(labels.to_numpy(), pixels(finished.folder / "labels.tif"))
+    assert labels.odc.geobox == GeoBox((150, 200), BANEPA, 32645)
+    steps = pixels(finished.folder / "confidence.tif").astype(float)
+    np.testing.assert_allclose(confidence.to_numpy(), np.where(steps == 255, np.nan, steps / 250), rtol=1e-6)
+    assert finished.footprints.crs.to_epsg() == 32645
+
+
+def test_vectorize_is_exact_and_names_the_classes(finished: Result) -> None:
+    labels = pixels(finished.folder / "labels.tif")
+    of_file = geoseg.vectorize(finished.folder / "labels.tif")
+    of_view = geoseg.vectorize(finished.labels)
+    back = rasterio.features.rasterize(of_file.geometry, labels.shape, transform=BANEPA, dtype="uint8")
+    np.testing.assert_array_equal(back == 1, labels == 1)
+    assert of_file.geometry.equals(of_view.geometry)
+    assert set(of_view["class"]) == {"building"}
+    assert set(of_file["class"]) == {"1"}
+    assert set(geoseg.vectorize(str(finished.folder / "labels.tif"), classes={1: "roof"})["class"]) == {"roof"}
+    every = geoseg.vectorize(finished.labels, background=None)
+    assert every.geometry.area.sum() == pytest.approx((labels != 255).sum() * 0.09)
+    large = geoseg.vectorize(finished.labels, min_area=50)
+    assert list(large["id"]) == [i for i, a in zip(of_view["id"], of_view["area_m2"], strict=True) if a >= 50]
+
+
+def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"rgb\.tif: a label raster has one band of uint8, this has 3 of uint8"):
+        geoseg.vectorize(write_tif(tmp_path / "rgb.tif", picture(20, 20)))
+    with pytest.raises(SceneError, match="must be uint8"):
+        geoseg.vectorize(finished.confidence)
+    with pytest.raises(SceneError, match="with a CRS"):
+        geoseg.vectorize(finished.labels.drop_vars(["spatial_ref", "x", "y"]))
+
+
+# --- the front door
+
+
+def test_the_public_names() -> None:
+    assert geoseg.__all__ == ["Result", "open_scene", "segment", "vectorize"]
+    assert all(callable(getattr(geoseg, name)) for name in geoseg.__all__)
+    assert dir(geoseg) == sorted(geoseg.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = geoseg.nothing
+
+
+def test_importing_costs_nothing() -> None:
+    code = "import geoseg, sys; print(sorted({'torch', 'rasterio', 'numpy', 'geopandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_scene_object_is_a_scene(tiny_model: Path, tmp_path: Path) -> None:
+    scene = geoseg.open_scene(town(tmp_path / "town.tif", 60, 60))
+    result = geoseg.segment(scene, "buildings", out=tmp_path / "maps", model=str(tiny_model))
+    assert json.loads((result.folder / "item.json").read_text("utf-8"))["id"] == "town"
+    assert plan(SegmentJob(scene.path, "buildings", tmp_path / "maps", model=str(tiny_model))).complete
