@@ -15,6 +15,7 @@ from geoseg.errors import GeosegError, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NEVER_FOLD = 1000  # columns of a table that goes into a file or a pipe
 INTERRUPTED = 130  # what a shell expects of a command stopped with Ctrl-C
 
 
@@ -170,7 +171,9 @@ def models(name: str | None) -> None:
         text = card.read_text(encoding="utf-8")
         console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
         return
-    console.print(_table(bundled_models()), soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    console.print(_table(bundled_models()))
 
 
 def _table(specs: Iterator[Any]) -> Any:

@@ -274,11 +274,8 @@ def run(planned: Plan, observe: Observer) -> Result:
         store = ResultStore.open(folder)
     with rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()):
         machine = _predict(planned, store, observe)
-        with ThreadPoolExecutor(1) as beside:
-            layer = beside.submit(_vectorise, planned, store, observe)
-            _write_rasters(planned, store, observe)
-        _write_vectors(planned, layer.result())
-    _write_item(planned, store, len(layer.result()), machine)
+        kept = _export(planned, store, observe)
+    _write_item(planned, store, kept, machine)
     return Result(folder)
 
 
@@ -307,7 +304,23 @@ def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, 
     return machine
 
 
-def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> gpd.GeoDataFrame:
+def _export(planned: Plan, store: ResultStore, observe: Observer) -> int:
+    """Write the four files that people use, side by side; returns how many footprints there are."""
+    product = Look(planned.model.product, planned.model.legend)
+    total = planned.scene.shape[0] * planned.scene.shape[1]
+    progress = _Count(observe, "writing", 2 * total)
+    with ThreadPoolExecutor(3) as pool:
+        layer = pool.submit(_vectorise, planned, store, observe)
+        rasters = [
+            pool.submit(_write_raster, planned, store, name, look, progress)
+            for name, look in (("confidence", CONFIDENCE), ("labels", product))
+        ]
+        for raster in rasters:
+            raster.result()
+        return layer.result()
+
+
+def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> int:
     scene, job = planned.scene, planned.job
     total = scene.shape[0] * scene.shape[1]
     progress = _Count(observe, "outlining", total)
@@ -319,27 +332,21 @@ def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> gpd.GeoD
             progress.add(window.size)
 
     layer = Layer(scene.geobox, planned.model.legend, scene.id, scene.datetime, job.simplify, job.min_area)
-    return footprints(parts(), layer)
+    found = footprints(parts(), layer)
+    write_geojson(found, planned.folder / "footprints.geojson")
+    write_parquet(found, planned.folder / "footprints.parquet")
+    return len(found)
 
 
-def _write_rasters(planned: Plan, store: ResultStore, observe: Observer) -> None:
-    folder, legend = planned.folder, planned.model.legend
-    total = planned.scene.shape[0] * planned.scene.shape[1]
-    progress = _Count(observe, "writing", 2 * total)
+def _write_raster(planned: Plan, store: ResultStore, name: str, look: Look, progress: _Count) -> None:
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": planned.model.name}
 
-    def bands(name: str) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         for window in store.bands():
             yield window, store.read_one(name, window)
             progress.add(window.size)
 
-    write_cog(folder / "labels.tif", bands("labels"), planned.scene.geobox, Look(planned.model.product, legend), tags)
-    write_cog(folder / "confidence.tif", bands("confidence"), planned.scene.geobox, CONFIDENCE, tags)
-
-
-def _write_vectors(planned: Plan, layer: gpd.GeoDataFrame) -> None:
-    write_geojson(layer, planned.folder / "footprints.geojson")
-    write_parquet(layer, planned.folder / "footprints.parquet")
+    write_cog(planned.folder / f"{name}.tif", bands(), planned.scene.geobox, look, tags)
 
 
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: dict[str, Any]) -> None:

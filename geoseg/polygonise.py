@@ -349,13 +349,16 @@ def _describe(
 ) -> Parts:
     """Each of the runs as a part of its own."""
     start = runs.start[run]
+    pixels = runs.start[run + 1] - start
     row, col = np.divmod(start, runs.width)
     confidence_sum = np.zeros(len(run), np.int64)
-    if confidence is not None:
-        confidence_sum = np.add.reduceat(_pad(confidence, 0).ravel(), runs.start, dtype=np.int64)[run]
+    if confidence is not None and len(run):
+        # the runs follow each other among the pixels of objects as they do in the raster
+        of_objects = confidence[runs.flat.reshape(-1, runs.width)[1:-1, 1:-1] != NODATA]
+        confidence_sum = np.add.reduceat(of_objects, np.cumsum(pixels) - pixels, dtype=np.int64)
     return Parts(
         label=runs.flat[start],
-        pixels=runs.start[run + 1] - start,
+        pixels=pixels,
         first_row=row - 1 + window.row_start,
         first_col=col - 1 + window.col_start,
         confidence_sum=confidence_sum,

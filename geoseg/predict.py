@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
+from geoseg.errors import ModelError
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band
 from geoseg.tiling import CHUNK, taper, total_taper
 from geoseg.window import Window
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
     from geoseg.models.weights import Predict
     from geoseg.raster import Sink, Source
     from geoseg.tiling import Tile, Tiling
+
+
+ROWS_AT_ONCE = 32
+"""Rows that are decided together: few enough to stay in the cache from one operation to the next."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,14 @@ class Engine:
         begun: deque[_Strip] = deque()
         count = 0
 
+        @torch.inference_mode()  # a setting of each thread
         def forward(patches: list[_Patch]) -> torch.Tensor:
             with _timed(clock, "forward"):
-                return self.predict(self._fixed_batch(patches)) * taper_of_patch
+                scores = self.predict(self._fixed_batch(patches))
+                if not math.isfinite(float(scores.sum())):
+                    place = f"the patch at row {patches[0].strip.window.row_start} or one of the next {self.batch - 1}"
+                    raise ModelError(f"the network's scores for {place} are not numbers: its weights are damaged")
+                return scores.mul_(taper_of_patch)
 
         def finish_until(strip: _Strip | None) -> None:
             while begun and begun[0] is not strip:
@@ -292,14 +303,22 @@ class _Accumulator:
     def _band(self, window: Window, strip: _Strip, decision: Decision) -> Band:
         rows, cols = window.slices
         local = window.relative_to(strip.window).slices
-        sums, scale = self._sums[:, *local], (self._down[rows, None] * self._along[cols]).reciprocal_()
+        sums, down, along = self._sums[:, *local], self._down[rows, None], self._along[cols]
         classes = len(decision.legend.classes)
-        labels, confidence = (values.cpu().numpy() for values in decide(sums[:classes], decision, scale))
-        auxiliary = (sums[classes:] * scale).cpu().numpy()
+        decided = []
+        for few in range(0, len(down), ROWS_AT_ONCE):
+            some = slice(few, few + ROWS_AT_ONCE)
+            decided.append(decide(sums[:classes, some], decision, (down[some] * along).reciprocal_()))
+        labels, confidence = (torch.cat(values).cpu().numpy() for values in zip(*decided, strict=True))
+        auxiliary = (sums[classes:] / (down * along)).cpu().numpy() if len(sums) > classes else _none(*labels.shape)
         valid = strip.valid[local]
         if not valid.all():
             labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, np.nan
         return Band(window, labels, confidence, auxiliary)
+
+
+def _none(rows: int, cols: int) -> NDArray[np.float32]:
+    return np.empty((0, rows, cols), np.float32)
 
 
 class _RowWriter:

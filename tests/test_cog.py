@@ -69,7 +69,7 @@ def test_labels_are_a_cog(tmp_path: Path) -> None:
     with rasterio.open(written(tmp_path, blobs())) as dataset:
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
         assert structure["LAYOUT"] == "COG"
-        assert structure["COMPRESSION"] == "LZW"
+        assert structure["COMPRESSION"] == "ZSTD"
         assert dataset.block_shapes == [(512, 512)]
         assert dataset.overviews(1) == [2, 4]
         assert (dataset.nodata, dataset.dtypes, dataset.descriptions) == (255, ("uint8",), ("buildings",))
@@ -80,12 +80,13 @@ def test_labels_are_a_cog(tmp_path: Path) -> None:
 
 
 def test_overviews_are_of_whole_classes(tmp_path: Path) -> None:
-    """By mode: of four pixels the class of three, never one between."""
-    fours = np.random.default_rng(1).choice(np.array([0, 1, 2], np.uint8), (350, 650))
-    values = fours.repeat(2, 0).repeat(2, 1)
-    values[::2, ::2] = (values[::2, ::2] + 2) % 3
+    """Each of their values is one of the four below it, never one between."""
+    values = np.random.default_rng(1).choice(np.array([0, 2, 255], np.uint8), (700, 1300))
     with rasterio.open(written(tmp_path, values)) as dataset:
-        np.testing.assert_array_equal(dataset.read(1, out_shape=(350, 650)), fours)
+        half = dataset.read(1, out_shape=(350, 650))
+    fours = np.stack([values[row::2, col::2] for row in (0, 1) for col in (0, 1)])
+    assert (half == fours).any(axis=0).all()
+    assert len(np.unique(half)) == 3
 
 
 def test_colours_and_names(tmp_path: Path) -> None:

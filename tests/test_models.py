@@ -56,9 +56,9 @@ def edit(model: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     return model
 
 
-def sign(model: Path) -> Path:
+def sign(model: Path, name: str = "model.safetensors") -> Path:
     """Have the card say that the weights are those that are there, so that nothing but their content is wrong."""
-    digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256((model / name).read_bytes()).hexdigest()
     return edit(model, lambda item: item["assets"]["weights"].update({"file:checksum": MULTIHASH_SHA256 + digest}))
 
 
@@ -192,18 +192,21 @@ def as_torch_archive(payload: Payload, path: Path) -> None:
     torch.save({"weight": payload}, path)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])  # torch itself goes by the name
 @pytest.mark.parametrize("save", [as_pickle, as_torch_archive])
-def test_a_pickle_in_disguise_is_refused_and_does_not_run(
-    model: Path, tmp_path: Path, save: Callable[[Payload, Path], None]
+def test_a_pickle_is_refused_and_does_not_run(
+    model: Path, tmp_path: Path, save: Callable[[Payload, Path], None], name: str
 ) -> None:
     trace = tmp_path / "trace"
-    save(Payload(trace), model / "model.safetensors")
-    message = refused(sign(model))
-    assert str(model / "model.safetensors") in message
+    (model / "model.safetensors").unlink()
+    save(Payload(trace), model / name)
+    edit(model, lambda item: item["assets"]["weights"].update(href=f"./{name}"))
+    message = refused(sign(model, name))
+    assert str(model / name) in message
     assert "may run code" in message
     assert not trace.exists()
     if save is as_pickle:  # it would have
-        pickle.loads((model / "model.safetensors").read_bytes())  # noqa: S301
+        pickle.loads((model / name).read_bytes())  # noqa: S301
         assert trace.exists()
 
 

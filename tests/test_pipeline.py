@@ -17,6 +17,7 @@ import pystac
 import pytest
 import rasterio
 import shapely
+import xarray as xr
 from conftest import BANEPA, chunks_of, write_tif
 from odc.geo.geobox import GeoBox
 from pystac.validation import JsonSchemaSTACValidator
@@ -24,6 +25,7 @@ from pystac.validation import JsonSchemaSTACValidator
 import geoseg
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.pipeline import Result, SegmentJob, plan
+from geoseg.tiling import CHUNK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,13 +180,13 @@ def test_a_scene_without_a_date_gets_an_interval(tiny_model: Path, tmp_path: Pat
 
 
 def test_tiles_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    """One tile for the scene, or tiles of 512 or 1024 pixels: the same bytes."""
-    scene = town(tmp_path / "town.tif", 1030, 1090)
+    """One tile for the scene, or tiles of one storage chunk: the same bytes."""
+    scene = town(tmp_path / "town.tif", CHUNK + 6, CHUNK + 66)
     results = [
         geoseg.segment(
             scene, "buildings", tmp_path / str(tile), model=str(tiny_model), stride=62, tile=tile, min_area=1
         )
-        for tile in (None, 512, 1024)
+        for tile in (None, 512, CHUNK)
     ]
     assert len(results[0].footprints) > 20
     for result in results[1:]:
@@ -193,7 +195,7 @@ def test_tiles_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("tile", "batch"), [(64, 1), (100, 3), (192, 1)])
 def test_small_tiles_and_batches_change_no_label(tile: int, batch: int, tiny_model: Path, tmp_path: Path) -> None:
-    scene = town(tmp_path / "town.tif", 270, 330)
+    scene = town(tmp_path / "town.tif", 170, 210)
     with chunks_of(64):
         options = {"model": str(tiny_model), "batch": batch}
         whole = geoseg.segment(scene, "buildings", tmp_path / "whole", **options)
@@ -217,7 +219,7 @@ class Stop:
     ("stage", "share"), [("predicting", 0.3), ("predicting", 1.0), ("outlining", 0.5), ("writing", 0.7)]
 )
 def test_stopped_and_resumed_is_run_through(stage: str, share: float, tiny_model: Path, tmp_path: Path) -> None:
-    scene = town(tmp_path / "town.tif", 270, 330)
+    scene = town(tmp_path / "town.tif", 200, 150)
     with chunks_of(64):
         model = str(tiny_model)
         through = geoseg.segment(scene, "buildings", tmp_path / "through", model=model)
@@ -230,11 +232,11 @@ def test_stopped_and_resumed_is_run_through(stage: str, share: float, tiny_model
         resumed = geoseg.segment(scene, "buildings", tmp_path / "stopped", model=model, observe=watch)
     assert everything(resumed) == everything(through)
     assert resumed.item["properties"]["geoseg:counts"] == through.item["properties"]["geoseg:counts"]
-    assert watch.first.get("predicting", 270 * 330) >= share * 270 * 330
+    assert watch.first.get("predicting", 200 * 150) >= share * 200 * 150
 
 
 def test_killed_and_resumed_is_run_through(tiny_model: Path, tmp_path: Path) -> None:
-    scene = town(tmp_path / "town.tif", 2900, 150)
+    scene = town(tmp_path / "town.tif", 2600, 70)
     command = [sys.executable, "-m", "geoseg", "segment", str(scene), "buildings", "--out", str(tmp_path / "killed")]
     process = subprocess.Popen([*command, "--model", str(tiny_model)], stdout=subprocess.DEVNULL)
     ledger = tmp_path / "killed" / "town" / "ledger.jsonl"
@@ -250,7 +252,7 @@ def test_killed_and_resumed_is_run_through(tiny_model: Path, tmp_path: Path) -> 
     watch = Stop("never", 1)
     resumed = geoseg.segment(scene, "buildings", tmp_path / "killed", model=model, observe=watch)
     assert everything(resumed) == everything(through)
-    assert watch.first["predicting"] >= 1024 * 150
+    assert watch.first["predicting"] >= 1024 * 70
 
 
 def test_a_second_run_does_nothing(finished: Result, tiny_model: Path) -> None:
@@ -290,6 +292,18 @@ def test_overwrite_redoes_it(tiny_model: Path, tmp_path: Path) -> None:
     assert everything(geoseg.segment(scene, "buildings", out, model=model, overwrite=True)) == first
 
 
+def test_a_stopped_overwrite_is_not_taken_for_what_was_there(tiny_model: Path, tmp_path: Path) -> None:
+    scene, out, model = town(tmp_path / "town.tif", 200, 150), tmp_path / "maps", str(tiny_model)
+    with chunks_of(64):
+        geoseg.segment(scene, "buildings", out, model=model)
+        with pytest.raises(KeyboardInterrupt):
+            geoseg.segment(scene, "buildings", out, model=model, overwrite=True, observe=Stop("predicting", 0.3))
+        assert not (out / "town" / "item.json").exists()
+        watch = Stop("never", 1)
+        geoseg.segment(scene, "buildings", out, model=model, observe=watch)
+    assert watch.first["predicting"] >= 0.3 * 200 * 150
+
+
 def test_overwrite_destroys_nothing_where_the_job_cannot_be_done(tiny_model: Path, tmp_path: Path) -> None:
     scene, out, model = town(tmp_path / "town.tif", 70, 90), tmp_path / "maps", str(tiny_model)
     before = everything(geoseg.segment(scene, "buildings", out, model=model))
@@ -317,7 +331,9 @@ def test_a_resampled_scene_keeps_its_grid(
     values = picture(170, 210)
     scene = write_tif(tmp_path / "town.tif", values, crs=crs, transform=transform)
     result = geoseg.segment(scene, "buildings", tmp_path / "maps", model=str(tiny_model), min_area=0)
-    assert result.item["properties"]["geoseg:parameters"]["patch"] != [64, 64]
+    patch, ground = result.item["properties"]["geoseg:parameters"]["patch"], geoseg.open_scene(scene).ground_resolution
+    assert patch != [64, 64]
+    assert patch[0] * ground[0] == pytest.approx(patch[1] * ground[1], rel=0.02)  # the network sees square pixels
     for name in ("labels.tif", "confidence.tif"):
         with rasterio.open(result.folder / name) as made:
             assert (made.transform, made.crs.to_string(), made.shape) == (transform, crs, (170, 210))
@@ -388,7 +404,7 @@ def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: P
     with pytest.raises(SceneError, match="must be uint8"):
         geoseg.vectorize(finished.confidence)
     with pytest.raises(SceneError, match="with a CRS"):
-        geoseg.vectorize(finished.labels.drop_vars(["spatial_ref", "x", "y"]))
+        geoseg.vectorize(xr.DataArray(np.zeros((4, 4), np.uint8), dims=("y", "x")))
 
 
 # --- the front door

@@ -22,6 +22,7 @@ from conftest import INVALID, ArraySource, MixingPredict, chunks_of, legend_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from geoseg.errors import ModelError
 from geoseg.predict import Decision, Engine, TileReport, _Accumulator, decide, default_batch, default_lanes
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band, Raster
 from geoseg.tiling import CHUNK, Tiling
@@ -201,7 +202,9 @@ def test_a_tile_begun_in_the_middle_is_the_rest_of_the_whole(data: st.DataObject
 
 
 def test_tiled_is_whole_at_the_real_chunk() -> None:
-    case = Case((700, 1100), (128, 96), (90, 96), classes=4, auxiliary=1, validity="a corner", chunk=CHUNK)
+    case = Case(
+        (CHUNK + 188, 2 * CHUNK + 76), (128, 96), (90, 96), classes=4, auxiliary=1, validity="a corner", chunk=CHUNK
+    )
     cores = [tile.core for tile in case.tiling((CHUNK, CHUNK)).tiles()]
     assert len(cores) == 6
     assert_identical(run(case, reversed(cores), lanes=2, batch=4), run(case, lanes=1, batch=4))
@@ -399,6 +402,17 @@ def test_the_network_sees_valid_pixels_and_every_batch_has_one_shape(case: Case,
     assert set(report.seconds) <= {"read", "forward", "blend", "write"}
 
 
+def test_patches_without_data_are_left_out() -> None:
+    case = Case((50, 40))
+    valid = np.zeros(case.shape, bool)
+    valid[:3, :3] = valid[-3:, -3:] = True
+    source = ArraySource(np.ones((2, 50, 40), np.uint8), valid)
+    predict = case.predict()
+    sink = run(case, source=source, predict=predict)
+    assert len(predict.shapes) == 2
+    np.testing.assert_array_equal(sink.labels != NODATA, valid)
+
+
 def test_a_scene_without_data_makes_no_forward_pass() -> None:
     case = Case((50, 40), auxiliary=1)
     source = ArraySource(np.zeros((2, 50, 40), np.uint8), np.zeros((50, 40), bool))
@@ -483,8 +497,8 @@ def test_memory_does_not_grow_with_the_height_of_the_scene(data: str) -> None:
         return peak_bytes(rows, *{"none": (0, 0), "top": (0, 1), "bottom": (rows - 1, rows)}.get(data, (0, rows)))
 
     peak(256)  # what is allocated once
-    low, high = peak(1024), peak(6144)
-    assert high < low + 600_000  # a strip is 260 kB, and there are 80 more of them
+    low, high = peak(2048), peak(7168)
+    assert high < low + 4_000_000  # there are 80 more strips of 260 kB each; 1 MB more or less may be on its way out
 
 
 @settings(max_examples=60)
@@ -653,3 +667,13 @@ def test_defaults_follow_the_device() -> None:
     assert 1 <= default_lanes(cpu) <= (os.cpu_count() or 1)
     assert default_lanes(gpu) == default_batch(cpu) == 1
     assert default_batch(gpu) > 1
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    class Damaged(MixingPredict):
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            return super().__call__(patches) * torch.nan
+
+    case = Case((20, 20))
+    with pytest.raises(ModelError, match="not numbers"):
+        run(case, predict=Damaged(case.classes, case.bands, case.patch))

@@ -21,7 +21,7 @@ from geoseg.errors import OutputError
 from geoseg.io.store import LEDGER, STORE, ResultStore, job_of, remove
 from geoseg.predict import Decision, Engine
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band, crs_of
-from geoseg.tiling import Tiling
+from geoseg.tiling import CHUNK, Tiling
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -62,16 +62,17 @@ def assert_holds(store: ResultStore, whole: Band) -> None:
 
 
 def test_a_new_store_is_all_nodata_and_nothing_is_done(tmp_path: Path) -> None:
-    store = ResultStore.create(tmp_path, grid((600, 1100)), LEGEND, JOB)
-    labels, confidence = store.read(Window(0, 600, 0, 1100))
+    rows, cols = CHUNK + 88, 2 * CHUNK + 76
+    store = ResultStore.create(tmp_path, grid((rows, cols)), LEGEND, JOB)
+    labels, confidence = store.read(Window(0, rows, 0, cols))
     assert (labels == NODATA).all()
     assert (confidence == NODATA).all()
     assert store.done.shape == (2, 3)
     assert not store.done.any()
     assert store.valid_pixels == 0
-    assert store.shape == (600, 1100)
-    assert store.undone(Window(0, 600, 0, 1100)) == Window(0, 600, 0, 1100)
-    assert [(w.row_start, w.row_stop) for w in store.bands()] == [(0, 512), (512, 600)]
+    assert store.shape == (rows, cols)
+    assert store.undone(Window(0, rows, 0, cols)) == Window(0, rows, 0, cols)
+    assert [(w.row_start, w.row_stop) for w in store.bands()] == [(0, CHUNK), (CHUNK, rows)]
 
 
 @settings(max_examples=20)
@@ -89,17 +90,34 @@ def test_regions_in_any_order_and_again_are_the_whole(data: st.DataObject, rows:
 
 
 def test_writing_twice_is_writing_once_at_the_real_chunk(tmp_path: Path) -> None:
-    whole = result((600, 700))
-    store = ResultStore.create(tmp_path, grid((600, 700)), LEGEND, JOB)
-    store.write(part(whole, Window(0, 512, 0, 512)))
+    shape = rows, cols = CHUNK + 88, CHUNK + 188
+    whole = result(shape)
+    store = ResultStore.create(tmp_path, grid(shape), LEGEND, JOB)
+    store.write(part(whole, Window(0, CHUNK, 0, CHUNK)))
     assert store.is_done(Window(5, 6, 7, 8))
-    assert not store.is_done(Window(5, 6, 7, 513))
-    assert store.undone(Window.of_shape((600, 700))) == Window.of_shape((600, 700))
-    store.write(part(whole, Window(0, 512, 0, 700)))  # a part of it was done
-    assert store.undone(Window.of_shape((600, 700))) == Window(512, 600, 0, 700)
-    assert store.valid_pixels == ResultStore.open(tmp_path).valid_pixels == np.count_nonzero(whole.labels[:512] != 255)
+    assert not store.is_done(Window(5, 6, 7, CHUNK + 1))
+    assert store.undone(Window.of_shape(shape)) == Window.of_shape(shape)
+    store.write(part(whole, Window(0, CHUNK, 0, cols)))  # a part of it was done
+    assert store.undone(Window.of_shape(shape)) == Window(CHUNK, rows, 0, cols)
+    valid_pixels = np.count_nonzero(whole.labels[:CHUNK] != NODATA)
+    assert store.valid_pixels == ResultStore.open(tmp_path).valid_pixels == valid_pixels
     store.write(whole)
     assert_holds(store, whole)
+
+
+def test_what_is_left_of_a_tile_begins_with_its_first_row_that_is_not_done(tmp_path: Path) -> None:
+    shape = 5 * CHUNK, 2 * CHUNK
+    whole = result(shape)
+    store = ResultStore.create(tmp_path, grid(shape), LEGEND, JOB)
+    core = Window(CHUNK, 4 * CHUNK, CHUNK, 2 * CHUNK)
+    assert store.undone(core) == core
+    store.write(part(whole, core.rows(CHUNK, 2 * CHUNK)))
+    assert store.undone(core) == core.rows(2 * CHUNK, 4 * CHUNK)
+    store.write(part(whole, core.rows(3 * CHUNK, 4 * CHUNK)))
+    assert store.undone(core) == core.rows(2 * CHUNK, 4 * CHUNK)
+    store.write(part(whole, core.rows(2 * CHUNK, 3 * CHUNK)))
+    assert store.undone(core) is None
+    assert store.undone(Window.of_shape(shape)) == Window.of_shape(shape)
 
 
 class Killed(Exception):  # noqa: N818  no error, but the end of a run
@@ -160,15 +178,16 @@ def test_killed_and_resumed_is_run_through(data: st.DataObject, rows: int, cols:
 
 @pytest.mark.parametrize("torn", ["", '{"window": [0, 512, 0, 700], "val', "{", "\n"], ids=repr)
 def test_a_torn_last_line_is_as_if_it_had_not_been(tmp_path: Path, torn: str) -> None:
-    whole = result((600, 700))
-    store = ResultStore.create(tmp_path, grid((600, 700)), LEGEND, JOB)
-    store.write(part(whole, Window(512, 600, 0, 700)))
+    shape = rows, cols = CHUNK + 88, CHUNK + 188
+    whole = result(shape)
+    store = ResultStore.create(tmp_path, grid(shape), LEGEND, JOB)
+    store.write(part(whole, Window(CHUNK, rows, 0, cols)))
     lines = (tmp_path / LEDGER).read_text()
     (tmp_path / LEDGER).write_text(lines + torn.strip())
     store = ResultStore.open(tmp_path)
     assert store.done.tolist() == [[False, False], [True, True]]
     assert (tmp_path / LEDGER).read_text() == lines
-    store.write(part(whole, Window(0, 512, 0, 700)))
+    store.write(part(whole, Window(0, CHUNK, 0, cols)))
     assert_holds(store, whole)
     assert job_of(tmp_path) == JOB
 

@@ -21,8 +21,8 @@ class Predict(Protocol):
     """Scores of patches.
 
     `patches`: uint8 (n, bands, y, x) on any device; the result is float32 (n, outputs, y, x) on `device`: logits of
-    the classes, then the auxiliary scores. The scores of a patch depend on that patch alone, and on n; it may be
-    called from several threads at a time.
+    the classes, then the auxiliary scores; the caller may change it. The scores of a patch depend on that patch alone,
+    and on n. It may be called from several threads at a time.
     """
 
     @property
