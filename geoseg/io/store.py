@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec
 
 from geoseg.errors import OutputError
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
@@ -89,7 +89,7 @@ class ResultStore:
                 chunks=(CHUNK, CHUNK),
                 dtype="uint8",
                 fill_value=NODATA,
-                compressors=ZstdCodec(level=1),
+                compressors=BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1),
                 dimension_names=[str(d) for d in geobox.dimensions],
                 attributes={"grid_mapping": "spatial_ref", **attributes},
             )

@@ -94,7 +94,12 @@ def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
 
 
 def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
-    """The model's network with its weights, ready on the device.
+    """The model ready for patches, on the device. Raises `ModelError` as `load_network` does."""
+    return NetworkPredict(spec, at_own_stride(load_network(spec)), device)
+
+
+def load_network(spec: ModelSpec) -> torch.nn.Module:
+    """The model's network with its weights: scaled patches in, logits of the patch's size out.
 
     Raises `ModelError` if the weights are missing, damaged, not those of the card, or of another shape, or if the
     network is an unknown one.
@@ -112,7 +117,7 @@ def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
         msg += f"encoder {spec.encoder}: {error}"
         raise ModelError(msg) from error
     _fill(network, tensors, spec)
-    return NetworkPredict(spec, at_own_stride(network), device)
+    return network
 
 
 def check_weights(spec: ModelSpec) -> None:
