@@ -59,6 +59,9 @@ MAX_UPSAMPLING, MAX_DOWNSAMPLING = 2.0, 10.0
 SQUARE_WITHIN = 0.05
 """How much longer than wide a pixel may be on the ground before it is resampled to a square one."""
 
+OUTLINED_AT_ONCE = (CHUNK, 8 * CHUNK)
+"""Rows and columns of the windows whose objects are outlined together: some 10 bytes of memory for each pixel."""
+
 WIDEST_TILE = 16384
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
@@ -186,7 +189,7 @@ def vectorize(
         tuple(LegendClass(value, named.get(value, str(value)), "#000000") for value in range(255)), background
     )
     rows, cols = geobox.shape
-    windows = (Window(row, min(row + 2 * CHUNK, rows), 0, cols) for row in range(0, rows, 2 * CHUNK))
+    windows = Window.of_shape((rows, cols)).blocks(OUTLINED_AT_ONCE)
     layer = Layer(geobox, legend, name, simplify=simplify, min_area=min_area, confident=False)
     return footprints(((window, read(window), None) for window in windows), layer)
 
@@ -326,7 +329,7 @@ def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> int:
     progress = _Count(observe, "outlining", total)
 
     def parts() -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8]]]:
-        for window in store.bands(CHUNK * 2):
+        for window in Window.of_shape(store.shape).blocks(OUTLINED_AT_ONCE):
             labels, confidence = store.read(window)
             yield window, labels, confidence
             progress.add(window.size)

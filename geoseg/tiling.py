@@ -88,10 +88,8 @@ class Tiling:
 
     def tiles(self) -> Iterator[Tile]:
         """Tiles whose cores are disjoint and cover the scene, row by row."""
-        rows, cols = self.shape
-        for row in range(0, rows, self.tile[0]):
-            for col in range(0, cols, self.tile[1]):
-                yield self.tile_of(Window(row, min(row + self.tile[0], rows), col, min(col + self.tile[1], cols)))
+        for core in Window.of_shape(self.shape).blocks(self.tile):
+            yield self.tile_of(core)
 
     def tile_of(self, core: Window) -> Tile:
         """The tile with this core, which may be any part of the scene: what is left of a tile is a tile."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, order=True)
@@ -75,6 +79,16 @@ class Window:
         rows = max(self.row_start, other.row_start), min(self.row_stop, other.row_stop)
         cols = max(self.col_start, other.col_start), min(self.col_stop, other.col_stop)
         return Window(*rows, *cols) if rows[0] < rows[1] and cols[0] < cols[1] else None
+
+    def blocks(self, shape: tuple[int, int]) -> Iterator[Window]:
+        """Windows of at most this shape that are disjoint and cover this one, row by row.
+
+        >>> [window.col_range for window in Window(0, 2, 0, 3).blocks((2, 2))]
+        [(0, 2), (2, 3)]
+        """
+        for row in range(self.row_start, self.row_stop, shape[0]):
+            for col in range(self.col_start, self.col_stop, shape[1]):
+                yield Window(row, min(row + shape[0], self.row_stop), col, min(col + shape[1], self.col_stop))
 
     def rows(self, start: int, stop: int) -> Window:
         """The same columns, other rows."""

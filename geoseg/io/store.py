@@ -129,10 +129,9 @@ class ResultStore:
         """`labels` or `confidence` (y, x) of a window."""
         return np.asarray(zarr.open_array(self.folder / STORE / name, mode="r")[window.slices], np.uint8)
 
-    def bands(self, rows: int = CHUNK) -> Iterator[Window]:
-        """Windows of whole rows that cover the scene."""
-        for row in range(0, self.shape[0], rows):
-            yield Window(row, min(row + rows, self.shape[0]), 0, self.shape[1])
+    def bands(self) -> Iterator[Window]:
+        """Windows of whole rows of chunks that cover the scene."""
+        return Window.of_shape(self.shape).blocks((CHUNK, self.shape[1]))
 
     def is_done(self, window: Window) -> bool:
         """Whether every chunk that the window touches was written."""
