@@ -108,7 +108,7 @@ def cli() -> None:
     "--tile",
     type=int,
     metavar="PX",
-    help="Side of a tile; bounds memory, never changes the result.  [default: the scene, 16384 columns at most]",
+    help="Side of a tile; bounds memory, never changes the result.  [default: the scene, 12288 columns at most]",
 )
 @click.option("--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]")
 @click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")

@@ -62,7 +62,7 @@ SQUARE_WITHIN = 0.05
 OUTLINED_AT_ONCE = (CHUNK, 8 * CHUNK)
 """Rows and columns of the windows whose objects are outlined together: some 10 bytes of memory for each pixel."""
 
-WIDEST_TILE = 16384
+WIDEST_TILE = 12288
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
 BYTES_PER_PIXEL = 3.5

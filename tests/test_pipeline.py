@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -235,15 +235,24 @@ def test_stopped_and_resumed_is_run_through(stage: str, share: float, tiny_model
     assert watch.first.get("predicting", 200 * 150) >= share * 200 * 150
 
 
+KILLED = """
+    import os, signal, sys
+    import geoseg
+
+    def observe(stage, done, total):
+        if stage == "predicting" and done >= total / 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    scene, out, model = sys.argv[1:]
+    geoseg.segment(scene, "buildings", out, model=model, observe=observe)
+"""
+
+
 def test_killed_and_resumed_is_run_through(tiny_model: Path, tmp_path: Path) -> None:
     scene = town(tmp_path / "town.tif", 2600, 70)
-    command = [sys.executable, "-m", "geoseg", "segment", str(scene), "buildings", "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen([*command, "--model", str(tiny_model)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(scene), str(tmp_path / "killed"), str(tiny_model)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     ledger = tmp_path / "killed" / "town" / "ledger.jsonl"
-    while process.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
     assert not (ledger.parent / "item.json").exists()
     with ledger.open("ab") as stream:
         stream.write(b'{"window": [0, 51')  # as if it had been killed in the middle of a line

@@ -11,11 +11,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +241,7 @@ def environment() -> dict[str, str]:
 
 def in_a_process(*arguments: object, before: str = "") -> list[str]:
     """The command line of `geoseg` in a process of its own, whatever that inherits from this one."""
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {before}"
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}"
     return [sys.executable, "-c", f"{code}\nfrom geoseg.cli import main; main()", *map(str, arguments)]
 
 
@@ -360,17 +358,28 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(tiny_model: Path, tmp_
 # --- Ctrl-C
 
 
+CTRL_C = """
+    import os
+    from geoseg.io.store import ResultStore
+
+    write, presses = ResultStore.write, iter([True])
+
+    def write_and_press(self, band):
+        write(self, band)
+        if next(presses, False):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ResultStore.write = write_and_press
+"""
+
+
 def test_ctrl_c_stops_with_a_sentence_and_the_next_run_goes_on(tiny_model: Path, tmp_path: Path) -> None:
     scene = write_tif(tmp_path / "town.tif", picture(2600, 70))
     arguments = ["segment", scene, "buildings", "--out", tmp_path / "maps", "--model", tiny_model]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(in_a_process(*arguments), env=environment(), **pipes)
-    ledger = tmp_path / "maps" / "town" / "ledger.jsonl"
-    while process.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 2):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert (process.returncode, out) == (130, ""), err
+    command = in_a_process(*arguments, before=textwrap.dedent(CTRL_C))
+    done = subprocess.run(command, check=False, env=environment(), capture_output=True, text=True)
+    err, ledger = done.stderr, tmp_path / "maps" / "town" / "ledger.jsonl"
+    assert (done.returncode, done.stdout) == (130, ""), err
     assert err.strip().startswith("Stopped. What was computed is kept: the same command")
     assert len(err.strip().splitlines()) == 1
     assert not (ledger.parent / "item.json").exists()
