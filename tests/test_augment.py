@@ -133,6 +133,12 @@ def test_flips_and_turns_give_all_eight_views_alike() -> None:
     assert min(counts) >= 8
 
 
+def test_flips_alone_give_four_views() -> None:
+    image, maps = draw()
+    found = {only(flip=0.5).sample(image, maps, seeded(s))[0].numpy().tobytes() for s in range(30)}
+    assert found == {image.flip(dims).numpy().tobytes() for dims in ([], [-1], [-2], [-2, -1])}
+
+
 def test_sides_that_differ_stay_as_they_are() -> None:
     image, maps = draw(shape=(30, 50))
     views = [image, torch.rot90(image, 2, (-2, -1))]

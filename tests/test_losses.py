@@ -154,7 +154,7 @@ def test_what_is_ignored_changes_neither_value_nor_gradient(term: LossTerm, seed
 @pytest.mark.parametrize("term", TERMS, ids=repr)
 def test_nothing_known_is_nothing_lost(term: LossTerm) -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    loss = total_loss([term], logits, torch.full((2, 4, 4), IGNORED))
+    loss = total_loss([term, CrossEntropy()], logits, torch.full((2, 4, 4), IGNORED))
     loss.backward()
     assert loss.shape == ()
     assert float(loss.detach()) == 0

@@ -2,10 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import difflib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A way from an encoder's features to a map."""
+
+    description: str
+    """For people: what it is, and what for."""
+    library_class: str | None
+    """Its class in segmentation-models-pytorch; None for what is built here."""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+ARCHITECTURES = {
+    "deeplabv3plus": Architecture(
+        "DeepLabv3+ (Chen et al. 2018): wide context and sharp edges at moderate cost", "DeepLabV3Plus"
+    ),
+    "segformer": Architecture(
+        "SegFormer (Xie et al. 2021): a light head, at its best on the encoders mit_b0 to mit_b5", "Segformer"
+    ),
+    "unet": Architecture("U-Net (Ronneberger et al. 2015): the finest detail, at every scale", "Unet"),
+    "unetplusplus": Architecture(
+        "UNet++ (Zhou et al. 2018): U-Net with denser connections, and dearer", "UnetPlusPlus"
+    ),
+    "upernet": Architecture("UPerNet (Xiao et al. 2018): a pyramid of features, for large encoders", "UPerNet"),
+    "deeplabv3": Architecture(
+        "DeepLabv3 (Chen et al. 2017): wide context, blunt edges", "DeepLabV3", {"encoder_output_stride": 16}
+    ),
+    "fcn": Architecture("FCN (Long et al. 2015): the deepest features alone; simple, a baseline", None),
+}
+"""Every architecture by its name. A new one is added here, and is tested like the others by being here."""
+
+
+class FullyConvolutional(nn.Module):
+    """FCN: torchvision's head on the deepest features of an encoder, brought to the input's size."""
+
+    def __init__(self, encoder: nn.Module, outputs: int) -> None:
+        from torchvision.models.segmentation.fcn import FCNHead
+
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = FCNHead(_int(encoder, "out_channels", -1), outputs)
+        enlarge = nn.Upsample(scale_factor=_int(encoder, "output_stride"), mode="bilinear", align_corners=False)
+        self.segmentation_head = nn.Sequential(enlarge)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Logits (n, outputs, y, x) of scaled values (n, bands, y, x)."""
+        stride = side_multiple(self)
+        if values.shape[2] % stride or values.shape[3] % stride:
+            msg = f"an image's sides must be multiples of {stride}, got {tuple(values.shape[2:])}"
+            raise ValueError(msg)
+        logits: torch.Tensor = self.segmentation_head(self.decoder(self.encoder(values)[-1]))
+        return logits
 
 
 def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) -> nn.Module:
@@ -13,14 +74,37 @@ def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) 
 
     Every upsampling maps pixel centres to pixel centres. With corners aligned instead (the library's default), the
     output is stretched by up to 1.5 pixels towards the rim of the patch, by another amount for each patch size.
-    """
-    import segmentation_models_pytorch as smp
-    from torch import nn
 
-    table = {"deeplabv3plus": smp.DeepLabV3Plus}
-    network: nn.Module = table[architecture](encoder, encoder_weights=None, in_channels=bands, classes=outputs)
+    The sides of what goes in are multiples of `side_multiple(network)`.
+
+    Args:
+        architecture: One of `ARCHITECTURES`.
+        encoder: An encoder of segmentation-models-pytorch, or `tu-` and the name of one of timm's.
+        bands: Of the input.
+        outputs: Channels of the output.
+
+    Raises:
+        ModelError: One of the two is unknown, or they do not go together.
+    """
+    if architecture not in ARCHITECTURES:
+        msg = f"there is no architecture {architecture!r}: choose one of {_nearest(architecture, ARCHITECTURES)}"
+        raise ModelError(msg)
+    _check_encoder(encoder)
+    try:
+        network = _built(ARCHITECTURES[architecture], encoder, bands, outputs)
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        msg = f"{architecture} cannot be built on the encoder {encoder!r} ({' '.join(str(error).split())}): choose "
+        raise ModelError(msg + "another encoder, or upernet, segformer or unet, which ask least of one") from error
     for module in network.modules():
-        if isinstance(module, nn.Upsample):
+        if isinstance(module, nn.Upsample) and module.mode != "nearest":
             module.align_corners = False
     return network
 
@@ -28,12 +112,66 @@ def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) 
 def at_own_stride(network: nn.Module) -> nn.Module:
     """The same network without its last, parameterless upsampling: its scores are at its own stride.
 
-    Whoever wants them at another size resamples them once instead of twice.
+    Whoever wants them at another size resamples them once instead of twice. U-Net and UNet++ end at full size: theirs
+    are as before.
     """
-    from torch import nn
-
     head = network.get_submodule("segmentation_head")
     for name, module in head.named_children():
         if isinstance(module, nn.Upsample):
             head.add_module(name, nn.Identity())
     return network
+
+
+def side_multiple(network: nn.Module) -> int:
+    """What the sides of a network's input have to be multiples of: the stride of its encoder's deepest features."""
+    return _int(network.get_submodule("encoder"), "output_stride")
+
+
+def _built(architecture: Architecture, encoder: str, bands: int, outputs: int) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    if architecture.library_class is None:
+        return FullyConvolutional(_dilated_encoder(encoder, bands), outputs)
+    build = getattr(smp, architecture.library_class)
+    network: nn.Module = build(
+        encoder, encoder_weights=None, in_channels=bands, classes=outputs, **architecture.options
+    )
+    return network
+
+
+def _dilated_encoder(name: str, bands: int) -> nn.Module:
+    """Features at stride 16, which keep more of what is small; at 32 for an encoder that cannot be dilated."""
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    encoder: nn.Module
+    try:
+        encoder = get_encoder(name, in_channels=bands, weights=None, output_stride=16)
+    except (AssertionError, NotImplementedError, TypeError, ValueError):
+        encoder = get_encoder(name, in_channels=bands, weights=None)
+    return encoder
+
+
+def _check_encoder(name: str) -> None:
+    """Raise `ModelError` unless it is the plain name of an encoder: other names would be fetched from somewhere."""
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    if re.fullmatch(r"[\w.-]+", name):
+        known = name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))
+        if known or name in get_encoder_names():
+            return
+    names = [*get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
+    msg = f"there is no encoder {name!r}; the nearest are {_nearest(name, names, count=6)}; the others are those of "
+    raise ModelError(msg + "segmentation-models-pytorch, and of timm with tu- before their names")
+
+
+def _nearest(name: str, known: Iterable[str], count: int | None = None) -> str:
+    """Known names, the most similar ones first."""
+    similar = sorted(known, key=lambda other: -difflib.SequenceMatcher(None, name.lower(), other).ratio())
+    return ", ".join(similar[:count])
+
+
+def _int(module: nn.Module, attribute: str, index: int | None = None) -> int:
+    """A number among a library's attributes, which have no types."""
+    value: Any = getattr(module, attribute)
+    return int(value if index is None else value[index])

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
-from geoseg.models.networks import at_own_stride, build_network
+from geoseg.models.networks import at_own_stride, build_network, side_multiple
 
 if TYPE_CHECKING:
     from geoseg.catalog import ModelSpec
@@ -112,10 +112,14 @@ def load_network(spec: ModelSpec) -> torch.nn.Module:
         raise ModelError(msg) from error
     try:
         network = build_network(spec.architecture, encoder=spec.encoder, bands=len(spec.bands), outputs=spec.outputs)
-    except (KeyError, RuntimeError, ValueError) as error:
-        msg = f"{spec.weights.parent / 'item.json'}: this version of geoseg cannot build {spec.architecture} with the "
-        msg += f"encoder {spec.encoder}: {error}"
+    except ModelError as error:
+        msg = f"{spec.weights.parent / 'item.json'}: this version of geoseg cannot build its network: {error}"
         raise ModelError(msg) from error
+    if spec.patch % (multiple := side_multiple(network)):
+        msg = (
+            f"{spec.weights.parent / 'item.json'}: a patch of {spec.patch} pixels does not fit {spec.encoder}: choose "
+        )
+        raise ModelError(msg + f"a multiple of {multiple} for the shape of mlm:input")
     _fill(network, tensors, spec)
     return network
 
