@@ -210,6 +210,71 @@ def sample(name: str | None) -> None:
     click.echo(fetch(name, progress=_say))
 
 
+@cli.command()
+@click.argument("job", metavar="JOB.yaml", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that the job's paths count from.  [default: the job file's own]",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("models"), show_default=True, help="Folder for the model."
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value into the job; repeatable.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--overwrite", is_flag=True, help="Train anew, although a model or half a run is there.")
+@click.option("--schema", is_flag=True, help="Print the job's JSON Schema, which documents every key, and stop.")
+@click.option("-v", "--verbose", count=True, help="More to read; -vv for everything.")
+def train(job: Path | None, data: Path | None, out: Path, settings: tuple[str, ...], schema: bool, **how: Any) -> None:  # noqa: FBT001
+    r"""Train a model on your own labels, or fine-tune one: label a few tiles, map the city.
+
+    The job is a YAML file: see `workflows/` for complete ones, `--schema` for every key. The result is a folder that
+    `geoseg segment --model` takes. A run that was stopped goes on when the same command is given again.
+
+    \b
+    Needs the extra: pip install 'geoseg[train]'
+
+    \b
+    Examples:
+      geoseg train workflows/finetune-buildings.yaml --data labels --out models
+      geoseg segment town.tif buildings --out maps --model models/buildings-finetuned
+      geoseg train job.yaml --set optimiser.steps=500 --set seed=1
+      geoseg train --schema > job.schema.json
+    """
+    _log(1 + int(how.pop("verbose")))
+    _need("train", "torchgeo", "lightning", "tensorboard")
+    from geoseg.jobs import read_job
+    from geoseg.predict import keep_freed_memory
+    from geoseg.train.job import TrainJob
+
+    if schema:
+        import json
+
+        click.echo(json.dumps(TrainJob.model_json_schema(), indent=2))
+        return
+    if job is None:
+        raise click.UsageError("name a job file, such as workflows/finetune-buildings.yaml")
+    keep_freed_memory()
+    from geoseg.train.run import train as carry_out
+
+    wanted = read_job(job, TrainJob, settings)
+    with _Progress(unit="steps", scale=1) as observe:
+        folder = carry_out(wanted, data or job.parent, out, observe=observe, **how)
+    click.echo(str(folder))
+
+
+def _need(extra: str, *modules: str) -> None:
+    """Raises `OptionError` if what an extra brings is not there."""
+    from importlib.util import find_spec
+
+    from geoseg.errors import OptionError
+
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        msg = f"this command needs {', '.join(missing)}: pip install 'geoseg[{extra}]'"
+        raise OptionError(msg)
+
+
 def _log(verbose: int) -> None:
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -217,7 +282,10 @@ def _log(verbose: int) -> None:
 
 
 class _Progress:
-    """A progress bar with pixels per second and time left; nothing where nobody watches."""
+    """A progress bar with what is done per second and time left; nothing where nobody watches."""
+
+    def __init__(self, unit: str = "Mpx", scale: float = 1e6) -> None:
+        self._unit, self._scale = unit, scale
 
     def __enter__(self) -> Any:
         from rich.console import Console
@@ -242,7 +310,7 @@ class _Progress:
             task = tasks[stage]
             self._bar.update(task, completed=done)
             speed = self._bar.tasks[task].speed
-            self._bar.update(task, rate=f"{speed / 1e6:.2f} Mpx/s" if speed else "")
+            self._bar.update(task, rate=f"{speed / self._scale:.2f} {self._unit}/s" if speed else "")
 
         return observe
 

@@ -1,0 +1,100 @@
+"""Jobs: YAML files that are a typed object. Unknown keys are refused, each with the nearest right name.
+
+A job file holds values only: it is read with the safe loader and can run nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from geoseg.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+class Strict(BaseModel):
+    """A part of a job: frozen, and without room for keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Job = TypeVar("Job", bound=Strict)
+
+
+def read_job(path: Path, kind: type[Job], settings: Iterable[str] = ()) -> Job:
+    """The job of a YAML file, with `settings` such as `optimiser.steps=200` taking the place of what it says.
+
+    Raises `OptionError`, naming file, key and remedy, if the file cannot be read or a key or value is not right.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: the job cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise OptionError(msg) from error
+    except yaml.YAMLError as error:
+        msg = f"{path}: not a YAML file: {' '.join(str(error).split())}"
+        raise OptionError(msg) from error
+    if not isinstance(values, dict):
+        msg = f"{path}: a job is a table of keys and values, this is {type(values).__name__}"
+        raise OptionError(msg)
+    for setting in settings:
+        _set(values, setting)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        msg = f"{path}: " + "; ".join(_sentence(detail, kind) for detail in error.errors())
+        raise OptionError(msg) from error
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    """Put one `key.key=value` into a table of tables and lists (`data.0.weight=2`); the value is read as YAML."""
+    keys, found, text = setting.partition("=")
+    if not found:
+        msg = f"--set {setting}: write key=value, such as --set seed=1"
+        raise OptionError(msg)
+    *outer, last = keys.split(".")
+    place: Any = values
+    try:
+        for key in outer:
+            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+    except (AttributeError, IndexError, TypeError, ValueError, yaml.YAMLError) as error:
+        msg = f"--set {setting}: there is no such place in the job, or the value is no YAML"
+        raise OptionError(msg) from error
+
+
+def _sentence(detail: Any, kind: type[BaseModel]) -> str:
+    """One of pydantic's complaints, as a person would say it."""
+    *outer, last = detail["loc"] or ("",)
+    place = ".".join(str(part) for part in (*outer, last))
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(last), _keys_at(kind, tuple(outer)), 1)
+        return f"{place} is not a key of this job" + (f"; did you mean {near[0]}?" if near else "")
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+
+
+def _keys_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Keys of the models that may stand at a place of a job."""
+    models = [kind]
+    for part in place:
+        if isinstance(part, str):
+            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+            models = [model for field in fields for model in _models(field.annotation)] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation names, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

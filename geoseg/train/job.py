@@ -1,0 +1,155 @@
+"""`TrainJob`: all that a training run is, as its YAML file says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from geoseg.jobs import Strict
+from geoseg.train.augment import Augmentation
+from geoseg.train.losses import CrossEntropy, Dice, LossTerm
+
+
+class ClassOf(Strict):
+    """One class of the map; its value is its place in the list."""
+
+    name: str
+    colour: str = Field(pattern="^#[0-9A-Fa-f]{6}$", description="#rrggbb, for maps")
+
+
+class Network(Strict):
+    """What is trained."""
+
+    architecture: str = Field(description="deeplabv3plus, segformer, unet, unetplusplus, fcn, deeplabv3 or upernet")
+    encoder: str = Field(description="an encoder of segmentation-models-pytorch, or tu- and a name of timm's")
+    weights: str | None = Field(
+        None,
+        description="where the encoder starts: imagenet, package:efficientnet-lite0, hf:org/name, torchgeo:ENUM, a path",
+    )
+
+
+class Ground(Strict):
+    """Georeferenced rasters with labels: polygons in a vector file, or a label raster for each of them."""
+
+    rasters: tuple[str, ...] = Field(min_length=1, description="paths or globs, from the data folder")
+    labels: str = Field(description="a vector file (any CRS), or a folder of label rasters named like the rasters")
+    class_column: str | None = Field(None, description="column of the vector file that names each polygon's class")
+    values: dict[str, str] | None = Field(
+        None, description="what the file calls a class (a raster's value, a column's entry): the class; others are ignored"
+    )
+    area: str | None = Field(
+        None, description="vector file of polygons in which the labels are complete; all else is ignored"
+    )
+    validation_area: str | None = Field(
+        None, description="vector file of polygons kept for validation: never trained on, not even seen"
+    )
+    use: Literal["train", "validation"] | None = Field(
+        None, description="what all of it is for; None: train, except where the job's split or validation_area says"
+    )
+    weight: float = Field(1.0, gt=0, description="how often crops come from here, relative to the others")
+
+
+class Chips(Strict):
+    """Folders of small images without georeference, each with a label image of the same stem."""
+
+    images: str = Field(description="folder of the images, from the data folder")
+    labels: str = Field(description="folder of the label images")
+    resolution: float = Field(gt=0, description="metres on the ground per pixel")
+    values: dict[str, str] | None = Field(None, description="value of the label images: class; others are ignored")
+    validation: tuple[str, ...] = Field(
+        (), description="names kept for validation: globs, or first..last of the sorted names"
+    )
+    weight: float = Field(1.0, gt=0, description="how often crops come from here, relative to the others")
+
+
+class Split(Strict):
+    """Validation places among the rasters: whole square blocks of ground, never random tiles."""
+
+    block: float = Field(gt=0, description="side of a block in metres")
+    share: float = Field(0.2, gt=0, lt=1, description="share of the blocks that is kept for validation")
+    seed: int = 0
+
+
+class Optimiser(Strict):
+    """AdamW, with a warm-up and a cosine to nothing."""
+
+    steps: int = Field(2000, gt=0, description="updates of the weights")
+    batch: int = Field(8, gt=0, description="crops per forward pass")
+    accumulate: int = Field(1, gt=0, description="forward passes per update")
+    rate: float = Field(1.5e-3, gt=0, description="learning rate of the decoder")
+    encoder_rate: float = Field(0.33, ge=0, description="the encoder's learning rate as a share of the decoder's")
+    weight_decay: float = Field(1e-2, ge=0)
+    warm_up: int = Field(100, ge=0, description="updates until the full learning rate")
+    clip: float = Field(2.0, gt=0, description="norm that gradients are clipped to")
+    averaging: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights (EMA), which are kept")
+    precision: Literal["32", "bf16", "16"] = Field("32", description="bf16 or 16: mixed precision, for GPUs")
+    checkpoint_gradients: bool = Field(False, description="less memory for more time, where the encoder knows how")
+
+
+class Training(Strict):
+    """A dataset or imagery that a model learned from, for its card."""
+
+    name: str
+    license: str
+
+
+class TrainJob(Strict):
+    """A training run: `geoseg train JOB.yaml`."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="of the model, and of its folder")
+    product: str = Field(description="what the model maps, such as buildings")
+    title: str = ""
+    description: str = ""
+    license: str = Field("other", description="SPDX identifier of the licence of the weights")
+    start: str | None = Field(
+        None, description="fine-tune this model (a name of `geoseg models` or a folder); it fills network and classes"
+    )
+    network: Network | None = None
+    bands: tuple[str, ...] = Field(("red", "green", "blue"), min_length=1, description="STAC common names, in order")
+    mean: float = Field(0.5, description="of values scaled to 0..1")
+    std: float = Field(0.5, gt=0)
+    classes: tuple[ClassOf, ...] = Field((), description="value 0, 1, 2 ...")
+    background: str | None = Field(None, description="the class that is no object; unlabelled ground inside an area")
+    auxiliary: tuple[Literal["interior"], ...] = Field(
+        (), description="interior: how far inside its object a pixel lies, by which objects that touch are separated"
+    )
+    resolution: tuple[float, float] = Field(description="metres on the ground that the model is for, finest, coarsest")
+    patch: int = Field(512, gt=0, multiple_of=32, description="pixels that the network sees at once when it predicts")
+    stride: int = Field(384, gt=0, description="pixels from one patch to the next")
+    data: tuple[Annotated[Ground | Chips, Field(union_mode="left_to_right")], ...] = Field(min_length=1)
+    split: Split | None = None
+    crop: int = Field(320, gt=0, multiple_of=32, description="pixels of a training crop")
+    scales: tuple[float, float] | None = Field(
+        None, description="resolutions in metres that crops are drawn at; None: a little beyond `resolution`"
+    )
+    balance: float = Field(0.0, ge=0, le=1, description="share of the crops that are centred on a rare class")
+    losses: tuple[LossTerm, ...] = (CrossEntropy(label_smoothing=0.02), Dice())
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    gap_weight: float = Field(0.0, ge=0, description="how much more pixels count that lie between two objects")
+    auxiliary_weight: float = Field(1.0, ge=0)
+    augmentation: Augmentation = Augmentation()
+    optimiser: Optimiser = Optimiser()
+    validate_every: int = Field(250, gt=0, description="updates between two looks at the validation places")
+    validation_resolutions: tuple[float, ...] = Field((), description="metres; empty: that of the data, or the nearest")
+    patience: int | None = Field(None, gt=0, description="stop after so many validations without a better score")
+    seed: int = 0
+    workers: int = Field(1, ge=0, description="processes that make crops beside the training")
+    training_data: tuple[Training, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainJob:
+        names = [c.name for c in self.classes]
+        if self.start is None and (self.network is None or not names):
+            msg = "network and classes are needed where the job does not start from a model"
+            raise ValueError(msg)
+        if self.background is not None and names and self.background not in names:
+            msg = f"the background {self.background!r} must be one of the classes {', '.join(names)}"
+            raise ValueError(msg)
+        if not 0 < self.resolution[0] <= self.resolution[1]:
+            msg = f"resolution goes from fine to coarse, got {self.resolution}"
+            raise ValueError(msg)
+        if self.stride > self.patch:
+            msg = f"the stride {self.stride} must not exceed the patch {self.patch}, or pixels are left out"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,259 @@
+"""The training run itself: Lightning does the loop, this says what a step is, how it is judged and what is kept.
+
+A run has a folder. `checkpoints/last.ckpt` in it is written every so many steps; the same command on the same folder goes
+on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions beside labels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader, Dataset
+from torchvision.utils import save_image
+
+from geoseg.errors import OptionError
+from geoseg.train.data import IGNORED, Crops
+from geoseg.train.losses import auxiliary_loss, class_weights_of, total_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from geoseg.train.data import Maps, Place, Sample
+    from geoseg.train.job import TrainJob
+
+SAVE_EVERY = 100
+"""Updates between two checkpoints: what a kill may cost."""
+PICTURES = 4
+"""How many validation squares are drawn each time."""
+SCORE = "mean_iou"
+
+
+class Task(lightning.LightningModule):
+    """A network that learns the classes of a job, and its auxiliary scores if it has any."""
+
+    def __init__(self, job: TrainJob, network: torch.nn.Module, counts: NDArray[np.float64], pictures: Path) -> None:
+        """`counts`: (classes,), how much there is of each class."""
+        super().__init__()
+        self.job, self.network, self.pictures = job, network, pictures
+        self.classes = len(job.classes)
+        self.background = next((v for v, c in enumerate(job.classes) if c.name == job.background), None)
+        self.objects = [value for value in range(self.classes) if value != self.background]
+        weights = None if job.class_weights == "none" else class_weights_of(counts.tolist(), job.class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.confusion = np.zeros((self.classes, self.classes), np.int64)
+        self.chance = torch.Generator().manual_seed(job.seed)
+
+    def scaled(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network takes: uint8 (n, bands, y, x) as float, scaled as the card will say."""
+        values = images.float().div_(255).sub_(self.job.mean).div_(self.job.std)
+        return values.contiguous(memory_format=torch.channels_last)
+
+    def training_step(self, batch: tuple[torch.Tensor, Maps], _index: int) -> torch.Tensor:
+        """The loss of a batch of crops."""
+        mixed = self.job.augmentation.batch(*batch, self.chance, background=self.background)
+        outputs = self.network(self.scaled(mixed.images))
+        loss: torch.Tensor = mixed.loss(lambda maps: self._loss(outputs, maps))
+        self.log("loss", loss, prog_bar=True, batch_size=len(mixed.images))
+        return loss
+
+    def _loss(self, outputs: torch.Tensor, maps: Maps) -> torch.Tensor:
+        job, target = self.job, maps["labels"].long()
+        weight = 1 + job.gap_weight * maps["gap"] if job.gap_weight else None
+        loss = total_loss(job.losses, outputs[:, : self.classes], target, weight, self.class_weights)
+        if job.auxiliary:
+            wanted = torch.stack([maps[name] for name in job.auxiliary], 1)
+            extra = auxiliary_loss(outputs[:, self.classes :], wanted, target != IGNORED)
+            loss = loss + job.auxiliary_weight * extra
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which job it is of."""
+        checkpoint["job"] = self.job.model_dump_json()
+
+    def on_validation_epoch_start(self) -> None:
+        """Count anew."""
+        self.confusion[:] = 0
+
+    def validation_step(self, batch: tuple[torch.Tensor, Maps], index: int) -> None:
+        """Count what is right and wrong of one square."""
+        images, maps = batch
+        found = self.network(self.scaled(images))[:, : self.classes].argmax(1)
+        known = maps["labels"] != IGNORED
+        pairs = maps["labels"][known].long() * self.classes + found[known]
+        self.confusion += torch.bincount(pairs, minlength=self.classes**2).reshape(self.classes, -1).cpu().numpy()
+        if index < PICTURES:
+            self._draw(images[0], maps["labels"][0], found[0], index)
+
+    def on_validation_epoch_end(self) -> None:
+        """IoU per class and their mean, over the classes that are objects and occur."""
+        both = np.diag(self.confusion).astype(float)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - both
+        iou = np.divide(both, union, out=np.full(self.classes, np.nan), where=union > 0)
+        for value in self.objects:
+            if np.isfinite(iou[value]):
+                self.log(f"iou_{self.job.classes[value].name}", float(iou[value]))
+        seen = iou[self.objects][np.isfinite(iou[self.objects])]
+        self.log(SCORE, float(seen.mean()) if seen.size else 0.0, prog_bar=True)
+
+    def _draw(self, image: torch.Tensor, labels: torch.Tensor, found: torch.Tensor, index: int) -> None:
+        """Image, labels and prediction side by side; grey = nothing known."""
+        table = torch.full((256, 3), 127, dtype=torch.uint8)
+        for value, c in enumerate(self.job.classes):
+            table[value] = torch.tensor(list(bytes.fromhex(c.colour.removeprefix("#"))), dtype=torch.uint8)
+        maps = [table[values.long().cpu()].permute(2, 0, 1) for values in (labels, found)]
+        shown = image.cpu()[[0, 1, 2]] if len(image) >= 3 else image.cpu()[[0, 0, 0]]  # noqa: PLR2004  red, green, blue
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        path = self.pictures / f"step-{self.global_step:06d}-{index}.png"
+        save_image([values.float() / 255 for values in (shown, *maps)], path, nrow=3, padding=4)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with two learning rates, a warm-up and a cosine."""
+        wish = self.job.optimiser
+        encoder = {id(p) for p in self.network.get_submodule("encoder").parameters()}
+        groups = [
+            {"params": [p for p in self.network.parameters() if (id(p) in encoder) == inside], "lr": wish.rate * factor}
+            for inside, factor in ((True, wish.encoder_rate), (False, 1.0))
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=wish.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, wish.warm_up, wish.steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _pace(step: int, warm_up: int, steps: int) -> float:
+    """The learning rate as a share of its highest: up in a line, down in a cosine."""
+    down = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, step - warm_up) / max(1, steps - warm_up))))
+    return min((step + 1) / max(1, warm_up), down + 1e-3)
+
+
+class Squares(Dataset[tuple[torch.Tensor, "Maps"]]):
+    """The validation squares, made once."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Maps]:
+        """Image and maps of one."""
+        return self.samples[index].image, self.samples[index].maps
+
+
+class Progress(lightning.Callback):
+    """Tells an observer how many updates are done."""
+
+    def __init__(self, observe: Callable[[str, int, int], None]) -> None:
+        self._observe = observe
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """One more."""
+        self._observe("training", trainer.global_step, trainer.max_steps)
+
+
+class Notes(lightning.Callback):
+    """One line for each validation, for whoever reads a log."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._began = say, time.monotonic()
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """The scores so far."""
+        if trainer.sanity_checking:
+            return
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
+        told = ", ".join(f"{name} {value:.3f}" for name, value in sorted(scores.items()))
+        self._say(f"step {trainer.global_step}, {time.monotonic() - self._began:.0f} s: {told}")
+
+
+def fit(  # noqa: PLR0913  each is one thing
+    job: TrainJob,
+    network: torch.nn.Module,
+    places: Sequence[Place],
+    folder: Path,
+    device: torch.device,
+    *,
+    observe: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Train; the network then has the averaged weights of the last step. Returns the validation scores.
+
+    Goes on from `folder/checkpoints/last.ckpt` if there is one. Raises `OptionError` if that is of another job.
+    """
+    lightning.seed_everything(job.seed, workers=True, verbose=False)
+    counts = np.asarray(sum(place.class_pixels() for place in places), np.float64)
+    samples = [s for place in places for s in place.validation(job.validation_resolutions, job.patch)]
+    last = folder / "checkpoints" / "last.ckpt"
+    done = _checked_step(last, job)
+    if job.optimiser.checkpoint_gradients and hasattr(network.get_submodule("encoder"), "model"):
+        network.get_submodule("encoder.model").set_grad_checkpointing()
+    task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
+    trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
+    crops = DataLoader(
+        Crops(job, places, done),
+        batch_size=job.optimiser.batch,
+        num_workers=job.workers,
+        prefetch_factor=3 if job.workers else None,
+        persistent_workers=job.workers > 0,
+        worker_init_fn=_one_thread,
+    )
+    validation = DataLoader(Squares(samples), batch_size=1)
+    trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
+    return {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
+
+
+def _one_thread(_worker: int) -> None:
+    """What makes crops must not take the cores from what learns from them."""
+    torch.set_num_threads(1)
+
+
+def _checked_step(last: Path, job: TrainJob) -> int:
+    """The step that an earlier run of this job came to."""
+    if not last.exists():
+        return 0
+    state = torch.load(last, weights_only=True, map_location="cpu")
+    if state.get("job") != job.model_dump_json():
+        msg = f"{last.parent.parent}: holds a run of another job; choose another --out, or --overwrite"
+        raise OptionError(msg)
+    return int(state["global_step"])
+
+
+def _trainer(
+    job: TrainJob, folder: Path, device: torch.device, callbacks: list[lightning.Callback], *, validates: bool
+) -> lightning.Trainer:
+    wish = job.optimiser
+    saved = ModelCheckpoint(
+        folder / "checkpoints", "last", every_n_train_steps=SAVE_EVERY, save_top_k=1, enable_version_counter=False
+    )
+    callbacks.append(saved)
+    if wish.averaging:
+        callbacks.append(EMAWeightAveraging(decay=wish.averaging))
+    if job.patience is not None:
+        callbacks.append(EarlyStopping(SCORE, mode="max", patience=job.patience))
+    return lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wish.precision],  # type: ignore[arg-type]
+        max_steps=wish.steps,
+        accumulate_grad_batches=wish.accumulate,
+        gradient_clip_val=wish.clip,
+        val_check_interval=job.validate_every * wish.accumulate if validates else None,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        logger=[CSVLogger(folder, "logs", version=""), TensorBoardLogger(folder, "logs", version="tensorboard")],
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
