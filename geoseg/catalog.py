@@ -102,6 +102,9 @@ class ModelSpec:
     legend: Legend
     auxiliary: tuple[str, ...]
     """Names of the scores that the network gives besides those of the classes, behind them in its output."""
+    separation: tuple[float, float] | None
+    """How objects that touch are told apart by the auxiliary score `interior`: the least score of a seed (0..1), and the
+    square metres that it covers at least. None: the network has no such score."""
     patch: int
     stride: int
     resolution: tuple[float, float]
@@ -117,6 +120,10 @@ class ModelSpec:
             (min(self.std, default=0) > 0, f"deviations above 0, got {self.std}"),
             (1 <= self.stride <= self.patch, f"a stride from 1 to the patch's {self.patch} pixels, got {self.stride}"),
             (0 < self.resolution[0] <= self.resolution[1], f"resolutions from fine to coarse, got {self.resolution}"),
+            (
+                self.separation is None or ("interior" in self.auxiliary and 0 < self.separation[0] <= 1),
+                f"a score `interior` and a seed above 0 to tell objects apart, got {self.separation}",
+            ),
             (re.fullmatch(r"[\w.-]+", self.encoder), f"an encoder's plain name, got {self.encoder!r}"),
         ):
             if not fits:
@@ -250,13 +257,18 @@ def _spec_of(item: dict[str, Any], path: Path) -> ModelSpec:
         mean=tuple(float(s["mean"]) for s in given["value_scaling"]),
         std=tuple(float(s["stddev"]) for s in given["value_scaling"]),
         legend=Legend(classes, properties["geoseg:background"]),
-        auxiliary=tuple(properties.get("geoseg:auxiliary", ())),
+        auxiliary=tuple(str(name) for name in properties.get("geoseg:auxiliary", ())),
+        separation=_separation_of(properties.get("geoseg:separation")),
         patch=int(given["input"]["shape"][-1]),
         stride=int(properties["geoseg:stride"]),
         resolution=(float(properties["geoseg:resolution"][0]), float(properties["geoseg:resolution"][1])),
         licence=str(properties["license"]),
         scores=tuple((str(s["name"]), float(s["value"])) for s in properties.get("geoseg:scores", ())),
     )
+
+
+def _separation_of(given: dict[str, float] | None) -> tuple[float, float] | None:
+    return None if given is None else (float(given["seed"]), float(given["min_seed_area"]))
 
 
 @dataclass(frozen=True)

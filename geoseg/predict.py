@@ -310,15 +310,16 @@ class _Accumulator:
             some = slice(few, few + ROWS_AT_ONCE)
             decided.append(decide(sums[:classes, some], decision, (down[some] * along).reciprocal_()))
         labels, confidence = (torch.cat(values).cpu().numpy() for values in zip(*decided, strict=True))
-        auxiliary = (sums[classes:] / (down * along)).cpu().numpy() if len(sums) > classes else _none(*labels.shape)
+        auxiliary = _codes(sums[classes:] / (down * along)).cpu().numpy()
         valid = strip.valid[local]
         if not valid.all():
-            labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, np.nan
+            labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, NODATA
         return Band(window, labels, confidence, auxiliary)
 
 
-def _none(rows: int, cols: int) -> NDArray[np.float32]:
-    return np.empty((0, rows, cols), np.float32)
+def _codes(scores: torch.Tensor) -> torch.Tensor:
+    """Auxiliary scores as uint8 codes, in steps of 1/250 of what is between 0 and 1."""
+    return scores.sigmoid_().mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
 
 
 class _RowWriter:

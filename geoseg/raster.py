@@ -68,8 +68,9 @@ class Band:
     """(y, x); 255 = nodata."""
     confidence: NDArray[np.uint8]
     """(y, x); probability of the label in steps of 1/250, 255 = nodata."""
-    auxiliary: NDArray[np.float32]
-    """(score, y, x); what the network says besides the classes, blended like them, NaN = nodata."""
+    auxiliary: NDArray[np.uint8]
+    """(score, y, x); what the network says besides the classes, blended like them, then as codes from 0 to 250 of
+    what is between 0 and 1 (sigmoid), 255 = nodata."""
 
     def split(self, row: int) -> tuple[Band, Band]:
         """The rows above a row of the scene, and the others."""
