@@ -286,8 +286,8 @@ def _print_evaluation(found: Any) -> None:
     down, along = found.pixel_m
     click.echo(
         f"{seen.compared / seen.pixels:.1%} of {seen.pixels / 1e6:.1f} megapixels of {down:.3g} x {along:.3g} m were "
-        f"compared.\nNodata: {seen.prediction_nodata} pixels of the prediction, {seen.reference_nodata} of the reference; "
-        f"outside the area: {seen.outside_aoi}."
+        f"compared.\nNodata: {seen.prediction_nodata} pixels of the prediction, {seen.reference_nodata} of the "
+        f"reference; outside the area: {seen.outside_aoi}."
     )
     for table in _evaluation_tables(found):
         console.print()

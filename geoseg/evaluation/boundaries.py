@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from geoseg.evaluation.pixels import ratio
@@ -200,12 +199,34 @@ def _distances(
 
 def _band(mask: NDArray[np.bool_], compared: NDArray[np.bool_], core: Window, ruler: Ruler) -> NDArray[np.bool_]:
     """Compared pixels of the core (y, x) that are of the mask and within the tolerance of one that is not."""
-    rows = slice(max(core.row_start - ruler.band_margin[0], 0), core.row_stop + ruler.band_margin[0])
-    cols = slice(max(core.col_start - ruler.band_margin[1], 0), core.col_stop + ruler.band_margin[1])
-    inside = mask[rows, cols] | ~compared[rows, cols]
-    if inside.all() or not mask[core.slices].any():
-        return np.zeros(core.shape, bool)
-    depth = distance_transform_edt(inside, sampling=ruler.pixel)
-    here = depth[core.row_start - rows.start :, core.col_start - cols.start :][: core.shape[0], : core.shape[1]]
-    near: NDArray[np.bool_] = here <= ruler.tolerance + HAIR * ruler.resolution
-    return near & (mask & compared)[core.slices]
+    (up, left), (down, right) = ruler.band_margin, mask.shape
+    top, rows = max(core.row_start - up, 0), slice(max(core.row_start - up, 0), min(core.row_stop + up, down))
+    side = max(core.col_start - left, 0), min(core.col_stop + left, right)
+    outer = (~mask & compared)[rows, side[0] : side[1]]
+    near = np.zeros(core.shape, bool)
+    own = (mask & compared)[core.slices]
+    if not outer.any() or not own.any():
+        return near
+    away = _along_rows(outer)[:, core.col_start - side[0] :][:, : core.shape[1]]
+    for step in range(-(up - 2), up - 1):
+        first, last = max(core.row_start + step, rows.start), min(core.row_stop + step, rows.stop)
+        here = slice(first - step - core.row_start, last - step - core.row_start)
+        if first < last:
+            near[here] |= away[first - top : last - top] <= _half_width(step, ruler)
+    return near & own
+
+
+def _half_width(row: int, ruler: Ruler) -> int:
+    """Pixels along a row, so many rows off, that are within the tolerance; -1 = none."""
+    squared = (ruler.tolerance + HAIR * ruler.resolution) ** 2 - (row * ruler.pixel[0]) ** 2
+    return math.floor(math.sqrt(squared) / ruler.pixel[1]) if squared >= 0 else -1
+
+
+def _along_rows(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """(y, x) pixels to the nearest one of the mask in its row; where there is none, more than there are."""
+    far = 2 * mask.shape[1]
+    col = np.arange(mask.shape[1], dtype=np.int32)
+    before = np.maximum.accumulate(np.where(mask, col, np.int32(-far)), axis=1)
+    behind = np.minimum.accumulate(np.where(mask, col, np.int32(2 * far))[:, ::-1], axis=1)[:, ::-1]
+    distance: NDArray[np.int32] = np.minimum(col - before, behind - col)
+    return distance

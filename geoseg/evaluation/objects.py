@@ -19,8 +19,13 @@ from geoseg.evaluation.pixels import ratio
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-AP_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+AP_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+"""As COCO's own evaluation has them, to the last bit."""
+
 RECALLS = np.linspace(0, 1, 101)
+POLIS_AT_ONCE = 4096
+"""Pairs whose vertices are held in memory as points."""
+
 SAME = 1 - 1e-10
 """An IoU that counts as 1."""
 
@@ -113,7 +118,7 @@ def object_scores(
         recall=ratio(matched.sum(), n_reference),
         f1=ratio(2 * matched.sum(), matched.sum() + alarms.sum() + n_reference),
         ap50=ap[0],
-        ap75=ap[AP_THRESHOLDS.index(0.75)],
+        ap75=ap[len(ap) // 2],
         ap=float(np.mean(ap)),
         panoptic_quality=0.0 if recognition == 0 else quality * recognition,
         segmentation_quality=quality,
@@ -209,7 +214,9 @@ def polis(predicted: NDArray[np.object_], reference: NDArray[np.object_]) -> NDA
     Half the mean distance of one's vertices to the other's outline, plus the same the other way round. Vertices and
     outlines of holes and of all parts count; a ring's last vertex is its first and counts once.
     """
-    return (_vertex_distance(predicted, reference) + _vertex_distance(reference, predicted)) / 2
+    chunks = [slice(start, start + POLIS_AT_ONCE) for start in range(0, len(predicted), POLIS_AT_ONCE)]
+    both = ((predicted[chunk], reference[chunk]) for chunk in chunks)
+    return np.concatenate([np.zeros(0), *((_vertex_distance(p, r) + _vertex_distance(r, p)) / 2 for p, r in both)])
 
 
 def _vertex_distance(polygons: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.float64]:
@@ -220,7 +227,6 @@ def _vertex_distance(polygons: NDArray[np.object_], others: NDArray[np.object_])
     kept = np.diff(ring, append=-1) == 0  # all but the last of a ring
     xy, polygon = xy[kept], owner[part[ring[kept]]]
     outlines = shapely.boundary(others)
-    shapely.prepare(outlines)
     distance = shapely.distance(outlines[polygon], shapely.points(xy))
     n = len(polygons)
     mean: NDArray[np.float64] = np.bincount(polygon, distance, n) / np.bincount(polygon, minlength=n)
