@@ -240,8 +240,8 @@ def test_a_square_that_is_shifted() -> None:
     assert far.f1 < 0.8
     assert far.hd95_m == pytest.approx(2.0)
     assert 0 < far.iou < near.iou < 1
-    # a band of two pixels: 20 x 20 less 16 x 16, shifted along by two
-    assert near.iou == pytest.approx((4 * 18 + 2 * 16) / (2 * 144 - (4 * 18 + 2 * 16)))
+    # bands of two pixels, 20 x 20 less 16 x 16: shifted by two, they share two rows of 18 above and two below
+    assert near.iou == pytest.approx(72 / (2 * 144 - 72))
     lost = scores(square(0), np.zeros((60, 60), bool))
     assert (lost.iou, lost.f1, lost.precision, lost.assd_m, lost.hd95_m, lost.capped) == (0, 0, 0, 20, 20, 1)
     assert math.isnan(lost.recall)
@@ -346,8 +346,7 @@ def disjoint(rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.ob
     for row in range(0, 40, 10):
         for col in range(0, 40, 10):
             if rng.random() < 0.7:
-                y0, x0 = (row, col) + rng.integers(0, 3, 2)
-                y1, x1 = (row, col) + rng.integers(4, 11, 2)
+                y0, x0, y1, x1 = (row, col, row, col) + rng.integers((0, 0, 4, 4), (3, 3, 11, 11))
                 polygons.append(shapely.box(x0, y0, x1, y1))
                 raster[y0:y1, x0:x1] = len(polygons)
     return raster, np.array(polygons, object)
@@ -436,7 +435,7 @@ def test_what_does_not_count_is_no_false_alarm_and_can_still_be_a_partner() -> N
     # the first is predicted with its point outside, the third the other way round
     crossing = object_scores(cells, cells, predicted_counts=~inside, reference_counts=inside)
     assert (crossing.matched, crossing.precision, crossing.recall, crossing.ap) == (2, 1, 1, 1)
-    alone = object_scores(cells + 0, cells[:1], predicted_counts=inside, reference_counts=inside[:1])
+    alone = object_scores(cells, cells[:1], predicted_counts=inside, reference_counts=inside[:1])
     assert (alone.matched, alone.precision, alone.recall) == (1, 0.5, 1)
 
 

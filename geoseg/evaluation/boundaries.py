@@ -223,10 +223,10 @@ def _half_width(row: int, ruler: Ruler) -> int:
 
 
 def _along_rows(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """(y, x) pixels to the nearest one of the mask in its row; where there is none, more than there are."""
-    far = 2 * mask.shape[1]
+    """(y, x) pixels to the nearest one of the mask in its row; where there is none, more than any tolerance has."""
+    far = np.int32(2**29)
     col = np.arange(mask.shape[1], dtype=np.int32)
-    before = np.maximum.accumulate(np.where(mask, col, np.int32(-far)), axis=1)
-    behind = np.minimum.accumulate(np.where(mask, col, np.int32(2 * far))[:, ::-1], axis=1)[:, ::-1]
+    before = np.maximum.accumulate(np.where(mask, col, -far), axis=1)
+    behind = np.minimum.accumulate(np.where(mask, col, 2 * far)[:, ::-1], axis=1)[:, ::-1]
     distance: NDArray[np.int32] = np.minimum(col - before, behind - col)
     return distance
