@@ -346,7 +346,7 @@ def disjoint(rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.ob
     for row in range(0, 40, 10):
         for col in range(0, 40, 10):
             if rng.random() < 0.7:
-                y0, x0, y1, x1 = (row, col, row, col) + rng.integers((0, 0, 4, 4), (3, 3, 11, 11))
+                y0, x0, y1, x1 = np.array([row, col, row, col]) + rng.integers((0, 0, 4, 4), (3, 3, 11, 11))
                 polygons.append(shapely.box(x0, y0, x1, y1))
                 raster[y0:y1, x0:x1] = len(polygons)
     return raster, np.array(polygons, object)
