@@ -368,6 +368,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[tuple[Any, ...], str]]:
     houses().to_file(folder / "good.gpkg")
     (folder / "notes.txt").write_text("neither\n")
     far = write_tif(folder / "far.tif", town(1), transform=Affine.translation(9000, 0) @ BANEPA)
+    gpd.GeoSeries([shapely.box(-80, 20, -79, 21)], crs=4326).to_file(folder / "antipodes.gpkg")
     nowhere = write_tif(folder / "nowhere.tif", town(1), crs=None)
     lost = houses().set_crs(None, allow_override=True)
     lost.to_parquet(folder / "lost.parquet")
@@ -383,6 +384,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[tuple[Any, ...], str]]:
         "neither": ((good, folder / "notes.txt"), "notes.txt: is neither a raster nor a vector file that can be read"),
         "far": ((far, good), "do not overlap on the ground"),
         "far polygons": ((far, folder / "good.gpkg"), "do not overlap on the ground"),
+        "antipodes": ((good, folder / "antipodes.gpkg"), "do not overlap on the ground"),
         "no crs": ((nowhere, good), "nowhere.tif: "),
         "no crs of polygons": ((good, folder / "lost.parquet"), "lost.parquet: has no CRS"),
         "empty": ((good, folder / "empty.parquet"), "empty.parquet: holds no polygons"),

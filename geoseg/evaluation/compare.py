@@ -34,7 +34,6 @@ from geoseg.evaluation.inputs import (
     metric_crs,
     open_side,
     raster_on,
-    to_pixels,
     values_of,
 )
 from geoseg.evaluation.objects import ObjectScores, object_scores
@@ -46,7 +45,7 @@ from geoseg.evaluation.pixels import (
     pixel_scores,
 )
 from geoseg.io.scenes import open_scene
-from geoseg.io.vectors import read_aoi, to_world
+from geoseg.io.vectors import read_aoi, to_pixels, to_world
 from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.window import Window
@@ -321,15 +320,16 @@ def _check_overlap(prediction: Side, reference: Side, grid: GeoBox) -> None:
 
 
 def _extent(side: Side, grid: GeoBox) -> shapely.Geometry | None:
-    """What a side covers at most, in pixels of the grid."""
+    """What a side covers at most, in pixels of the grid; None = nothing, or more than the CRS has a place for."""
     wkt = crs_of(grid).wkt
     if side.raster is not None:
         outline = side.raster.geobox.footprint(wkt, buffer=0, npoints=16).geom
-    elif side.vector is not None and not side.vector.empty:
-        outline = shapely.box(*side.vector.to_crs(wkt).total_bounds)
-    else:
+        pixels = to_pixels(np.array([outline], object), grid)[0]
+        return None if pixels.is_empty else pixels
+    if side.vector is None or side.vector.empty:
         return None
-    return to_pixels(np.array([outline], object), grid)[0]
+    bounds = shapely.total_bounds(to_pixels(side.vector.to_crs(wkt).geometry.to_numpy(), grid))
+    return shapely.box(*bounds) if np.isfinite(bounds).all() else shapely.Polygon()
 
 
 def _confidence_on(path: Path, grid: GeoBox) -> Labels:

@@ -26,6 +26,7 @@ from rasterio.windows import Window as Place
 
 from geoseg.errors import EvaluationError, SceneError
 from geoseg.io.scenes import DAMAGED, GdalSource, open_scene
+from geoseg.io.vectors import to_pixels
 from geoseg.raster import NODATA, crs_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 
 MAX_LABEL = NODATA - 1
 MAX_PIXELS = 10**11
+
+EXACT: Final = 1e-12
+"""Pixels by which GDAL may approximate coordinates, which would depend on where a block begins; it refuses 0."""
+
+ASIDE: Final = 1e-6
+"""Pixels by which centres are looked up aside: one on the side of two pixels has the same of them in all windows."""
 
 PARQUET: Final = {".parquet", ".geoparquet", ".pq"}
 OURS: Final = {"class", "area_m2", "perimeter_m"}
@@ -335,13 +342,13 @@ class WarpedLabels:
         self._warped = WarpedVRT(
             dataset,
             crs=crs_of(grid).wkt,
-            transform=grid.affine,
+            transform=grid.affine @ Affine.translation(ASIDE, ASIDE),
             height=rows,
             width=cols,
             src_nodata=None if masked else source_nodata,
             nodata=NODATA,
             resampling=Resampling.nearest,
-            tolerance=0,  # approximated coordinates would depend on where a block begins
+            tolerance=ASIDE / 100,  # coarser approximations depend on where a block begins; 0 breaks rasterio
         )
 
     def read(self, window: Window) -> NDArray[np.uint8]:
@@ -365,9 +372,8 @@ class PolygonLabels:
         if frame is None:
             msg = f"{side.path} has no vector layer"
             raise ValueError(msg)
-        pixels = to_pixels(frame.to_crs(crs_of(grid).wkt).geometry.to_numpy(), grid)
         # a fixed binary fraction of a pixel makes later shifts by whole pixels exact, so windows agree on every pixel
-        self._polygons = shapely.transform(pixels, lambda xy: np.rint(xy * 1024) / 1024)
+        self._polygons = to_pixels(frame.to_crs(crs_of(grid).wkt).geometry.to_numpy(), grid, fraction=1024)
         self._tree, self._values = shapely.STRtree(self._polygons), values
 
     def read(self, window: Window) -> NDArray[np.uint8]:
@@ -380,15 +386,3 @@ class PolygonLabels:
         place = Affine.translation(left, top)
         labels: NDArray[np.uint8] = rasterize(shapes, window.shape, transform=place, dtype="uint8")
         return labels
-
-
-def to_pixels(geometry: NDArray[np.object_], grid: GeoBox) -> NDArray[np.object_]:
-    """Geometries in a grid's CRS brought to its pixel coordinates, x = column and y = row."""
-    affine = ~grid.affine
-
-    def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = xy[:, 0], xy[:, 1]
-        return np.column_stack([affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f])
-
-    moved: NDArray[np.object_] = shapely.transform(geometry, move)
-    return moved
