@@ -425,6 +425,9 @@ def test_the_more_confident_one_chooses() -> None:
         scores = object_scores(claims, reference, np.array(confidence), threshold=0.3)
         assert (scores.matched, scores.precision, scores.recall, scores.ap50) == (1, 0.5, 1, ap)
     assert object_scores(claims, reference, threshold=0.6).matched == 0
+    claims[1] = shapely.box(0, 3, 10, 10)  # without confidence the one with the higher IoU is taken
+    best = object_scores(claims, reference, threshold=0.3)
+    assert best.polis_m == pytest.approx(polis(claims[1:], reference)[0])
 
 
 def test_what_does_not_count_is_no_false_alarm_and_can_still_be_a_partner() -> None:
