@@ -5,6 +5,7 @@
     result = geoseg.segment("scene.tif", "buildings", out="maps")
     result.footprints            # a GeoDataFrame
     result.labels                # an xarray view of the label map, read when used
+    geoseg.evaluate("maps/scene", "reference.gpkg").objects  # how good it is
 
 What is named here is imported when it is first used, so that `import geoseg` costs nothing.
 """
@@ -15,16 +16,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geoseg.evaluation.compare import Evaluation, evaluate
     from geoseg.io.scenes import open_scene
     from geoseg.pipeline import Result, segment, vectorize
 
-__all__ = ["Result", "open_scene", "segment", "vectorize"]
+__all__ = ["Evaluation", "Result", "evaluate", "open_scene", "segment", "vectorize"]
 
 _HOME = {
     "open_scene": "geoseg.io.scenes",
     "segment": "geoseg.pipeline",
     "vectorize": "geoseg.pipeline",
     "Result": "geoseg.pipeline",
+    "evaluate": "geoseg.evaluation.compare",
+    "Evaluation": "geoseg.evaluation.compare",
 }
 
 

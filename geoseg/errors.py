@@ -5,6 +5,7 @@
     │   ├── OptionError      an option or argument is out of range, or two contradict each other
     │   ├── SceneError       a scene cannot be read or is not one that can be mapped
     │   ├── ModelError       a model is unknown, damaged, or does not fit the scene
+    │   ├── EvaluationError  a map and a reference cannot be compared
     │   └── OutputError      the results cannot be written where they were asked for
     └── SampleError          a sample scene could not be fetched; status 1
 
@@ -33,6 +34,10 @@ class SceneError(InputError):
 
 class ModelError(InputError):
     """A model is unknown, damaged, or does not fit the scene."""
+
+
+class EvaluationError(InputError):
+    """A map and a reference cannot be read as such, or cannot be compared."""
 
 
 class OutputError(InputError):

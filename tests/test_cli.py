@@ -71,7 +71,8 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     status, out, _ = command("--help")
     assert status == 0
     assert "geoseg segment SCENE.tif buildings --out maps" in out
-    assert re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE) == ["segment", "models", "sample"]
+    commands = re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE)
+    assert commands == ["segment", "evaluate", "models", "sample"]
     assert command("-h")[1] == out
 
 
@@ -81,6 +82,10 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             *("labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet", "item.json", "result.zarr"),
             *("--out", "--model", "--tile", "--stride", "--batch", "--device", "--aoi", "--threshold", "--min-area"),
             *("--overwrite", "goes on where it was", "square metres", "auto, cpu, cuda or cuda:N", "[default: 4.0]"),
+        ),
+        "evaluate": (
+            *("PREDICTION", "REFERENCE", "255 = nodata", "GeoPackage", "a folder that `geoseg segment` wrote"),
+            *("--aoi", "--classes", "--class-column", "--objects", "--tolerance", "--iou", "--json", "[default: 0.5]"),
         ),
         "models": ("geoseg models buildings-deeplabv3plus",),
         "sample": ("geoseg segment", "list the samples"),
@@ -111,7 +116,7 @@ def test_the_command_is_quick_to_answer() -> None:
     code = "import sys; from geoseg.cli import main; sys.argv = ['geoseg', *sys.argv[1:]]\n"
     code += "try: main()\nexcept SystemExit: pass\n"
     code += "print('heavy:', sorted({'torch', 'rasterio', 'geopandas', 'zarr'} & set(sys.modules)))"
-    for arguments in (["--help"], ["segment", "--help"], ["sample"], ["models"]):
+    for arguments in (["--help"], ["segment", "--help"], ["evaluate", "--help"], ["sample"], ["models"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
         heavy = done.stdout.splitlines()[-1]
         assert "torch" not in heavy

@@ -46,10 +46,8 @@ def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]
         missing = "no CRS" if frame.crs is None else "no polygons"
         msg = f"{path}: has {missing}; an area of interest is one or more polygons with a CRS"
         raise OptionError(msg)
-    to_pixels = ~geobox.affine
-    world = polygons.to_crs(crs_of(geobox).wkt).to_numpy()
     # a fixed binary fraction of a pixel makes later shifts by whole pixels exact, so windows agree on every pixel
-    pixels = shapely.transform(world, lambda xy: np.rint(_affine(to_pixels, xy) * 1024) / 1024)
+    pixels = to_pixels(polygons.to_crs(crs_of(geobox).wkt).to_numpy(), geobox, fraction=1024)
     pixels = pixels[shapely.intersects(pixels, shapely.box(0, 0, geobox.shape[1], geobox.shape[0]))]
     if not len(pixels):
         msg = f"{path}: its polygons do not meet the scene; check that it is the right area"
@@ -66,6 +64,23 @@ def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]
 def _affine(affine: Affine, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     x, y = xy[:, 0], xy[:, 1]
     return np.column_stack([affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f])
+
+
+def to_pixels(geometry: NDArray[np.object_], geobox: GeoBox, fraction: int = 0) -> NDArray[np.object_]:
+    """Geometries in the grid's CRS brought to pixel coordinates (x = column, y = row).
+
+    With a `fraction` their coordinates are rounded to that part of a pixel. What the CRS cannot describe (a place on
+    the other side of the earth, infinitely far in it) becomes empty.
+    """
+
+    def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        pixels = _affine(~geobox.affine, xy)
+        return np.rint(pixels * fraction) / fraction if fraction else pixels
+
+    there = np.isfinite(shapely.bounds(geometry)).all(axis=1)
+    moved = np.full(len(geometry), shapely.Polygon(), object)
+    moved[there] = shapely.transform(geometry[there], move)
+    return moved
 
 
 def to_world(geometry: NDArray[np.object_], geobox: GeoBox) -> NDArray[np.object_]:

@@ -1,0 +1,1 @@
+"""How well a map agrees with a reference: pixels, boundaries, objects and probabilities."""
