@@ -102,6 +102,22 @@ def test_scores_are_those_of_the_bare_network_on_scaled_values(tiny_model: Path,
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_scaling_has_the_bits_of_band_by_band(predict: NetworkPredict, tiny_model: Path) -> None:
+    """Multiplied, then shifted, whichever way the pixels lie in memory; what was handed in is left alone."""
+    spec = read_model(tiny_model)
+    patches = torch.randint(0, 256, (2, len(spec.bands), spec.patch, spec.patch), dtype=torch.uint8)
+    before = patches.clone()
+    expected = torch.empty(patches.shape)
+    for band, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        factor, shift = (torch.tensor(value, dtype=torch.float32) for value in (1 / (255 * std), -mean / std))
+        expected[:, band] = (patches[:, band].float() * factor) + shift
+    for lying in (patches, patches.contiguous(memory_format=torch.channels_last)):
+        scaled = predict.scaled(lying)
+        assert torch.equal(scaled, expected)
+        assert scaled.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(patches, before)
+
+
 @pytest.mark.parametrize("side", [(64, 64), (96, 80), (40, 33), (200, 200)], ids=str)
 def test_resampling_around_the_network_moves_nothing(tiny_model: Path, side: tuple[int, int]) -> None:
     echo = NetworkPredict(read_model(tiny_model), torch.nn.Conv2d(3, 2, 1), CPU)

@@ -110,10 +110,11 @@ class ResultStore:
         """Write a chunk-aligned band, then enter it in the ledger. Raises `OutputError` if the disk refuses."""
         window, valid_by_chunk = band.window, _valid_by_chunk(band.labels)
         try:
-            group = zarr.open_group(self.folder / STORE, mode="r+")
             if any(map(any, valid_by_chunk)):
                 for name, values in (("labels", band.labels), ("confidence", band.confidence)):
-                    group[name][window.slices] = values  # type: ignore[index]
+                    # zarr would look for chunks of nothing but nodata, at the price of the writing itself
+                    array = zarr.open_array(self.folder / STORE / name, mode="r+", config={"write_empty_chunks": True})
+                    array[window.slices] = values
             entry = {"window": [*window.row_range, *window.col_range], "valid_by_chunk": valid_by_chunk}
             with (self.folder / LEDGER).open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps(entry) + "\n")
