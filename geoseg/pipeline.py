@@ -12,12 +12,10 @@ import datetime as dt
 import json
 import logging
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -34,17 +32,18 @@ from geoseg.catalog import (
     sha256_of,
 )
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
+from geoseg.export import OUTLINED_AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import Layer, footprints
-from geoseg.io.cog import CONFIDENCE, Look, write_cog
+from geoseg.io.cog import Look
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
-from geoseg.io.vectors import read_aoi, write_geojson, write_parquet
+from geoseg.io.vectors import read_aoi
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
 from geoseg.tiling import CHUNK, Tiling
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import geopandas as gpd
     import xarray as xr
@@ -59,22 +58,11 @@ MAX_UPSAMPLING, MAX_DOWNSAMPLING = 2.0, 10.0
 SQUARE_WITHIN = 0.05
 """How much longer than wide a pixel may be on the ground before it is resampled to a square one."""
 
-OUTLINED_AT_ONCE = (CHUNK, 8 * CHUNK)
-"""Rows and columns of the windows whose objects are outlined together: some 10 bytes of memory for each pixel."""
-
 WIDEST_TILE = 12288
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
-BYTES_PER_PIXEL = 3.5
+BYTES_PER_PIXEL = 4.5
 """Disk space that a run may need for each pixel of the scene, at its worst moment."""
-
-
-class Observer(Protocol):
-    """Who wants to know how far a run is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` pixels of a stage ("predicting", "outlining", "writing"); `done` counts from the start."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -275,9 +263,13 @@ def run(planned: Plan, observe: Observer) -> Result:
         store = ResultStore.create(folder, planned.scene.geobox, planned.model.legend, planned.parameters)
     else:
         store = ResultStore.open(folder)
-    with rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()):
+    written = 2 * CHUNK * planned.scene.shape[1]  # bytes of the rows that the exports put into the same cache
+    with (
+        rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes() + written),
+        _exports(planned, store, observe) as exports,
+    ):
         machine = _predict(planned, store, observe)
-        kept = _export(planned, store, observe)
+        kept = exports.footprints_kept()
     _write_item(planned, store, kept, machine)
     return Result(folder)
 
@@ -295,7 +287,8 @@ def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, 
         return machine
     keep_freed_memory()
     total = planned.scene.shape[0] * planned.scene.shape[1]
-    progress = _Count(observe, "predicting", total, total - sum(core.size for core in todo))
+    progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
+    progress.add(0)
     fill = tuple(round(255 * mean) for mean in planned.model.mean)
     predict = load_predict(planned.model, device)
     decision = Decision(planned.model.legend, planned.job.threshold)
@@ -307,49 +300,11 @@ def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, 
     return machine
 
 
-def _export(planned: Plan, store: ResultStore, observe: Observer) -> int:
-    """Write the four files that people use, side by side; returns how many footprints there are."""
-    product = Look(planned.model.product, planned.model.legend)
-    total = planned.scene.shape[0] * planned.scene.shape[1]
-    progress = _Count(observe, "writing", 2 * total)
-    with ThreadPoolExecutor(3) as pool:
-        layer = pool.submit(_vectorise, planned, store, observe)
-        rasters = [
-            pool.submit(_write_raster, planned, store, name, look, progress)
-            for name, look in (("confidence", CONFIDENCE), ("labels", product))
-        ]
-        for raster in rasters:
-            raster.result()
-        return layer.result()
-
-
-def _vectorise(planned: Plan, store: ResultStore, observe: Observer) -> int:
-    scene, job = planned.scene, planned.job
-    total = scene.shape[0] * scene.shape[1]
-    progress = _Count(observe, "outlining", total)
-
-    def parts() -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8]]]:
-        for window in Window.of_shape(store.shape).blocks(OUTLINED_AT_ONCE):
-            labels, confidence = store.read(window)
-            yield window, labels, confidence
-            progress.add(window.size)
-
-    layer = Layer(scene.geobox, planned.model.legend, scene.id, scene.datetime, job.simplify, job.min_area)
-    found = footprints(parts(), layer)
-    write_geojson(found, planned.folder / "footprints.geojson")
-    write_parquet(found, planned.folder / "footprints.parquet")
-    return len(found)
-
-
-def _write_raster(planned: Plan, store: ResultStore, name: str, look: Look, progress: _Count) -> None:
-    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": planned.model.name}
-
-    def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-        for window in store.bands():
-            yield window, store.read_one(name, window)
-            progress.add(window.size)
-
-    write_cog(planned.folder / f"{name}.tif", bands(), planned.scene.geobox, look, tags)
+def _exports(planned: Plan, store: ResultStore, observe: Observer) -> Exports:
+    scene, model, job = planned.scene, planned.model, planned.job
+    layer = Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area)
+    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
+    return Exports(store, layer, Look(model.product, model.legend), tags, observe)
 
 
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: dict[str, Any]) -> None:
@@ -500,18 +455,3 @@ def _check_output(folder: Path, scene: Scene) -> None:
     if free < needed:
         msg = f"{folder}: the disk has {free / 1e6:.0f} MB free, this scene may need {needed / 1e6:.0f} MB; "
         raise OutputError(msg + "free some or choose another place with --out")
-
-
-class _Count:
-    """Adds up a stage's pixels for an observer, from any thread."""
-
-    def __init__(self, observe: Observer, stage: str, total: int, done: int = 0) -> None:
-        self._observe, self._stage, self._total, self._done = observe, stage, total, done
-        self._lock = threading.Lock()
-        observe(stage, done, total)
-
-    def add(self, pixels: int) -> None:
-        """Some more pixels are done."""
-        with self._lock:
-            self._done += pixels
-            self._observe(self._stage, self._done, self._total)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+import threading
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +45,8 @@ class ResultStore:
     shape: tuple[int, int]
     valid_by_chunk: NDArray[np.int64]
     """Per chunk (row of chunks, column of chunks): how many of its pixels have data; -1 until it was written."""
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False, compare=False)
+    _abandoned: bool = field(default=False, init=False, repr=False, compare=False)
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -120,7 +124,9 @@ class ResultStore:
                 ledger.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise cannot_write(self.folder, error) from error
-        self.valid_by_chunk[_chunks(window)] = valid_by_chunk
+        with self._changed:
+            self.valid_by_chunk[_chunks(window)] = valid_by_chunk
+            self._changed.notify_all()
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Labels and confidence (y, x) of a window."""
@@ -137,6 +143,22 @@ class ResultStore:
     def is_done(self, window: Window) -> bool:
         """Whether every chunk that the window touches was written."""
         return bool(self.done[_chunks(window)].all())
+
+    def wait(self, window: Window) -> None:
+        """Return once every chunk that the window touches was written, by whichever thread.
+
+        Raises `CancelledError` once the store was abandoned, so that nobody waits for what will not come.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._abandoned or self.is_done(window))
+        if self._abandoned:
+            raise CancelledError
+
+    def abandon(self) -> None:
+        """Let all who wait go: nothing more will be written."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
 
     def undone(self, core: Window) -> Window | None:
         """What is left of a tile's core: its rows from the first row of chunks that is not done; None if all is."""

@@ -1,0 +1,110 @@
+"""The files that people use, made from the working store while the network still predicts.
+
+Each file has a thread that follows the store: as soon as a row of chunks is done, it is read back and goes into the
+plain raster or is outlined. That keeps both cores busy where one would otherwise wait for the other; at the end only
+the last row, the joining of objects and the compressing are left. What an earlier run has left is there at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, Self
+
+from geoseg.footprints import Layer, footprints
+from geoseg.io.cog import CONFIDENCE, Look, write_cog
+from geoseg.io.vectors import write_geojson, write_parquet
+from geoseg.tiling import CHUNK
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from geoseg.io.store import ResultStore
+
+OUTLINED_AT_ONCE = (CHUNK, 8 * CHUNK)
+"""Rows and columns of the windows whose objects are outlined together: some 10 bytes of memory for each pixel."""
+
+
+class Observer(Protocol):
+    """Who wants to know how far a run is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` pixels of a stage ("predicting", "outlining", "writing"); `done` counts from the start.
+
+        Stages overlap, and each may call from another thread.
+        """
+        ...
+
+
+class Count:
+    """Adds up a stage's pixels for an observer, from any thread."""
+
+    def __init__(self, observe: Observer, stage: str, total: int, done: int = 0) -> None:
+        """`done` of `total` pixels are done already."""
+        self._observe, self._stage, self._total, self._done = observe, stage, total, done
+        self._lock = threading.Lock()
+
+    def add(self, pixels: int) -> None:
+        """Some more pixels are done."""
+        with self._lock:
+            self._done += pixels
+            self._observe(self._stage, self._done, self._total)
+
+
+class Exports:
+    """labels.tif, confidence.tif, footprints.geojson and footprints.parquet. Use it as a context manager.
+
+    They follow the store from the moment of entering. Leaving with an error gives them up, with nothing half written.
+    """
+
+    def __init__(self, store: ResultStore, layer: Layer, look: Look, tags: dict[str, str], observe: Observer) -> None:
+        """`look` is that of the labels; `tags` go into both rasters."""
+        self._store, self._layer, self._tags = store, layer, tags
+        self._looks = {"confidence": CONFIDENCE, "labels": look}
+        pixels = store.shape[0] * store.shape[1]
+        self._outlined, self._written = Count(observe, "outlining", pixels), Count(observe, "writing", 2 * pixels)
+
+    def __enter__(self) -> Self:
+        """Start following the store."""
+        self._pool = ThreadPoolExecutor(1 + len(self._looks))
+        self._kept = self._pool.submit(self._vectorise)
+        self._rasters = [self._pool.submit(self._write_raster, name) for name in self._looks]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the threads, which end at once where there was an error."""
+        if kind is not None:
+            self._store.abandon()
+        self._pool.shutdown()
+
+    def footprints_kept(self) -> int:
+        """Wait until all files are there; how many footprints they hold. Raises what went wrong with any."""
+        for raster in self._rasters:
+            raster.result()
+        return self._kept.result()
+
+    def _vectorise(self) -> int:
+        found = footprints(self._parts(), self._layer)
+        write_geojson(found, self._store.folder / "footprints.geojson")
+        write_parquet(found, self._store.folder / "footprints.parquet")
+        return len(found)
+
+    def _parts(self) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8]]]:
+        for window in Window.of_shape(self._store.shape).blocks(OUTLINED_AT_ONCE):
+            self._store.wait(window)
+            yield window, *self._store.read(window)
+            self._outlined.add(window.size)
+
+    def _write_raster(self, name: str) -> None:
+        path = self._store.folder / f"{name}.tif"
+        write_cog(path, self._bands(name), self._layer.geobox, self._looks[name], self._tags)
+
+    def _bands(self, name: str) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+        for window in self._store.bands():
+            self._store.wait(window)
+            yield window, self._store.read_one(name, window)
+            self._written.add(window.size)
