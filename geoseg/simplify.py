@@ -1,23 +1,23 @@
 """Outlines with fewer vertices, of objects alone and of objects that share walls.
 
 What touches is simplified together, so that it still touches, without a gap and without an overlap: outlines are cut
-where three walls meet, each wall is simplified once (Douglas-Peucker) and goes back into both outlines. Which objects
-may touch is told by the number of their block, and a block is simplified for itself, so the result does not depend on
-what else is simplified with it. Where a wall simplified crosses another, those of the objects concerned are left as
-they were.
+where three walls or more meet, each wall is simplified once (Douglas & Peucker 1973) and goes back into both outlines.
+Which objects may touch is told by the number of their block, and a block is simplified for itself, so the result does
+not depend on what else is simplified with it. Where a simplified wall crosses another, the walls of the objects
+concerned are left as they were.
+
+`shapely.coverage_simplify` does the same by the areas of triangles (Visvalingam & Whyatt 1993), but so a wall that is
+almost level keeps every one of its long and low stairs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["simplified", "simplified_alone", "simplified_together"]
 
@@ -63,21 +63,169 @@ def simplified_alone(polygons: _Polygons, tolerance: float) -> _Polygons:
 def simplified_together(polygons: _Polygons, block: _Ints, tolerance: float) -> _Polygons:
     """Polygons that follow the pixels' sides, simplified so that those of one block still share their walls.
 
-    Every block is a valid coverage before and afterwards: no overlaps, and where two touch, they have the same
-    vertices.
+    Every block is a valid coverage afterwards: no overlaps, and where two touch, they have the same vertices.
     """
     if not len(polygons):
         return polygons
     walls = _Walls.of(polygons, block)
     lines = shapely.simplify(walls.lines, tolerance, preserve_topology=False)
-    keep = np.zeros(len(lines), np.bool_)
     unsure = np.ones(len(polygons), np.bool_)
     while True:
-        outlines, too_short = walls.outlines(np.where(keep, walls.lines, lines))
-        wrong = too_short if too_short.any() else walls.of_polygons(_crossing(outlines, block, unsure))
+        wrong = walls.too_short(lines)
         if not wrong.any():
-            return outlines
-        if keep[wrong].all():  # what it crosses is not at fault by itself; give the blocks up
-            wrong = walls.of_polygons(np.isin(block, block[walls.touched(wrong)]))
-        keep = keep | wrong
-        unsure = np.isin(block, block[walls.touched(wrong)])
+            outlines = walls.outlines(lines)
+            wrong = _turned(outlines, polygons) | _overlapping(outlines, block, unsure)
+            if not wrong.any():
+                return outlines
+            unsure = np.isin(block, block[wrong])
+        # As what is wrong has a wall that is not as it was, this comes to an end.
+        kept = walls.of_polygons(wrong)
+        lines[kept] = walls.lines[kept]
+
+
+def _turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
+    """(n,): whether a ring is walked the other way round than before."""
+    before, owner = shapely.get_rings(polygons, return_index=True)
+    turned = shapely.is_ccw(before) != shapely.is_ccw(shapely.get_rings(outlines))
+    return np.bincount(owner[turned], minlength=len(polygons)) > 0
+
+
+def _overlapping(outlines: _Polygons, block: _Ints, unsure: _Bools) -> _Bools:
+    """(n,): whether a polygon, if it is `unsure`, is invalid or overlaps another of its block."""
+    wrong = np.zeros(len(outlines), np.bool_)
+    asked = np.flatnonzero(unsure)
+    wrong[asked] = ~shapely.is_valid(outlines[asked])
+    asked = asked[~wrong[asked]]
+    one, other = asked[shapely.STRtree(outlines[asked]).query(outlines[asked])]
+    pair = (one < other) & (block[one] == block[other])
+    one, other = one[pair], other[pair]
+    overlap = ~shapely.relate_pattern(outlines[one], outlines[other], "F********")
+    wrong[one[overlap]] = True
+    wrong[other[overlap]] = True
+    return wrong
+
+
+@dataclass(frozen=True, eq=False)
+class _Walls:
+    """The outlines of some blocks, cut where more than two sides of pixels meet."""
+
+    lines: _Polygons
+    """(walls,): each wall once, from the end whose side of a pixel comes first; closed if it meets no other."""
+    wall: _Ints
+    """The wall of each of k pieces of rings, in the order of the rings."""
+    forwards: _Bools
+    """(k,): whether the ring walks the wall from its first vertex to its last."""
+    ring: _Ints
+    """(k,): the ring of each piece."""
+    polygon: _Ints
+    """(rings,): the polygon of each ring."""
+
+    @classmethod
+    def of(cls, polygons: _Polygons, block: _Ints) -> _Walls:
+        """Cut the outlines of polygons (n,) of whole-numbered vertices and level and upright sides."""
+        _, group = np.unique(block, return_inverse=True)
+        rings, polygon = shapely.get_rings(polygons, return_index=True)
+        steps = _Steps.of(rings, group[polygon])
+        begin = np.flatnonzero(steps.is_cut)
+        length = np.diff(begin, append=len(steps.ring))
+        first, last = steps.side[begin], steps.side[begin + length - 1]
+        forwards = np.where(first == last, steps.forwards[begin], first < last)
+        _, one, wall = np.unique(np.minimum(first, last), return_index=True, return_inverse=True)
+        lines = steps.lines(begin[one], length[one], forwards[one])
+        return cls(lines, wall, forwards, steps.ring[begin], polygon)
+
+    def of_polygons(self, chosen: _Bools) -> _Ints:
+        """The walls of the polygons that a mask (n,) picks."""
+        return np.unique(self.wall[chosen[self.polygon[self.ring]]])
+
+    def too_short(self, lines: _Polygons) -> _Bools:
+        """(n,): whether a ring would have fewer than three vertices."""
+        vertices = np.bincount(self.ring, shapely.get_num_coordinates(lines)[self.wall] - 1)
+        return np.bincount(self.polygon, vertices < 3) > 0  # noqa: PLR2004 - a triangle
+
+    def outlines(self, lines: _Polygons) -> _Polygons:
+        """(n,): the polygons with these lines for their walls."""
+        xy, count = shapely.get_coordinates(lines), shapely.get_num_coordinates(lines)
+        count_here, offset = count[self.wall], (np.cumsum(count) - count)[self.wall]
+        piece, k = _ragged(count_here - 1)  # the last vertex is the first of the next piece
+        vertex = xy[offset[piece] + np.where(self.forwards[piece], k, count_here[piece] - 1 - k)]
+        ring = self.ring[piece]
+        size = np.bincount(ring) + 1
+        stop = np.cumsum(size)
+        closed = np.empty((stop[-1], 2))
+        closed[np.arange(len(ring)) + ring] = vertex
+        closed[stop - 1] = closed[stop - size]
+        polygon_offsets = np.searchsorted(self.polygon, np.arange(self.polygon[-1] + 2))
+        outlines: _Polygons = shapely.from_ragged_array(
+            shapely.GeometryType.POLYGON, closed, (np.append(0, stop), polygon_offsets)
+        )
+        return outlines
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Rings as steps of one pixel; a ring that is cut somewhere begins where it is."""
+
+    xy: _Ints
+    """(steps, 2): where each begins."""
+    end: _Ints
+    """(steps, 2): where it ends."""
+    ring: _Ints
+    side: _Ints
+    """A number for the pixels' side that the step follows, the same in all rings of a block."""
+    is_cut: _Bools
+    """Whether a wall begins here."""
+
+    @property
+    def forwards(self) -> _Bools:
+        """Whether each step leads to the right or downwards."""
+        forwards: _Bools = (self.end > self.xy).any(axis=1)
+        return forwards
+
+    @classmethod
+    def of(cls, rings: _Polygons, group: _Ints) -> _Steps:
+        """Walk along the rings, given the number of the block that each belongs to."""
+        corners, owner = shapely.get_coordinates(rings, return_index=True)
+        corners = corners.astype(np.int64)
+        along = np.flatnonzero(owner[1:] == owner[:-1])
+        move = corners[along + 1] - corners[along]
+        edge, k = _ragged(np.abs(move).sum(axis=1))
+        ring, pace = owner[along][edge], np.sign(move)[edge]
+        xy = corners[along][edge] + k[:, np.newaxis] * pace
+        low = xy.min(axis=0) - 1
+        cols, rows = xy.max(axis=0) - low + 1
+        place = (group[ring] * rows + xy[:, 1] - low[1]) * cols + xy[:, 0] - low[0]
+        stride = pace @ np.array([1, cols])
+        side = 2 * np.minimum(place, place + stride) + (pace[:, 1] != 0)
+        is_node = np.isin(place, _nodes(side, cols))
+        size = np.bincount(ring)
+        start = np.cumsum(size) - size
+        first = np.full(len(size), len(ring))
+        np.minimum.at(first, ring[is_node], np.flatnonzero(is_node))
+        first = np.where(first == len(ring), start, first)
+        is_node[first] = True
+        order = start[ring] + (np.arange(len(ring)) - 2 * start[ring] + first[ring]) % size[ring]
+        return cls(xy[order], (xy + pace)[order], ring, side[order], is_node[order])
+
+    def lines(self, begin: _Ints, length: _Ints, forwards: _Bools) -> _Polygons:
+        """The walls that begin with these steps, all of them forwards."""
+        line, k = _ragged(length + 1)
+        k = np.where(forwards[line], k, length[line] - k)
+        step = begin[line] + np.minimum(k, length[line] - 1)
+        xy = np.where((k == length[line])[:, np.newaxis], self.end[step], self.xy[step])
+        lines: _Polygons = shapely.linestrings(xy.astype(np.float64), indices=line)
+        return lines
+
+
+def _nodes(side: _Ints, cols: int) -> _Ints:
+    """The vertices where more than two sides of pixels meet, each of which may be named more than once."""
+    sides = np.unique(side)
+    low = sides >> 1
+    vertex, count = np.unique(np.concatenate([low, low + np.where(sides & 1, cols, 1)]), return_counts=True)
+    return vertex[count > 2]  # noqa: PLR2004 - a line has two ends
+
+
+def _ragged(length: _Ints) -> tuple[_Ints, _Ints]:
+    """For rows of these lengths one after the other: the row of each element, and its place in the row."""
+    row = np.repeat(np.arange(len(length)), length)
+    return row, np.arange(len(row)) - (np.cumsum(length) - length)[row]
