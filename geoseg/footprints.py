@@ -70,14 +70,14 @@ class Layer:
     scene: str
     datetime: dt.datetime | None = None
     simplify: float = SIMPLIFY_PIXELS
-    """Tolerance of Douglas-Peucker simplification in pixels; 0 = the pixels' sides. Walls of objects that were told apart
-    stay shared, and each polygon valid."""
+    """Tolerance of Douglas-Peucker simplification in pixels, walls shared by objects that were told apart staying
+    shared, and each polygon valid; 0 = the pixels' sides."""
     min_area: float = 0.0
     """Square metres below which an object is dropped."""
     confident: bool = True
     """Whether the labels come with a confidence."""
     separation: GroundSeparation | None = None
-    """How objects that touch are told apart by the score that the labels then come with; None = they are one."""
+    """How objects that touch are told apart by the score that the labels then come with; None = not at all."""
 
     @cached_property
     def pixel_area(self) -> float:

@@ -418,9 +418,7 @@ def _candidates(runs: Runs) -> _Ints:
     return np.flatnonzero(seen)
 
 
-def _vertices(
-    runs: Runs, component: NDArray[np.int32], at_border: _Bools, window: Window, *, parted: bool
-) -> Vertices:
+def _vertices(runs: Runs, component: NDArray[np.int32], at_border: _Bools, window: Window, *, parted: bool) -> Vertices:
     """All corners, and of parts `at_border` all that may become corners; sorted by part, row, col.
 
     Those are all their vertices on the window's border, and if parts may be joined inside the window, because what
@@ -597,7 +595,9 @@ class _Seams:
 
     def contacts(self) -> Edges:
         """Of all pairs of pixels that face each other across a seam: the parts, or -1 or -2, and the scores."""
-        return Edges.concatenate([_facing(self.bottom, self.top, self.stride, 1), _facing(self.right, self.left, self.stride, 0)])
+        return Edges.concatenate(
+            [_facing(self.bottom, self.top, self.stride, 1), _facing(self.right, self.left, self.stride, 0)]
+        )
 
     def mark_blocks(self, firsts: _Ints, seconds: _Ints) -> None:
         """Give one name to all blocks that hang together, given the parts that do so across the seams."""

@@ -96,7 +96,7 @@ class Runs:
         return np.stack([west, west + self.across[vertices], south_west, south_west + self.across[south]])
 
     def contacts(self, run: _Ints) -> tuple[_Ints, _Ints]:
-        """Pairs of runs of one object that meet in neighbouring rows: they share the column where one of them starts."""
+        """Pairs of runs of one object that meet in neighbouring rows: in the column where one of them starts."""
         start = self.start[run]
         pairs = []
         for step, above in ((-self.width, start - self.width), (self.width, start)):

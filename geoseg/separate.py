@@ -107,13 +107,15 @@ class Edges:
 
 def heights(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """Heights of the edges between pixels of these scores."""
-    height: NDArray[np.uint16] = np.minimum(one, other).astype(np.uint16) << 8 | np.maximum(one, other)
+    low, high = np.minimum(one, other).astype(np.uint16), np.maximum(one, other)
+    height: NDArray[np.uint16] = (low << np.uint16(8)) | high
     return height
 
 
 def pair_keys(row: _Ints, col: _Ints, down: int | _Ints) -> _Ints:
     """Keys of pairs: the row and column of the left or upper pixel in the scene, and 1 if the other lies below."""
-    return (row << _ROW_BITS) + (col << 1) + down
+    keys: _Ints = (row << _ROW_BITS) + (col << 1) + down
+    return keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,7 +334,8 @@ def _highest_neighbours(pixels: _Ints, graph: _Graph) -> _Ints:
     ):
         height = (graph.score[neighbour].astype(np.uint16) << 3) + np.uint16(rank)
         np.maximum(best, height * ~apart, out=best)
-    return pixels + np.array([0, width, 1, -1, -width])[best & 7]
+    found: _Ints = pixels + np.array([0, width, 1, -1, -width])[best & 7]
+    return found
 
 
 def _edges(graph: _Graph, tree: NDArray[np.int32]) -> Edges:
@@ -344,7 +347,8 @@ def _edges(graph: _Graph, tree: NDArray[np.int32]) -> Edges:
     for step, walls in ((1, graph.runs.across), (graph.runs.width, graph.runs.down)):
         place = np.flatnonzero((raster[step:] != raster[:-step]) & ~walls)
         height = heights(graph.score[place], graph.score[place + step])
-        found.append(Edges(raster[place], raster[place + step], height, 2 * place + (step > 1)))
+        first, second = raster[place].astype(np.int64), raster[place + step].astype(np.int64)
+        found.append(Edges(first, second, height, 2 * place + (step > 1)))
     return Edges.concatenate(found)
 
 

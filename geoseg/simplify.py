@@ -13,7 +13,7 @@ almost level keeps every one of its long and low stairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import shapely
@@ -24,6 +24,9 @@ __all__ = ["simplified", "simplified_alone", "simplified_together"]
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
 _Polygons: TypeAlias = NDArray[np.object_]
+
+_LEAST_VERTICES: Final = 3  # of a ring, not counting the one that closes it
+_ENDS: Final = 2  # of sides that meet where a wall simply goes on
 
 
 def simplified(polygons: _Polygons, block: _Ints, tolerance: float) -> _Polygons:
@@ -86,8 +89,9 @@ def simplified_together(polygons: _Polygons, block: _Ints, tolerance: float) -> 
 def _turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
     """(n,): whether a ring is walked the other way round than before."""
     before, owner = shapely.get_rings(polygons, return_index=True)
-    turned = shapely.is_ccw(before) != shapely.is_ccw(shapely.get_rings(outlines))
-    return np.bincount(owner[turned], minlength=len(polygons)) > 0
+    turned: _Bools = shapely.is_ccw(before) != shapely.is_ccw(shapely.get_rings(outlines))
+    found: _Bools = np.bincount(owner[turned], minlength=len(polygons)) > 0
+    return found
 
 
 def _overlapping(outlines: _Polygons, block: _Ints, unsure: _Bools) -> _Bools:
@@ -141,7 +145,8 @@ class _Walls:
     def too_short(self, lines: _Polygons) -> _Bools:
         """(n,): whether a ring would have fewer than three vertices."""
         vertices = np.bincount(self.ring, shapely.get_num_coordinates(lines)[self.wall] - 1)
-        return np.bincount(self.polygon, vertices < 3) > 0  # noqa: PLR2004 - a triangle
+        short: _Bools = np.bincount(self.polygon, vertices < _LEAST_VERTICES) > 0
+        return short
 
     def outlines(self, lines: _Polygons) -> _Polygons:
         """(n,): the polygons with these lines for their walls."""
@@ -214,7 +219,8 @@ class _Steps:
         step = begin[line] + np.minimum(k, length[line] - 1)
         xy = np.where((k == length[line])[:, np.newaxis], self.end[step], self.xy[step])
         lines: _Polygons = shapely.linestrings(xy.astype(np.float64), indices=line)
-        return lines
+        corners: _Polygons = shapely.simplify(lines, 0, preserve_topology=False)
+        return corners
 
 
 def _nodes(side: _Ints, cols: int) -> _Ints:
@@ -222,7 +228,7 @@ def _nodes(side: _Ints, cols: int) -> _Ints:
     sides = np.unique(side)
     low = sides >> 1
     vertex, count = np.unique(np.concatenate([low, low + np.where(sides & 1, cols, 1)]), return_counts=True)
-    return vertex[count > 2]  # noqa: PLR2004 - a line has two ends
+    return vertex[count > _ENDS]
 
 
 def _ragged(length: _Ints) -> tuple[_Ints, _Ints]:
