@@ -114,7 +114,7 @@ def heights(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint
 
 def pair_keys(row: _Ints, col: _Ints, down: int | _Ints) -> _Ints:
     """Keys of pairs: the row and column of the left or upper pixel in the scene, and 1 if the other lies below."""
-    keys: _Ints = (row << _ROW_BITS) + (col << 1) + down
+    keys: _Ints = (row << _ROW_BITS) + (col << 1) | down
     return keys
 
 

@@ -74,16 +74,16 @@ def simplified_together(polygons: _Polygons, block: _Ints, tolerance: float) -> 
     lines = shapely.simplify(walls.lines, tolerance, preserve_topology=False)
     unsure = np.ones(len(polygons), np.bool_)
     while True:
-        wrong = walls.too_short(lines)
+        short = walls.too_short(lines)
+        lines[short] = walls.lines[short]
+        outlines = walls.outlines(lines)
+        wrong = _turned(outlines, polygons) | _overlapping(outlines, block, unsure)
         if not wrong.any():
-            outlines = walls.outlines(lines)
-            wrong = _turned(outlines, polygons) | _overlapping(outlines, block, unsure)
-            if not wrong.any():
-                return outlines
-            unsure = np.isin(block, block[wrong])
+            return outlines
         # As what is wrong has a wall that is not as it was, this comes to an end.
         kept = walls.of_polygons(wrong)
         lines[kept] = walls.lines[kept]
+        unsure = np.isin(block, block[wrong])
 
 
 def _turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
@@ -142,11 +142,10 @@ class _Walls:
         """The walls of the polygons that a mask (n,) picks."""
         return np.unique(self.wall[chosen[self.polygon[self.ring]]])
 
-    def too_short(self, lines: _Polygons) -> _Bools:
-        """(n,): whether a ring would have fewer than three vertices."""
+    def too_short(self, lines: _Polygons) -> _Ints:
+        """The walls of the rings that would have fewer than three vertices."""
         vertices = np.bincount(self.ring, shapely.get_num_coordinates(lines)[self.wall] - 1)
-        short: _Bools = np.bincount(self.polygon, vertices < _LEAST_VERTICES) > 0
-        return short
+        return np.unique(self.wall[vertices[self.ring] < _LEAST_VERTICES])
 
     def outlines(self, lines: _Polygons) -> _Polygons:
         """(n,): the polygons with these lines for their walls."""
@@ -184,7 +183,7 @@ class _Steps:
     @property
     def forwards(self) -> _Bools:
         """Whether each step leads to the right or downwards."""
-        forwards: _Bools = (self.end > self.xy).any(axis=1)
+        forwards: _Bools = (self.end - self.xy).sum(axis=1) > 0
         return forwards
 
     @classmethod
