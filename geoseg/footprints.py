@@ -1,11 +1,13 @@
 """From a label raster to polygons on the ground with their attributes.
 
-Objects are outlined exactly and made whole across windows first (`geoseg.polygonise`); only then are outlines
-simplified, measured and filtered, so that no sliver at a window's border is lost and no shared edge torn.
+Objects are outlined exactly and made whole across windows first (`geoseg.polygonise`), those that touch being told
+apart by a score if there is one (`geoseg.separate`); only then are outlines simplified (`geoseg.simplify`), measured
+and filtered, so that no sliver at a window's border is lost and no shared edge torn.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from pyproj import CRS, Transformer
 from geoseg.io.vectors import to_world
 from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, WGS84, crs_of, ground_resolution
+from geoseg.separate import Separation
+from geoseg.simplify import simplified
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -37,6 +41,27 @@ SURELY_SMALLER = 0.25
 
 
 @dataclass(frozen=True)
+class GroundSeparation:
+    """What the seed of an object is, on the ground: see `geoseg.separate`."""
+
+    seed: float
+    """The least score of its pixels, above 0 and not above 1."""
+    min_seed_area: float = 0.0
+    """Square metres that it covers at least; one pixel will always do for 0."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no pixel or every pixel fulfils."""
+        Separation(self.seed)
+        if not 0 <= self.min_seed_area < math.inf:
+            msg = f"the least area of a seed must be 0 square metres or more, got {self.min_seed_area}"
+            raise ValueError(msg)
+
+    def in_pixels(self, pixel_area: float) -> Separation:
+        """The same where a pixel covers so many square metres."""
+        return Separation(self.seed, max(1, math.ceil(round(self.min_seed_area / pixel_area, 6))))
+
+
+@dataclass(frozen=True)
 class Layer:
     """What footprints are of, and which of them are kept."""
 
@@ -45,11 +70,14 @@ class Layer:
     scene: str
     datetime: dt.datetime | None = None
     simplify: float = SIMPLIFY_PIXELS
-    """Tolerance of Douglas-Peucker simplification in pixels, topology of each polygon kept; 0 = the pixels' sides."""
+    """Tolerance of Douglas-Peucker simplification in pixels, walls shared by objects that were told apart staying
+    shared, and each polygon valid; 0 = the pixels' sides."""
     min_area: float = 0.0
     """Square metres below which an object is dropped."""
     confident: bool = True
     """Whether the labels come with a confidence."""
+    separation: GroundSeparation | None = None
+    """How objects that touch are told apart by the score that the labels then come with; None = not at all."""
 
     @cached_property
     def pixel_area(self) -> float:
@@ -59,21 +87,35 @@ class Layer:
 
 
 def footprints(
-    parts: Iterable[tuple[Window, NDArray[np.uint8], NDArray[np.uint8] | None]], layer: Layer
+    parts: Iterable[
+        tuple[Window, NDArray[np.uint8], NDArray[np.uint8] | None]
+        | tuple[Window, NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]
+    ],
+    layer: Layer,
 ) -> gpd.GeoDataFrame:
     """Footprints of all objects, in the grid's CRS, sorted by their first pixel (topmost, then leftmost).
 
-    `parts`: windows that cover the scene once, each with labels and confidence codes (or None), uint8 (y, x). The
-    result does not depend on how the scene is cut. Memory: the footprints kept and what lies on the seams.
+    `parts`: windows that cover the scene once, each with labels, confidence codes (or None) and, if the layer has a
+    separation, codes of the score that is high in the middle of each object, all uint8 (y, x), codes being 1/250 and
+    255 nodata. The result does not depend on how the scene is cut. Memory: the footprints kept and what lies on the
+    seams. ValueError if a layer with a separation gets no score; without one a score is of no consequence.
 
     Columns: id (`r<row>c<col>` of the first pixel), class, area_m2, perimeter_m, confidence (mean probability of the
     pixels inside, 0..1), touches_nodata, scene, datetime (if known), geometry.
     """
     frames: list[gpd.GeoDataFrame] = []
+    separation = layer.separation.in_pixels(layer.pixel_area) if layer.separation else None
 
     def seams() -> Iterable[Piece]:
-        for window, labels, confidence in parts:
-            piece = polygonise(labels, window, background=layer.legend.background, confidence=confidence)
+        for window, labels, confidence, *rest in parts:
+            piece = polygonise(
+                labels,
+                window,
+                background=layer.legend.background,
+                confidence=confidence,
+                score=rest[0] if rest and separation else None,
+                separation=separation,
+            )
             frames.append(_describe(piece.complete, layer))
             yield piece.without_complete()
 
@@ -87,7 +129,7 @@ def footprints(
 
 def _describe(objects: Objects, layer: Layer) -> gpd.GeoDataFrame:
     objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
-    geometry = simplified(objects.geometry, layer.simplify)
+    geometry = simplified(objects.geometry, objects.block, layer.simplify)
     world = to_world(geometry, layer.geobox)
     area, perimeter = measure(world, layer.geobox)
     keep = area >= layer.min_area
@@ -110,24 +152,6 @@ def _describe(objects: Objects, layer: Layer) -> gpd.GeoDataFrame:
         crs=crs_of(layer.geobox).wkt,
     )
     return frame[keep]
-
-
-def simplified(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
-    """Polygons of whole-numbered vertices with those left out that lie within `tolerance` of the outline; valid.
-
-    Douglas-Peucker ring by ring, which is ten times faster than guarding topology on the way. Where rings would have
-    crossed, GEOS mends them, which shows: the outline falls apart, vanishes, or gains a vertex at a crossing. Those are
-    simplified once more with their topology guarded.
-    """
-    if not tolerance or not len(polygons):
-        return polygons
-    fast: NDArray[np.object_] = shapely.simplify(polygons, tolerance, preserve_topology=False)
-    xy, owner = shapely.get_coordinates(fast, return_index=True)
-    mended = np.bincount(owner, (xy != np.rint(xy)).any(axis=1), minlength=len(fast)) > 0
-    broken = mended | shapely.is_empty(fast) | (shapely.get_type_id(fast) != shapely.GeometryType.POLYGON)
-    broken |= shapely.get_num_interior_rings(fast) > shapely.get_num_interior_rings(polygons)
-    fast[broken] = shapely.simplify(polygons[broken], tolerance, preserve_topology=True)
-    return fast
 
 
 def measure(polygons: NDArray[np.object_], geobox: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -40,10 +40,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from geoseg.raster import NODATA
+from geoseg.runs import NO_PART, Runs, connect, first_of, sides
+from geoseg.separate import Edges, Separation, Watershed, heights, merge, pair_keys, separate
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -51,10 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Border", "Objects", "Parts", "Piece", "Vertices", "join", "polygonise", "polygonise_whole"]
 
-_NO_PART: Final = -1
 _NODATA_PART: Final = -2
 
-# Bits of a vertex's mask, one for each pixel round it, in the order of the rows of `_Runs.around`.
+# Bits of a vertex's mask, one for each pixel round it, in the order of the rows of `Runs.around`.
 _NORTH_EAST: Final = 2
 _SOUTH_EAST: Final = 8
 _DIAGONAL: Final = 9
@@ -73,6 +72,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
     "first_row": np.int64,
     "first_col": np.int64,
     "confidence_sum": np.int64,
+    "block": np.int64,
     "touches_nodata": np.bool_,
     "touches_edge": np.bool_,
     "geometry": np.object_,
@@ -93,6 +93,9 @@ class Parts:
     first_col: NDArray[np.int64]
     confidence_sum: NDArray[np.int64]
     """Sum of a uint8 confidence over the pixels; 0 if no confidence was given."""
+    block: NDArray[np.int64]
+    """The first pixel, row * 2**32 + column, of the connected pixels of one label that the object was parted from; its
+    own if it was not. So objects of the same number touch."""
     touches_nodata: NDArray[np.bool_]
     """One of the 4-neighbours of one of the pixels is nodata. What lies outside the scene is not nodata."""
     touches_edge: NDArray[np.bool_]
@@ -157,17 +160,34 @@ class Border:
 
 
 @dataclass(frozen=True, eq=False)
+class Scores:
+    """What `join` needs to know of the scores of one window to part what touches, beside its pieces' parts."""
+
+    separation: Separation
+    seed_pixels: NDArray[np.int64]
+    """Of each part: the pixels of its seed, or of what may become one; 0 if it has none."""
+    links: Edges
+    """Between parts that may be one object."""
+    top: NDArray[np.uint8]
+    bottom: NDArray[np.uint8]
+    left: NDArray[np.uint8]
+    right: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class Piece:
     """What one window of the raster contributes; small, and made to be sent between processes."""
 
     window: Window
     complete: Objects
-    """Objects that touch no side of the window."""
+    """Objects that touch no side of the window, nor does any that they touch and were parted from."""
     parts: Parts
     """The others, as far as this window sees them; whether they touch the scene's edge is not known yet."""
     vertices: Vertices
-    """Of the parts: all corners, and every vertex on the window's border."""
+    """Of the parts: all corners, and every vertex that may become one, such as those on the window's border."""
     border: Border
+    scores: Scores | None = None
+    """None if what touches is not parted."""
 
     def without_complete(self) -> Piece:
         """What `join` needs: all but the objects that are whole already."""
@@ -180,22 +200,37 @@ def polygonise(
     *,
     background: int | None = 0,
     confidence: NDArray[np.uint8] | None = None,
+    score: NDArray[np.uint8] | None = None,
+    separation: Separation | None = None,
 ) -> Piece:
     """Find the objects in one window of a scene, and outline those that cannot reach beyond it.
 
-    `labels` and `confidence` are uint8 arrays of the window's shape. Label 255 is nodata; `background` is the label
-    that makes no objects, None if all do.
+    `labels`, `confidence` and `score` are uint8 arrays of the window's shape. Label 255 is nodata; `background` is the
+    label that makes no objects, None if all do. With a `score`, which is high in the middle of each object (codes of
+    1/250, 255 = nodata), and a `separation`, objects that touch are parted, see `geoseg.separate`.
     """
     _check(labels, window, "labels")
     if confidence is not None:
         _check(confidence, window, "confidence")
-    runs = _Runs.of(_without(labels, background))
-    component, parts = _components(runs, window, labels, confidence)
+    if (score is None) != (separation is None):
+        msg = "a score and a separation go together, got only one of them"
+        raise ValueError(msg)
+    whole = Runs.of(_without(labels, background))
+    block = whole.components()
+    water, runs, component = None, whole, block
+    if score is not None and separation is not None:
+        _check(score, window, "score")
+        water = separate(whole, block, score, window, separation)
+        runs, component = water.runs, water.runs.components()
+    run = np.flatnonzero(component != NO_PART)
+    parts = _merge(_describe(runs, run, window, labels, confidence), component[run])
     border = _border(runs, component, labels)
     at_border = np.zeros(len(parts), np.bool_)
     for line in (border.top, border.bottom, border.left, border.right):
         at_border[line[line >= 0]] = True
-    vertices = _vertices(runs, component, at_border, window)
+    if water:
+        parts, at_border = _with_company(parts, at_border, block[whole.find(_places(parts, whole, window))])
+    vertices = _vertices(runs, component, at_border, window, parted=water is not None)
     open_ended = at_border[vertices.part]
     complete = parts.select(~at_border)
     return Piece(
@@ -204,6 +239,7 @@ def polygonise(
         parts=parts.select(at_border),
         vertices=_renumber(vertices.select(open_ended), at_border),
         border=_renumber_border(border, at_border),
+        scores=_scores(water, component, at_border) if water else None,
     )
 
 
@@ -215,7 +251,8 @@ def join(pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> Objects:
     """
     seams = _Seams.of(pieces, scene_shape)
     parts = seams.parts
-    firsts, seconds = seams.contacts()
+    contacts = seams.contacts()
+    firsts, seconds = contacts.first, contacts.second
     same = (firsts >= 0) & (seconds >= 0)
     same[same] = parts.label[firsts[same]] == parts.label[seconds[same]]
     parts.touches_nodata[firsts[(firsts >= 0) & (seconds == _NODATA_PART)]] = True
@@ -223,17 +260,31 @@ def join(pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> Objects:
     order = np.lexsort((parts.first_col, parts.first_row))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    number = _connect(len(parts), place[firsts[same]], place[seconds[same]])
+    if seams.separation:
+        seams.mark_blocks(firsts[same], seconds[same])
+    number = seams.numbers(contacts.select(same), place)
     vertices = replace(seams.vertices, part=number[place[seams.vertices.part]])
     return _with_geometry(_merge(parts.select(order), number), _add_masks(vertices))
 
 
 def polygonise_whole(
-    labels: NDArray[np.uint8], *, background: int | None = 0, confidence: NDArray[np.uint8] | None = None
+    labels: NDArray[np.uint8],
+    *,
+    background: int | None = 0,
+    confidence: NDArray[np.uint8] | None = None,
+    score: NDArray[np.uint8] | None = None,
+    separation: Separation | None = None,
 ) -> Objects:
     """All objects of a scene that fits in memory; the arguments are those of `polygonise`."""
     shape = (labels.shape[0], labels.shape[1])
-    piece = polygonise(labels, Window.of_shape(shape), background=background, confidence=confidence)
+    piece = polygonise(
+        labels,
+        Window.of_shape(shape),
+        background=background,
+        confidence=confidence,
+        score=score,
+        separation=separation,
+    )
     return Objects.concatenate([piece.complete, join([piece], shape)])
 
 
@@ -247,11 +298,9 @@ def _check(raster: NDArray[np.uint8], window: Window, name: str) -> None:
 # --- components ------------------------------------------------------------------------------------------------------
 
 
-def _pad(raster: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:
-    """(rows + 2, columns + 2): a frame of one pixel, so that every pixel has neighbours and no run leaves its row."""
-    padded = np.full((raster.shape[0] + 2, raster.shape[1] + 2), value, np.uint8)
-    padded[1:-1, 1:-1] = raster
-    return padded
+def _places(parts: Parts, runs: Runs, window: Window) -> _Ints:
+    """The parts' first pixels as places in the padded window."""
+    return (parts.first_row - window.row_start + 1) * runs.width + parts.first_col - window.col_start + 1
 
 
 def _without(labels: NDArray[np.uint8], background: int | None) -> NDArray[np.uint8]:
@@ -259,70 +308,10 @@ def _without(labels: NDArray[np.uint8], background: int | None) -> NDArray[np.ui
     return labels if background is None else np.maximum(labels, (labels == background) * np.uint8(NODATA))
 
 
-@dataclass(frozen=True, eq=False)
-class _Runs:
-    """A padded raster in row-major order, cut where its value changes. What belongs to no object is 255.
-
-    A pixel is its place in the flat raster. A vertex has the place of the pixel in its north west, and counted from
-    the window's corner, it is the vertex of that padded row and column.
-    """
-
-    flat: NDArray[np.uint8]
-    width: int
-    start: _Ints
-
-    @classmethod
-    def of(cls, labels: NDArray[np.uint8]) -> _Runs:
-        """Cut `labels` (rows, columns), which has no background any more."""
-        flat = _pad(labels, NODATA).ravel()
-        start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-        return cls(flat, labels.shape[1] + 2, start)
-
-    def find(self, pixels: _Ints) -> _Ints:
-        """Number of the run that each pixel lies in."""
-        return np.searchsorted(self.start, pixels, side="right") - 1
-
-    def around(self, vertices: _Ints) -> _Ints:
-        """(4, m): the runs of the pixels in the north west, north east, south west and south east of each vertex."""
-        south = vertices + self.width
-        west, south_west = self.find(vertices), self.find(south)
-        east = west + (self.flat[vertices] != self.flat[vertices + 1])
-        south_east = south_west + (self.flat[south] != self.flat[south + 1])
-        return np.stack([west, east, south_west, south_east])
-
-    def contacts(self, run: _Ints) -> tuple[_Ints, _Ints]:
-        """Pairs of runs of one label that meet in neighbouring rows: they share the column where one of them starts."""
-        start = self.start[run]
-        pairs = []
-        for step in (-self.width, self.width):
-            same = self.flat[start] == self.flat[start + step]
-            pairs.append((run[same], self.find(start[same] + step)))
-        (a, b), (c, d) = pairs
-        return np.concatenate([a, c]), np.concatenate([b, d])
-
-
-def _connect(count: int, firsts: NDArray[np.integer[Any]], seconds: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-    """(count,): the number of each node's connected component, counted in the order of their first nodes."""
-    links = coo_array((np.ones(len(firsts), np.bool_), (firsts, seconds)), shape=(count, count))
-    components, number = connected_components(links, directed=False)
-    first = _first(number, components)
-    rank = np.empty(components, np.int32)
-    rank[np.argsort(first)] = np.arange(components)
-    ranked: NDArray[np.int32] = rank[number]
-    return ranked
-
-
-def _first(number: NDArray[np.int32], count: int) -> _Ints:
-    """(count,): where each of the numbers 0 to count - 1, none of which is missing, comes first."""
-    first = np.empty(count, np.int64)
-    first[number[::-1]] = np.arange(len(number))[::-1]
-    return first
-
-
 def _merge(parts: Parts, number: NDArray[np.int32]) -> Parts:
     """Add up the sorted parts that have the same number."""
     count = int(number.max(initial=-1)) + 1
-    merged = parts.select(_first(number, count))
+    merged = parts.select(first_of(number, count))
     for total, value in ((merged.pixels, parts.pixels), (merged.confidence_sum, parts.confidence_sum)):
         total[:] = 0
         np.add.at(total, number, value)
@@ -331,21 +320,8 @@ def _merge(parts: Parts, number: NDArray[np.int32]) -> Parts:
     return merged
 
 
-def _components(
-    runs: _Runs, window: Window, labels: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
-) -> tuple[NDArray[np.int32], Parts]:
-    """Give each run the number of its component, -1 if it belongs to none, and describe the components."""
-    run = np.flatnonzero(runs.flat[runs.start] != NODATA)
-    place = np.full(len(runs.start), _NO_PART, np.int32)
-    place[run] = np.arange(len(run))
-    firsts, seconds = runs.contacts(run)
-    number = _connect(len(run), place[firsts], place[seconds])
-    place[run] = number
-    return place, _merge(_describe(runs, run, window, labels, confidence), number)
-
-
 def _describe(
-    runs: _Runs, run: _Ints, window: Window, labels: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
+    runs: Runs, run: _Ints, window: Window, labels: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
 ) -> Parts:
     """Each of the runs as a part of its own."""
     start = runs.start[run]
@@ -362,12 +338,13 @@ def _describe(
         first_row=row - 1 + window.row_start,
         first_col=col - 1 + window.col_start,
         confidence_sum=confidence_sum,
+        block=_block(row - 1 + window.row_start, col - 1 + window.col_start),
         touches_nodata=_beside_nodata(runs, labels)[run],
         touches_edge=np.zeros(len(run), np.bool_),
     )
 
 
-def _beside_nodata(runs: _Runs, labels: NDArray[np.uint8]) -> _Bools:
+def _beside_nodata(runs: Runs, labels: NDArray[np.uint8]) -> _Bools:
     """(runs,): whether one of the pixels has a nodata pixel of the window as a 4-neighbour."""
     beside = np.zeros(len(runs.start), np.bool_)
     nodata = labels == NODATA
@@ -379,25 +356,40 @@ def _beside_nodata(runs: _Runs, labels: NDArray[np.uint8]) -> _Bools:
     return beside
 
 
+def _block(row: _Ints, col: _Ints) -> _Ints:
+    """What a block whose first pixel is this one is called."""
+    return (row << 32) + col
+
+
+def _with_company(parts: Parts, at_border: _Bools, block: NDArray[np.int32]) -> tuple[Parts, _Bools]:
+    """Name the parts' blocks, numbers of which are given, and let all of a block be at the border if one part is."""
+    first = first_of(block, int(block.max(initial=-1)) + 1)  # both are sorted by their first pixel, so it is the same
+    open_block = np.zeros(len(first), np.bool_)
+    open_block[block[at_border]] = True
+    return replace(parts, block=parts.block[first][block]), open_block[block]
+
+
+def _scores(water: Watershed, component: NDArray[np.int32], at_border: _Bools) -> Scores:
+    """What the watershed tells of the parts that are at the border."""
+    place = np.cumsum(at_border) - 1
+    seed_pixels = np.zeros(len(at_border), np.int64)
+    seed_pixels[component[water.runs.find(water.seeds)]] = water.seed_pixels
+    first, second = (component[water.runs.find(pixels)] for pixels in (water.links.first, water.links.second))
+    links = replace(water.links, first=place[first], second=place[second])
+    return Scores(water.separation, seed_pixels[at_border], links, *water.sides)
+
+
 # --- vertices and the window's border --------------------------------------------------------------------------------
 
 
-def _border(runs: _Runs, component: NDArray[np.int32], labels: NDArray[np.uint8]) -> Border:
+def _border(runs: Runs, component: NDArray[np.int32], labels: NDArray[np.uint8]) -> Border:
     """Components along the four sides of the window."""
-    rows, cols = labels.shape
-
-    def line(first: int, step: int, seen: NDArray[np.uint8]) -> NDArray[np.int32]:
-        part = component[runs.find(first + step * np.arange(len(seen)))]
+    lines = []
+    for pixels, seen in zip(runs.sides(), sides(labels), strict=True):
+        part = component[runs.find(pixels)]
         part[seen == NODATA] = _NODATA_PART
-        return part
-
-    corner = runs.width + 1
-    return Border(
-        top=line(corner, 1, labels[0]),
-        bottom=line(corner + (rows - 1) * runs.width, 1, labels[-1]),
-        left=line(corner, runs.width, labels[:, 0]),
-        right=line(corner + cols - 1, runs.width, labels[:, -1]),
-    )
+        lines.append(part)
+    return Border(*lines)
 
 
 def _renumber(vertices: Vertices, kept: _Bools) -> Vertices:
@@ -408,15 +400,14 @@ def _renumber(vertices: Vertices, kept: _Bools) -> Vertices:
 def _renumber_border(border: Border, kept: _Bools) -> Border:
     """Count the border's parts among those that are `kept`, as all of them are."""
     # The two codes for no part are the last two places of the table.
-    table = np.concatenate([np.cumsum(kept, dtype=np.int32) - 1, [_NODATA_PART, _NO_PART]]).astype(np.int32)
+    table = np.concatenate([np.cumsum(kept, dtype=np.int32) - 1, [_NODATA_PART, NO_PART]]).astype(np.int32)
     return Border(table[border.top], table[border.bottom], table[border.left], table[border.right])
 
 
-def _candidates(runs: _Runs) -> _Ints:
+def _candidates(runs: Runs) -> _Ints:
     """Vertices that may be corners, or that lie on the window's border, in row-major order."""
     flat, width = runs.flat, runs.width
-    across = flat[1:] != flat[:-1]
-    down = flat[width:] != flat[:-width]
+    across, down = runs.across, runs.down
     # A vertex is no corner of anything unless it has a vertical edge, above or below, and a horizontal one.
     seen = np.zeros(len(flat) - width, np.bool_)
     np.bitwise_or(across[:-width], across[width:], out=seen[:-1])
@@ -427,16 +418,20 @@ def _candidates(runs: _Runs) -> _Ints:
     return np.flatnonzero(seen)
 
 
-def _vertices(runs: _Runs, component: NDArray[np.int32], at_border: _Bools, window: Window) -> Vertices:
-    """All corners, and all vertices that parts `at_border` have on the window's border; sorted by part, row, col."""
+def _vertices(runs: Runs, component: NDArray[np.int32], at_border: _Bools, window: Window, *, parted: bool) -> Vertices:
+    """All corners, and of parts `at_border` all that may become corners; sorted by part, row, col.
+
+    Those are all their vertices on the window's border, and if parts may be joined inside the window, because what
+    touches was `parted`, all where more than two pieces meet.
+    """
     vertices = _candidates(runs)
     around = component[runs.around(vertices)]
     masks = _masks(around)
     row, col = np.divmod(vertices, runs.width)
-    on_border = (row == 0) | (row == window.shape[0]) | (col == 0) | (col == window.shape[1])
+    may_grow = parted | (row == 0) | (row == window.shape[0]) | (col == 0) | (col == window.shape[1])
     # Of the pixels that a component owns, the first one speaks for it.
     speaks = (around >= 0) & (masks & np.array([[0], [1], [3], [7]], np.uint8) == 0)
-    kept = speaks & (_IS_CORNER[masks] | (on_border & np.append(at_border, False)[around]))
+    kept = speaks & (_IS_CORNER[masks] | (may_grow & np.append(at_border, False)[around]))
     index, place = np.divmod(np.flatnonzero(kept.T), 4)
     found = Vertices(
         part=around[place, index],
@@ -541,10 +536,11 @@ def _rank(back: _Ints) -> tuple[_Ints, _Ints]:
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """Pixels on one kind of side, of all windows: where they are, and the number of their part or -1 or -2."""
+    """Pixels on one kind of side, of all windows: where they are, their score, the number of their part or -1 or -2."""
 
     key: _Ints
     part: _Ints
+    score: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -560,6 +556,9 @@ class _Seams:
     stride: int
     """Difference between the keys of a pixel and of the one below; a row's last pixel and the next one's first differ
     by two."""
+    separation: Separation | None
+    links: Edges
+    seed_pixels: _Ints
 
     @classmethod
     def of(cls, pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> _Seams:
@@ -569,7 +568,16 @@ class _Seams:
         offsets = np.cumsum([0, *(len(piece.parts) for piece in kept)])
         stride = scene_shape[1] + 1
         sides = {side: _gather(kept, offsets, side, stride) for side in ("top", "bottom", "left", "right")}
-        seams = cls(_chain([p.parts for p in kept]), _chain_vertices(kept, offsets), **sides, stride=stride)
+        scores = [piece.scores for piece in kept if piece.scores]
+        seams = cls(
+            parts=_chain([p.parts for p in kept]),
+            vertices=_chain_vertices(kept, offsets),
+            **sides,
+            stride=stride,
+            separation=_same_separation(kept),
+            links=_chain_links(scores, offsets),
+            seed_pixels=np.concatenate([np.empty(0, np.int64), *(s.seed_pixels for s in scores)]),
+        )
         seams._mark_edge(scene_shape)
         return seams
 
@@ -585,17 +593,52 @@ class _Seams:
         for part in at_edge:
             self.parts.touches_edge[part[part >= 0]] = True
 
-    def contacts(self) -> tuple[_Ints, _Ints]:
-        """Parts, or -1 or -2, of all pairs of pixels that face each other across a seam."""
-        upper, lower = _facing(self.bottom, self.top, self.stride)
-        left, right = _facing(self.right, self.left, 1)
-        return np.concatenate([upper, left]), np.concatenate([lower, right])
+    def contacts(self) -> Edges:
+        """Of all pairs of pixels that face each other across a seam: the parts, or -1 or -2, and the scores."""
+        return Edges.concatenate(
+            [_facing(self.bottom, self.top, self.stride, 1), _facing(self.right, self.left, self.stride, 0)]
+        )
+
+    def mark_blocks(self, firsts: _Ints, seconds: _Ints) -> None:
+        """Give one name to all blocks that hang together, given the parts that do so across the seams."""
+        names, block = np.unique(self.parts.block, return_inverse=True)
+        number = connect(len(names), block[firsts], block[seconds])
+        self.parts.block[:] = names[first_of(number, int(number.max(initial=-1)) + 1)][number[block]]
+
+    def numbers(self, contacts: Edges, place: _Ints) -> NDArray[np.int32]:
+        """(parts,): the number of each one's object, if the parts are sorted so that each has its `place`."""
+        pairs = contacts.between(place)
+        if self.separation is None:
+            return connect(len(place), pairs.first, pairs.second)
+        seed_pixels = np.empty_like(self.seed_pixels)
+        seed_pixels[place] = self.seed_pixels
+        return merge(Edges.concatenate([pairs, self.links.between(place)]), seed_pixels, self.separation)
 
 
-def _facing(before: _Line, behind: _Line, step: int) -> tuple[_Ints, _Ints]:
-    """Parts of the pixels of two lines whose keys differ by `step`."""
-    _, i, j = np.intersect1d(before.key + step, behind.key, assume_unique=True, return_indices=True)
-    return before.part[i], behind.part[j]
+def _facing(before: _Line, behind: _Line, stride: int, down: int) -> Edges:
+    """Parts and scores of the pixels of two lines where the second lies right behind the first, or below it."""
+    step = stride if down else 1
+    key, i, j = np.intersect1d(before.key + step, behind.key, assume_unique=True, return_indices=True)
+    place = pair_keys(*np.divmod(key - step, stride), down)
+    return Edges(before.part[i], behind.part[j], heights(before.score[i], behind.score[j]), place)
+
+
+def _same_separation(pieces: Sequence[Piece]) -> Separation | None:
+    """What all pieces agree on."""
+    found = {piece.scores.separation if piece.scores else None for piece in pieces}
+    if len(found) > 1:
+        msg = f"the pieces were parted in different ways: {', '.join(sorted(map(str, found)))}"
+        raise ValueError(msg)
+    return found.pop() if found else None
+
+
+def _chain_links(scores: Sequence[Scores], offsets: _Ints) -> Edges:
+    """All links, their parts numbered through."""
+    many = [s.links for s in scores]
+    return Edges.concatenate(
+        replace(links, first=links.first + offset, second=links.second + offset)
+        for links, offset in zip(many, offsets, strict=False)
+    )
 
 
 def _chain(parts: Sequence[Parts]) -> Parts:
@@ -616,12 +659,13 @@ def _chain_vertices(pieces: Sequence[Piece], offsets: _Ints) -> Vertices:
 
 def _gather(pieces: Sequence[Piece], offsets: _Ints, side: str, stride: int) -> _Line:
     """One side of all pieces, their parts numbered through."""
-    keys, parts = [], []
+    keys, parts, scores = [], [], []
     for piece, offset in zip(pieces, offsets, strict=False):
         part = getattr(piece.border, side).astype(np.int64)
+        scores.append(getattr(piece.scores, side) if piece.scores else np.zeros(len(part), np.uint8))
         keys.append(_keys(piece.window, side, stride))
         parts.append(np.where(part >= 0, part + offset, part))
-    return _Line(np.concatenate(keys), np.concatenate(parts))
+    return _Line(np.concatenate(keys), np.concatenate(parts), np.concatenate(scores))
 
 
 def _keys(window: Window, side: str, stride: int) -> _Ints:

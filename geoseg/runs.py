@@ -1,0 +1,137 @@
+"""A label raster as horizontal runs, and the components that they make.
+
+From here on all is sparse: whatever is asked of a pixel is looked up in the sorted list of runs, and no raster of
+component numbers exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from geoseg.raster import NODATA
+
+NO_PART: Final = -1
+
+_Ints: TypeAlias = NDArray[np.int64]
+_Bools: TypeAlias = NDArray[np.bool_]
+
+
+def pad(raster: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:
+    """(rows + 2, columns + 2): a frame of one pixel, so that every pixel has neighbours and no run leaves its row."""
+    padded = np.full((raster.shape[0] + 2, raster.shape[1] + 2), value, np.uint8)
+    padded[1:-1, 1:-1] = raster
+    return padded
+
+
+def sides(raster: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+    """Copies of the outermost pixels: top, bottom, left, right."""
+    return raster[0].copy(), raster[-1].copy(), raster[:, 0].copy(), raster[:, -1].copy()
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """A padded raster in row-major order, cut where its value changes. What belongs to no object is 255.
+
+    A pixel is its place in the flat raster. A vertex has the place of the pixel in its north west, and counted from
+    the window's corner, it is the vertex of that padded row and column.
+    """
+
+    flat: NDArray[np.uint8]
+    width: int
+    across: _Bools
+    """Whether a pixel and the next one are parted; one element less than `flat`."""
+    down: _Bools
+    """Whether a pixel and the one below are parted; `width` elements less than `flat`."""
+    start: _Ints
+
+    @classmethod
+    def of(cls, labels: NDArray[np.uint8]) -> Runs:
+        """Cut `labels` (rows, columns), which has no background any more."""
+        return cls.of_padded(pad(labels, NODATA).ravel(), labels.shape[1] + 2)
+
+    @classmethod
+    def of_padded(cls, flat: NDArray[np.uint8], width: int) -> Runs:
+        """Cut a raster that has its frame of 255 already."""
+        across, down = flat[1:] != flat[:-1], flat[width:] != flat[:-width]
+        return cls(flat, width, across, down, _starts(across))
+
+    def walled(self, across: _Ints, down: _Ints) -> Runs:
+        """The same with walls to the right of the pixels `across`, and below the pixels `down`."""
+        walls = replace(self, across=self.across.copy(), down=self.down.copy())
+        walls.across[across] = True
+        walls.down[down] = True
+        return replace(walls, start=_starts(walls.across))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns without the frame."""
+        return len(self.flat) // self.width - 2, self.width - 2
+
+    @property
+    def lengths(self) -> _Ints:
+        """(runs,): the pixels of each."""
+        return np.diff(self.start, append=len(self.flat))
+
+    def find(self, pixels: _Ints) -> _Ints:
+        """Number of the run that each pixel lies in."""
+        return np.searchsorted(self.start, pixels, side="right") - 1
+
+    def sides(self) -> tuple[_Ints, _Ints, _Ints, _Ints]:
+        """The outermost pixels inside the frame: top, bottom, left, right."""
+        rows, cols = self.shape
+        corner = self.width + 1
+        along, down = corner + np.arange(cols), corner + self.width * np.arange(rows)
+        return along, along + (rows - 1) * self.width, down, down + cols - 1
+
+    def around(self, vertices: _Ints) -> _Ints:
+        """(4, m): the runs of the pixels in the north west, north east, south west and south east of each vertex."""
+        south = vertices + self.width
+        west, south_west = self.find(vertices), self.find(south)
+        return np.stack([west, west + self.across[vertices], south_west, south_west + self.across[south]])
+
+    def contacts(self, run: _Ints) -> tuple[_Ints, _Ints]:
+        """Pairs of runs of one object that meet in neighbouring rows: in the column where one of them starts."""
+        start = self.start[run]
+        pairs = []
+        for step, above in ((-self.width, start - self.width), (self.width, start)):
+            same = ~self.down[above]
+            pairs.append((run[same], self.find(start[same] + step)))
+        (a, b), (c, d) = pairs
+        return np.concatenate([a, c]), np.concatenate([b, d])
+
+    def components(self) -> NDArray[np.int32]:
+        """(runs,): the number of each one's component, counted in the order of their first pixels; -1 for no object."""
+        run = np.flatnonzero(self.flat[self.start] != NODATA)
+        place = np.full(len(self.start), NO_PART, np.int32)
+        place[run] = np.arange(len(run))
+        firsts, seconds = self.contacts(run)
+        place[run] = connect(len(run), place[firsts], place[seconds])
+        return place
+
+
+def _starts(across: _Bools) -> _Ints:
+    return np.concatenate([[0], np.flatnonzero(across) + 1])
+
+
+def connect(count: int, firsts: NDArray[np.integer[Any]], seconds: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """(count,): the number of each node's connected component, counted in the order of their first nodes."""
+    links = coo_array((np.ones(len(firsts), np.bool_), (firsts, seconds)), shape=(count, count))
+    components, number = connected_components(links, directed=False)
+    first = first_of(number, components)
+    rank = np.empty(components, np.int32)
+    rank[np.argsort(first)] = np.arange(components)
+    ranked: NDArray[np.int32] = rank[number]
+    return ranked
+
+
+def first_of(number: NDArray[np.int32], count: int) -> _Ints:
+    """(count,): where each of the numbers 0 to count - 1, none of which is missing, comes first."""
+    first = np.empty(count, np.int64)
+    first[number[::-1]] = np.arange(len(number))[::-1]
+    return first

@@ -1,0 +1,360 @@
+"""Objects that touch, told apart by a score that is high in the middle of each: a watershed, exact under any tiling.
+
+**What is cut.** The pixels of one label are the nodes of a graph, neighbours in rows and columns its edges. The height
+of an edge is the lower of its two scores; among equals the higher score counts, then the place, so that no two edges
+are equal. Where a connected group of pixels reaches a threshold and is large enough, it is a seed. The maximum
+spanning forest of which every tree holds one seed is a watershed (Meyer 1994, "Minimum spanning forests for
+morphological segmentation"; Cousty, Bertrand, Najman & Couprie 2009, "Watershed cuts"), and as no two edges are equal,
+it is the only one. Each of its trees is an object. What no seed can reach stays one object.
+
+**In one window.** All edges of a pixel that does not lie on the window's border are known, so the best edge out of a
+tree that holds no seed and no such pixel belongs to the forest of the scene, whatever lies beyond (cut property). So
+trees grow (Boruvka 1926) until each holds a seed, a group that may go on beyond the border, or a pixel on it. The
+first round of growing is a look at the four neighbours: an edge to a higher neighbour is the better one, so every
+pixel hangs on its highest.
+
+**What stays open** is a small graph of such trees. An edge that is the worst of a circle belongs to no forest of the
+scene either (cycle property), so of the edges between trees only a forest is handed on. Where all windows were seen,
+groups become whole, the edges across the seams are added, and one and the same routine decides.
+
+On a plateau of three pixels and more the place decides, which leaves the wall straight but not in its middle.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.raster import CONFIDENCE_STEPS, NODATA
+from geoseg.runs import NO_PART, Runs, connect, first_of, pad, sides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from geoseg.window import Window
+
+__all__ = ["Edges", "Separation", "Watershed", "heights", "merge", "pair_keys", "separate"]
+
+_Ints: TypeAlias = NDArray[np.int64]
+_Bools: TypeAlias = NDArray[np.bool_]
+
+_ROW_BITS: Final = 33  # a key has room for 2**30 rows and 2**32 columns, and one bit for the direction
+
+
+_AT_ONCE: Final = 1 << 15  # pixels looked at in one go: what stays in the cache is twice as fast
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What a seed is: connected pixels of one label with at least this score (0..1), and at least that many."""
+
+    seed: float
+    min_seed_pixels: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no pixel or every pixel fulfils."""
+        if not 0 < self.seed <= 1:
+            msg = f"the seeds' score must lie above 0 and not above 1, got {self.seed}"
+            raise ValueError(msg)
+        if self.min_seed_pixels < 1:
+            msg = f"a seed needs at least one pixel, got {self.min_seed_pixels}"
+            raise ValueError(msg)
+
+    @property
+    def code(self) -> int:
+        """The least code of a score that reaches the threshold."""
+        return math.ceil(round(self.seed * CONFIDENCE_STEPS, 6))
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Pairs of pixels, or of the parts they belong to, that meet: a struct of arrays of length n."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    height: NDArray[np.uint16]
+    """The lower score times 256, plus the higher."""
+    key: NDArray[np.int64]
+    """The place of the pair of pixels, counted from the scene's origin; no two are equal."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.key)
+
+    def select(self, index: NDArray[np.bool_] | NDArray[np.integer[Any]]) -> Edges:
+        """Those that a mask (n,) or an array of places picks."""
+        return Edges(self.first[index], self.second[index], self.height[index], self.key[index])
+
+    def between(self, number: NDArray[np.integer[Any]]) -> Edges:
+        """The same edges between what their ends belong to."""
+        return replace(self, first=number[self.first].astype(np.int64), second=number[self.second].astype(np.int64))
+
+    def best_first(self) -> Edges:
+        """Sorted by height, the highest first, and by place."""
+        return self.select(np.lexsort((self.key, ~self.height)))
+
+    @classmethod
+    def concatenate(cls, edges: Iterable[Edges]) -> Edges:
+        """All of them, in their order."""
+        none = cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, np.int64))
+        every = [none, *edges]
+        return cls(*(np.concatenate([getattr(e, f.name) for e in every]) for f in fields(cls)))
+
+
+def heights(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Heights of the edges between pixels of these scores."""
+    low, high = np.minimum(one, other).astype(np.uint16), np.maximum(one, other)
+    height: NDArray[np.uint16] = (low << np.uint16(8)) | high
+    return height
+
+
+def pair_keys(row: _Ints, col: _Ints, down: int | _Ints) -> _Ints:
+    """Keys of pairs: the row and column of the left or upper pixel in the scene, and 1 if the other lies below."""
+    keys: _Ints = (row << _ROW_BITS) + (col << 1) | down
+    return keys
+
+
+@dataclass(frozen=True, eq=False)
+class Watershed:
+    """What one window tells of its objects. A pixel is its place in the padded window, as in `Runs`."""
+
+    runs: Runs
+    """With walls between parts: objects, or what may become one with others."""
+    seeds: _Ints
+    """A pixel of every group that is a seed, or may be part of one."""
+    seed_pixels: _Ints
+    """The pixels of each of these groups in the window."""
+    links: Edges
+    """Between pixels of parts that may become one."""
+    sides: tuple[NDArray[np.uint8], ...]
+    """The scores along the window's border, nodata being 0: top, bottom, left, right."""
+    separation: Separation
+
+
+def separate(
+    runs: Runs, block: NDArray[np.int32], score: NDArray[np.uint8], window: Window, separation: Separation
+) -> Watershed:
+    """Part what touches in one window, as far as this does not depend on what lies beyond.
+
+    `block`: number of the connected component of each run, -1 for none. `score` (rows, columns): codes of 1/250, where
+    nodata counts as 0.
+    """
+    score = score * (score != NODATA)
+    flat = pad(score, 0).ravel()
+    groups = _Groups.of(runs, block, flat, separation)
+    graph = _Graph.of(runs, block, flat, groups)
+    tree, roots = _climb(graph)
+    edges = _edges(graph, tree)
+    known, fixed = graph.known[roots], graph.fixed[roots]
+    candidates = edges.select(~(known[edges.first] & known[edges.second])).best_first()
+    candidates = candidates.select(forest(candidates, known))
+    settled = forest(candidates, fixed)
+    part = connect(len(roots), candidates.first[settled], candidates.second[settled])
+    walls = edges.key[part[edges.first] != part[edges.second]]
+    told = groups.is_seed | groups.is_open
+    return Watershed(
+        runs=runs.walled(walls[walls & 1 == 0] >> 1, walls[walls & 1 == 1] >> 1),
+        seeds=groups.first[told],
+        seed_pixels=groups.pixels[told],
+        links=_in_scene(candidates.select(~settled), runs.width, window),
+        sides=sides(score),
+        separation=separation,
+    )
+
+
+def merge(edges: Edges, seed_pixels: _Ints, separation: Separation) -> NDArray[np.int32]:
+    """(parts,): the number of the object that each part belongs to, counted in the order of their first parts.
+
+    `edges`: all links of all windows and all pairs of pixels across their seams. `seed_pixels`: the pixels of each
+    part's group, 0 if it has none.
+    """
+    one_group = edges.height >> 8 >= separation.code
+    group = connect(len(seed_pixels), edges.first[one_group], edges.second[one_group])
+    pixels = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
+    np.add.at(pixels, group, seed_pixels)
+    rest = edges.select(~one_group).between(group).best_first()
+    chosen = forest(rest, pixels >= separation.min_seed_pixels)
+    number: NDArray[np.int32] = connect(len(pixels), rest.first[chosen], rest.second[chosen])[group]
+    return number
+
+
+def forest(edges: Edges, rooted: _Bools) -> _Bools:
+    """(n,): which of the edges, the best first, make the best forest on the nodes 0 to len(rooted) - 1.
+
+    No two rooted nodes are in one tree; a tree without one spans all that hangs together. In every round each tree
+    that has no root takes the best edge that leads out of it (Boruvka 1926), so there are half as many such trees in
+    the next.
+    """
+    tree = np.arange(len(rooted))
+    chosen = np.zeros(len(edges), np.bool_)
+    left = np.arange(len(edges))
+    while True:
+        one, other = tree[edges.first[left]], tree[edges.second[left]]
+        useful = (one != other) & ~(rooted[one] & rooted[other])
+        left, one, other = left[useful], one[useful], other[useful]
+        if not len(left):
+            return chosen
+        best = np.full(len(rooted), len(left))
+        np.minimum.at(best, one, np.arange(len(left)))
+        np.minimum.at(best, other, np.arange(len(left)))
+        growing = np.flatnonzero((best < len(left)) & ~rooted)
+        taken = best[growing]
+        chosen[left[taken]] = True
+        target = np.arange(len(rooted))
+        target[growing] = one[taken] + other[taken] - growing
+        tree = _roots(target)[tree]
+
+
+def _roots(target: _Ints) -> _Ints:
+    """Where every node ends that follows the targets: at one that is its own, or at the first of a pair of twins.
+
+    Twins are each other's target; there are no longer circles. By pointer doubling.
+    """
+    node = np.arange(len(target))
+    target = np.where((target[target] == node) & (node < target), node, target)
+    while True:
+        further = target[target]
+        if np.array_equal(further, target):
+            return target
+        target = further
+
+
+# --- one window ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """Connected pixels of one label that reach the threshold: k of them, and the runs that they are made of."""
+
+    run_start: _Ints
+    run_pixels: _Ints
+    run_group: NDArray[np.int32]
+    first: _Ints
+    pixels: _Ints
+    block: NDArray[np.int32]
+    is_open: _Bools
+    """Whether it touches the window's border."""
+    is_seed: _Bools
+    """Whether it does not, and is large enough."""
+
+    @classmethod
+    def of(cls, runs: Runs, block: NDArray[np.int32], score: NDArray[np.uint8], separation: Separation) -> _Groups:
+        """Find them."""
+        # 255 where the score is too low
+        above = np.maximum(runs.flat, (score < separation.code) * np.uint8(NODATA))
+        cut = Runs.of_padded(above, runs.width)
+        number = cut.components()
+        run = np.flatnonzero(number != NO_PART)
+        start, length, group = cut.start[run], cut.lengths[run], number[run]
+        count = int(group.max(initial=-1)) + 1
+        pixels = np.zeros(count, np.int64)
+        np.add.at(pixels, group, length)
+        first = start[first_of(group, count)]
+        is_open = np.zeros(count + 1, np.bool_)
+        is_open[number[cut.find(np.concatenate(cut.sides()))]] = True  # the last place is that of no group
+        is_open = is_open[:-1]
+        is_seed = (pixels >= separation.min_seed_pixels) & ~is_open
+        return cls(start, length, group, first, pixels, block[runs.find(first)], is_open, is_seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """What there is to decide on. The nodes: pixels below the threshold, one by one, then all groups."""
+
+    runs: Runs
+    score: NDArray[np.uint8]
+    low: _Ints
+    """The pixels that are nodes of their own, sorted."""
+    node: NDArray[np.int32]
+    """Of every pixel of the padded window; 0 where nothing is to be decided."""
+    known: _Bools
+    """(nodes,): certain to be a seed."""
+    fixed: _Bools
+    """(nodes,): a seed, or not wholly known."""
+
+    @classmethod
+    def of(cls, runs: Runs, block: NDArray[np.int32], score: NDArray[np.uint8], groups: _Groups) -> _Graph:
+        """Leave out the blocks that are whole and hold no two seeds."""
+        border = np.concatenate(runs.sides())
+        blocks = int(block.max(initial=-1)) + 1
+        wanted = np.zeros(blocks + 1, np.bool_)
+        wanted[:-1] = np.bincount(groups.block[groups.is_seed], minlength=blocks) > 1
+        wanted[block[runs.find(border)]] = True
+        wanted[-1] = False  # the place of no block
+        inside = np.repeat(wanted[block], runs.lengths)
+        run = np.flatnonzero(wanted[groups.block][groups.run_group])
+        high = _spread(groups.run_start[run], groups.run_pixels[run])
+        edge = border[inside[border]]
+        inside[high] = False
+        low = np.flatnonzero(inside)
+        node = np.zeros(len(inside), np.int32)
+        node[low] = np.arange(len(low))
+        node[high] = np.repeat(groups.run_group[run], groups.run_pixels[run]) + len(low)
+        known = np.concatenate([np.zeros(len(low), np.bool_), groups.is_seed])
+        fixed = np.concatenate([np.zeros(len(low), np.bool_), groups.is_seed | groups.is_open])
+        fixed[node[edge]] = True
+        return cls(runs, score, low, node, known, fixed)
+
+
+def _spread(start: _Ints, length: _Ints) -> _Ints:
+    """The pixels of runs."""
+    stop = np.cumsum(length)
+    return np.arange(stop[-1] if len(stop) else 0) + np.repeat(start - stop + length, length)
+
+
+def _climb(graph: _Graph) -> tuple[NDArray[np.int32], _Ints]:
+    """First round of the forest: (nodes,) the tree of each node, and (trees,) the node that is its root.
+
+    Of a pixel's edges, the one to the highest neighbour is the best; among equals that which comes first, which is the
+    one from above, from the left, to the right, downwards.
+    """
+    low = graph.low
+    target = np.arange(len(graph.fixed))
+    for begin in range(0, len(low), _AT_ONCE):
+        some = low[begin : begin + _AT_ONCE]
+        target[begin : begin + len(some)] = graph.node[_highest_neighbours(some, graph)]
+    target[graph.fixed] = np.flatnonzero(graph.fixed)
+    root = _roots(target)
+    is_root = root == np.arange(len(root))
+    tree: NDArray[np.int32] = (np.cumsum(is_root, dtype=np.int32) - 1)[root]
+    return tree, np.flatnonzero(is_root)
+
+
+def _highest_neighbours(pixels: _Ints, graph: _Graph) -> _Ints:
+    """Of each pixel, among its neighbours of the same label; itself if it has none."""
+    down, across, width = graph.runs.down, graph.runs.across, graph.runs.width
+    above, left, right, below = pixels - width, pixels - 1, pixels + 1, pixels + width
+    best = np.zeros(len(pixels), np.uint16)
+    for rank, (neighbour, apart) in enumerate(
+        ((below, down[pixels]), (right, across[pixels]), (left, across[left]), (above, down[above])), start=1
+    ):
+        height = (graph.score[neighbour].astype(np.uint16) << 3) + np.uint16(rank)
+        np.maximum(best, height * ~apart, out=best)
+    found: _Ints = pixels + np.array([0, width, 1, -1, -width])[best & 7]
+    return found
+
+
+def _edges(graph: _Graph, tree: NDArray[np.int32]) -> Edges:
+    """All edges between two trees; their keys are twice the place of the left or upper pixel, plus 1 if downwards."""
+    if not len(graph.low):
+        return Edges.concatenate([])
+    raster = tree[graph.node]
+    found = []
+    for step, walls in ((1, graph.runs.across), (graph.runs.width, graph.runs.down)):
+        place = np.flatnonzero((raster[step:] != raster[:-step]) & ~walls)
+        height = heights(graph.score[place], graph.score[place + step])
+        first, second = raster[place].astype(np.int64), raster[place + step].astype(np.int64)
+        found.append(Edges(first, second, height, 2 * place + (step > 1)))
+    return Edges.concatenate(found)
+
+
+def _in_scene(edges: Edges, width: int, window: Window) -> Edges:
+    """The edges with the pixels of the padded window for their ends, and keys that hold in the scene."""
+    place, down = edges.key >> 1, edges.key & 1
+    row, col = np.divmod(place, width)
+    key = pair_keys(row - 1 + window.row_start, col - 1 + window.col_start, down)
+    return Edges(place, place + np.where(down, width, 1), edges.height, key)
