@@ -21,11 +21,11 @@ class ClassOf(Strict):
 class Network(Strict):
     """What is trained."""
 
-    architecture: str = Field(description="deeplabv3plus, segformer, unet, unetplusplus, fcn, deeplabv3 or upernet")
+    architecture: str = Field(description="deeplabv3plus, segformer, unet, unetplusplus, upernet, deeplabv3 or fcn")
     encoder: str = Field(description="an encoder of segmentation-models-pytorch, or tu- and a name of timm's")
     weights: str | None = Field(
         None,
-        description="where the encoder starts: imagenet, package:efficientnet-lite0, hf:org/name, torchgeo:ENUM, a path",
+        description="how it starts: imagenet, package:efficientnet-lite0, hf:org/name, torchgeo:ENUM or a path",
     )
 
 
@@ -36,7 +36,8 @@ class Ground(Strict):
     labels: str = Field(description="a vector file (any CRS), or a folder of label rasters named like the rasters")
     class_column: str | None = Field(None, description="column of the vector file that names each polygon's class")
     values: dict[str, str] | None = Field(
-        None, description="what the file calls a class (a raster's value, a column's entry): the class; others are ignored"
+        None,
+        description="what the file calls a class (a raster's value, a column's entry): the class; the rest is ignored",
     )
     area: str | None = Field(
         None, description="vector file of polygons in which the labels are complete; all else is ignored"
@@ -84,7 +85,9 @@ class Optimiser(Strict):
     clip: float = Field(2.0, gt=0, description="norm that gradients are clipped to")
     averaging: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights (EMA), which are kept")
     precision: Literal["32", "bf16", "16"] = Field("32", description="bf16 or 16: mixed precision, for GPUs")
-    checkpoint_gradients: bool = Field(False, description="less memory for more time, where the encoder knows how")
+    checkpoint_gradients: bool = Field(
+        default=False, description="less memory for more time, where the encoder knows how"
+    )
 
 
 class Training(Strict):

@@ -1,7 +1,7 @@
 """The training run itself: Lightning does the loop, this says what a step is, how it is judged and what is kept.
 
-A run has a folder. `checkpoints/last.ckpt` in it is written every so many steps; the same command on the same folder goes
-on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions beside labels.
+A run has a folder. `checkpoints/last.ckpt` in it is written every so many steps; the same command on the same folder
+goes on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions beside labels.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Notes(lightning.Callback):
         self._say(f"step {trainer.global_step}, {time.monotonic() - self._began:.0f} s: {told}")
 
 
-def fit(  # noqa: PLR0913  each is one thing
+def fit(
     job: TrainJob,
     network: torch.nn.Module,
     places: Sequence[Place],

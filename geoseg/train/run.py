@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("geoseg")
 
 
-def train(  # noqa: PLR0913  each is one thing
+def train(
     job: TrainJob,
     data: Path,
     out: Path,
@@ -62,7 +62,9 @@ def train(  # noqa: PLR0913  each is one thing
     network = _network(job, start)
     runs.mkdir(parents=True, exist_ok=True)
     scores = fit(job, network, places, runs, where, observe=observe, say=say)
-    named = {f"IoU of {k.removeprefix('iou_')}, validation places": v for k, v in scores.items() if k.startswith("iou_")}
+    named = {
+        f"IoU of {k.removeprefix('iou_')}, validation places": v for k, v in scores.items() if k.startswith("iou_")
+    }
     software = {name: version(name) for name in ("geoseg", "torch", "torchgeo", "segmentation-models-pytorch")}
     return publish(folder, job, network, Learned(named, _ground(places), software))
 
