@@ -233,7 +233,8 @@ def _gaps(polygons: NDArray[np.object_], tree: shapely.STRtree, reach: float) ->
     first, second = first[first < second], second[first < second]
     wide = shapely.buffer(polygons, 0.6 * reach, quad_segs=2)
     gaps: NDArray[np.object_] = shapely.intersection(wide[first], wide[second])
-    return gaps[~shapely.is_empty(gaps)]
+    there: NDArray[np.bool_] = ~shapely.is_empty(gaps)
+    return gaps[there]
 
 
 def _walls(objects: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -249,7 +250,7 @@ def _interior(objects: NDArray[np.int32], alone: NDArray[np.int32], radius: NDAr
     if not objects.any():
         return np.zeros(objects.shape, np.float32)
     # an object that the frame cuts goes on beyond it, so the frame is no outline
-    inner = ndimage.distance_transform_edt(np.pad(alone > 0, 1, mode="edge"))[1:-1, 1:-1]
+    inner: NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(alone > 0, 1, mode="edge"))[1:-1, 1:-1]
     return np.minimum(inner / radius, 1).astype(np.float32)
 
 
@@ -366,7 +367,8 @@ class GroundSampler(GeoSampler):
 
     def __len__(self) -> int:
         """As many as would cover the ground."""
-        return max(1, round(self._ground.area / (self._pixels * self.res[0]) ** 2))
+        squares: float = self._ground.area / (self._pixels * self.res[0]) ** 2
+        return max(1, round(squares))
 
     def _anywhere(self) -> tuple[float, float]:
         west, south, east, north = self._ground.bounds
@@ -523,7 +525,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 def places_of(job: TrainJob, folder: Path) -> list[Place]:
-    """The places of a job, whose paths count from `folder`; each knows which classes are rare over all of them.
+    """The places of a job, whose paths count from `folder`.
 
     Raises `OptionError` or `SceneError` for what is not right.
     """

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
 
     from geoseg.train.data import Maps, Place, Sample
@@ -50,6 +51,7 @@ class Task(lightning.LightningModule):
         self.background = next((v for v, c in enumerate(job.classes) if c.name == job.background), None)
         self.objects = [value for value in range(self.classes) if value != self.background]
         weights = None if job.class_weights == "none" else class_weights_of(counts.tolist(), job.class_weights)
+        self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
         self.chance = torch.Generator().manual_seed(job.seed)
@@ -117,7 +119,7 @@ class Task(lightning.LightningModule):
         path = self.pictures / f"step-{self.global_step:06d}-{index}.png"
         save_image([values.float() / 255 for values in (shown, *maps)], path, nrow=3, padding=4)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with two learning rates, a warm-up and a cosine."""
         wish = self.job.optimiser
         encoder = {id(p) for p in self.network.get_submodule("encoder").parameters()}
@@ -197,7 +199,8 @@ def fit(
     last = folder / "checkpoints" / "last.ckpt"
     done = _checked_step(last, job)
     if job.optimiser.checkpoint_gradients and hasattr(network.get_submodule("encoder"), "model"):
-        network.get_submodule("encoder.model").set_grad_checkpointing()
+        encoder: Any = network.get_submodule("encoder.model")
+        encoder.set_grad_checkpointing()
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
     trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
     crops = DataLoader(
