@@ -30,7 +30,7 @@ from scipy import ndimage
 from torch.nn import functional
 from torch.utils.data import IterableDataset
 from torchgeo.datasets import GeoDataset
-from torchgeo.samplers import GeoSampler, GridGeoSampler, Units
+from torchgeo.samplers import GeoSampler
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
@@ -412,14 +412,22 @@ class GroundPlace:
         if self.validate is None:
             return
         for resolution in resolutions or (self.resolution,):
-            step = resolution / self.unit
-            side = pixels * step
-            for x, y, t in GridGeoSampler(self.validate, side, side, units=Units.CRS):
-                # from the grid's corner on, in whole pixels: the sampler's own squares end at the ground's edge
-                square = slice(x.start, x.start + side, step), slice(y.start, y.start + side, step), t
+            for square in self._squares(self.validate, resolution, pixels):
                 sample = _sample(self.validate[square])
                 if sample.known > 0:
                     yield sample
+
+    def _squares(self, raster: LabelledRaster, resolution: float, pixels: int) -> Iterator[GeoSlice]:
+        """Side by side from the ground's south-western corner on, in whole pixels, until all of it is covered.
+
+        torchgeo's own grid sampler leaves out ground that is narrower than a square.
+        """
+        sampler = GroundSampler(raster, pixels, self.unit, np.random.default_rng(0))
+        west, south, east, north = raster.ground.bounds
+        side = pixels * resolution / self.unit
+        for y in np.arange(south, north - side * 1e-6, side):
+            for x in np.arange(west, east - side * 1e-6, side):
+                yield sampler.square(resolution, (x + side / 2, y + side / 2))
 
     def class_pixels(self) -> NDArray[np.float64]:
         """Areas of the classes, in square metres."""

@@ -6,13 +6,17 @@ goes on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictur
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -24,7 +28,7 @@ from geoseg.train.data import IGNORED, Crops
 from geoseg.train.losses import auxiliary_loss, class_weights_of, total_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -202,7 +206,8 @@ def fit(
         encoder: Any = network.get_submodule("encoder.model")
         encoder.set_grad_checkpointing()
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
-    trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
+    with _quiet():
+        trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
     crops = DataLoader(
         Crops(job, places, done),
         batch_size=job.optimiser.batch,
@@ -212,8 +217,28 @@ def fit(
         worker_init_fn=_one_thread,
     )
     validation = DataLoader(Squares(samples), batch_size=1)
-    trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
+    with _quiet():
+        trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning without its advice, which is for those who call it; what goes wrong is still told.
+
+    Its logger has a handler of its own, by which lines would come twice.
+    """
+    logger = logging.getLogger("lightning.pytorch")
+    logger.handlers.clear()
+    debugging = logging.getLogger("geoseg").isEnabledFor(logging.DEBUG)
+    logger.setLevel(logging.INFO if debugging else logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)  # few workers, no validation places
+        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec\)", category=FutureWarning)  # its own affair
+        warnings.filterwarnings(
+            "ignore", message="(Experiment logs|Checkpoint) directory"
+        )  # a run that goes on has its folder
+        yield
 
 
 def _one_thread(_worker: int) -> None:
