@@ -2,10 +2,10 @@
 
     python workflows/prepare_buildings.py --data DATA --out PREPARED
 
-DATA is the folder that holds `banepa/` and `buildings_oam/` (OpenAerialMap imagery, CC-BY-4.0; OpenStreetMap footprints,
-ODbL). The map tiles of `buildings_oam/` are put together again: one GeoTIFF for each contiguous group of the finest
-tiles, whose coarser copies show the same ground and are left out. Beside them go the footprints, the area in which they
-are complete, and for Banepa what is kept for validation: the eastern third of its labelled part.
+DATA is the folder that holds `banepa/` and `buildings_oam/` (OpenAerialMap imagery, CC-BY-4.0; OpenStreetMap
+footprints, ODbL). The map tiles of `buildings_oam/` are put together again: one GeoTIFF for each contiguous
+group of the finest tiles, whose coarser copies show the same ground and are left out. Beside them go the footprints,
+the area in which they are complete, and for Banepa what is kept for validation: the eastern third of its labelled part.
 """
 
 from __future__ import annotations

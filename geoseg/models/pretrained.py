@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
@@ -264,7 +265,7 @@ def _from_torchgeo(name: str) -> tuple[Tensors, tuple[str, ...]]:
     weights = _torchgeo_weights(name)
     try:
         tensors = weights.get_state_dict(progress=False, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (URLError, ConnectionError, TimeoutError) as error:
         msg = f"torchgeo:{name}: {weights.url} cannot be fetched: {_first_line(error)}; check the network, or download "
         raise ModelError(msg + "the file and give its path") from error
     except Exception as error:  # what is damaged or hostile may fail in any way
@@ -290,7 +291,7 @@ def _torchgeo_weights(name: str) -> Any:
 
 def _common_names(name: str, meta: Mapping[str, Any]) -> tuple[str, ...]:
     """STAC common names of the bands of an entry, "" where unknown."""
-    bands = [str(band).upper().removeprefix("SR_") for band in meta.get("bands", ())]
+    bands = [re.sub("^(SR_)?B0*", "B", str(band).upper()) for band in meta.get("bands", ())]  # SR_B4, B04: B4
     bands = bands or [""] * int(meta.get("in_chans", len(RGB)))
     sensor = next(begin for begin in _BAND_NAMES if name.startswith(begin))
     return tuple(_BAND_NAMES[sensor].get(band, "") for band in bands)

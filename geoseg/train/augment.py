@@ -117,7 +117,7 @@ class Augmentation(BaseModel):
     jpeg_quality: int = Field(default=25, ge=1, le=95, description="its quality at least; 95 at most")
     noise: float = _chance(0.2, "Gaussian noise")
     noise_sigma: float = Field(
-        12.0, ge=2, description="grey values, of 255, its standard deviation at most; 2 at least"
+        default=12.0, ge=2, description="grey values, of 255, its standard deviation at most; 2 at least"
     )
 
     cutmix: float = _chance(0.0, "a rectangle of another sample, with its labels (Yun et al. 2019)")

@@ -16,7 +16,6 @@ import fnmatch
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import geopandas as gpd
@@ -31,7 +30,7 @@ from scipy import ndimage
 from torch.nn import functional
 from torch.utils.data import IterableDataset
 from torchgeo.datasets import GeoDataset
-from torchgeo.samplers import GeoSampler, GridGeoSampler, Units
+from torchgeo.samplers import GeoSampler
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
@@ -41,6 +40,7 @@ from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
@@ -57,6 +57,8 @@ ROOM = 1.42
 HELD_BYTES = 2 << 30
 """Rasters up to this size, all bands, are held in memory with their coarser levels."""
 LEVELS = 4
+HALF = 127
+"""A resampled pixel with more than this much validity, of 255, has data."""
 LEAST_KNOWN = 0.3
 """Share of a crop's pixels that must have a label."""
 TRIES = 50
@@ -85,6 +87,8 @@ class Place(Protocol):
 
     name: str
     weight: float
+    rare: tuple[int, ...]
+    """Classes that are rare over all places."""
 
     def draw(self, resolution: float, pixels: int, rng: np.random.Generator, *, rare: bool) -> Sample:
         """A square of `pixels` by `pixels` at a resolution in metres, somewhere; `rare`: centred on a rare class."""
@@ -174,7 +178,9 @@ class VectorLabels:
 class RasterLabels:
     """A label raster in memory, on the grid of its image or another of the same CRS."""
 
-    def __init__(self, labels: NDArray[np.uint8], transform: rasterio.Affine, background: int | None, classes: int) -> None:
+    def __init__(
+        self, labels: NDArray[np.uint8], transform: rasterio.Affine, background: int | None, classes: int
+    ) -> None:
         self.labels, self.transform, self.background = labels, transform, background
         pixels = np.bincount(labels.ravel(), minlength=256)[:classes]
         self.counts = pixels * abs(transform.a * transform.e)
@@ -210,7 +216,7 @@ def raster_maps(labels: NDArray[np.uint8], background: int | None) -> dict[str, 
     objects = np.zeros(labels.shape, np.int32)
     for value in np.unique(labels):
         if value not in (background, IGNORED):
-            found, count = ndimage.label(labels == value)
+            found, _ = ndimage.label(labels == value)
             objects[found > 0] = found[found > 0] + objects.max()
     inner = ndimage.distance_transform_edt(np.pad(objects > 0, 1))[1:-1, 1:-1]
     largest = ndimage.maximum(inner, objects, np.arange(int(objects.max()) + 1))
@@ -227,7 +233,8 @@ def _gaps(polygons: NDArray[np.object_], tree: shapely.STRtree, reach: float) ->
     first, second = first[first < second], second[first < second]
     wide = shapely.buffer(polygons, 0.6 * reach, quad_segs=2)
     gaps: NDArray[np.object_] = shapely.intersection(wide[first], wide[second])
-    return gaps[~shapely.is_empty(gaps)]
+    there: NDArray[np.bool_] = ~shapely.is_empty(gaps)
+    return gaps[there]
 
 
 def _walls(objects: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -243,7 +250,7 @@ def _interior(objects: NDArray[np.int32], alone: NDArray[np.int32], radius: NDAr
     if not objects.any():
         return np.zeros(objects.shape, np.float32)
     # an object that the frame cuts goes on beyond it, so the frame is no outline
-    inner = ndimage.distance_transform_edt(np.pad(alone > 0, 1, mode="edge"))[1:-1, 1:-1]
+    inner: NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(alone > 0, 1, mode="edge"))[1:-1, 1:-1]
     return np.minimum(inner / radius, 1).astype(np.float32)
 
 
@@ -294,7 +301,9 @@ class _Pixels:
         rows, cols = source.shape
         self._held = rows * cols * len(source.bands) <= HELD_BYTES
 
-    def read(self, bounds: tuple[float, float, float, float], shape: tuple[int, int]) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    def read(
+        self, bounds: tuple[float, float, float, float], shape: tuple[int, int]
+    ) -> tuple[torch.Tensor, NDArray[np.bool_]]:
         """Image uint8 (bands, y, x) and validity of a rectangle of the CRS, brought to a shape."""
         to_pixels = ~self._source.scene.geobox.affine
         left, top = to_pixels @ (bounds[0], bounds[3])
@@ -307,7 +316,7 @@ class _Pixels:
         )
         both = self._window(level, Window(*rows, *cols))
         both = _resize(both, shape)
-        return both[:-1], (both[-1] > 127).numpy()
+        return both[:-1], (both[-1] > HALF).numpy()
 
     def _window(self, level: int, window: Window) -> torch.Tensor:
         """Bands and validity (0 or 255) of a window of a level, uint8; what lies outside is not valid."""
@@ -358,7 +367,8 @@ class GroundSampler(GeoSampler):
 
     def __len__(self) -> int:
         """As many as would cover the ground."""
-        return max(1, round(self._ground.area / (self._pixels * self.res[0]) ** 2))
+        squares: float = self._ground.area / (self._pixels * self.res[0]) ** 2
+        return max(1, round(squares))
 
     def _anywhere(self) -> tuple[float, float]:
         west, south, east, north = self._ground.bounds
@@ -402,14 +412,22 @@ class GroundPlace:
         if self.validate is None:
             return
         for resolution in resolutions or (self.resolution,):
-            step = resolution / self.unit
-            side = pixels * step
-            for x, y, t in GridGeoSampler(self.validate, side, side, units=Units.CRS):
-                # from the grid's corner on, in whole pixels: the sampler's own squares end at the ground's edge
-                square = slice(x.start, x.start + side, step), slice(y.start, y.start + side, step), t
+            for square in self._squares(self.validate, resolution, pixels):
                 sample = _sample(self.validate[square])
                 if sample.known > 0:
                     yield sample
+
+    def _squares(self, raster: LabelledRaster, resolution: float, pixels: int) -> Iterator[GeoSlice]:
+        """Side by side from the ground's south-western corner on, in whole pixels, until all of it is covered.
+
+        torchgeo's own grid sampler leaves out ground that is narrower than a square.
+        """
+        sampler = GroundSampler(raster, pixels, self.unit, np.random.default_rng(0))
+        west, south, east, north = raster.ground.bounds
+        side = pixels * resolution / self.unit
+        for y in np.arange(south, north - side * 1e-6, side):
+            for x in np.arange(west, east - side * 1e-6, side):
+                yield sampler.square(resolution, (x + side / 2, y + side / 2))
 
     def class_pixels(self) -> NDArray[np.float64]:
         """Areas of the classes, in square metres."""
@@ -453,7 +471,8 @@ class ChipPlace:
             while col < pixels:
                 chip = self._scaled(self._pick(rng, rare=rare), resolution)
                 rows, cols = min(chip.image.shape[1], pixels - row), min(chip.image.shape[2], pixels - col)
-                top, left = (int(rng.integers(0, side - n + 1)) for side, n in zip(chip.image.shape[1:], (rows, cols), strict=True))
+                top = int(rng.integers(0, chip.image.shape[1] - rows + 1))
+                left = int(rng.integers(0, chip.image.shape[2] - cols + 1))
                 here, there = np.s_[row : row + rows, col : col + cols], np.s_[top : top + rows, left : left + cols]
                 image[:, *here] = chip.image[:, *there]
                 for name, values in maps.items():
@@ -499,8 +518,8 @@ class ChipPlace:
         image, labels = torch.from_numpy(_read(pair[0])[: self.bands].copy()), self.values[_read(pair[1])[0]]
         scale = self.resolution / resolution
         shape = max(1, round(labels.shape[0] * scale)), max(1, round(labels.shape[1] * scale))
-        rows, cols = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(shape, labels.shape, strict=True))
-        maps = raster_maps(labels[np.ix_(rows, cols)], self.background)
+        centres = [((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(shape, labels.shape, strict=True)]
+        maps = raster_maps(labels[np.ix_(*centres)], self.background)
         return Sample(_resize(image, shape), {name: torch.from_numpy(values) for name, values in maps.items()})
 
 
@@ -510,11 +529,14 @@ def _read(path: Path) -> NDArray[np.uint8]:
         return values
 
 
-# --- from a job to places -----------------------------------------------------------------------------------------------
+# --- from a job to places ---------------------------------------------------------------------------------------------
 
 
 def places_of(job: TrainJob, folder: Path) -> list[Place]:
-    """The places of a job, whose paths count from `folder`. Raises `OptionError` or `SceneError` for what is not right."""
+    """The places of a job, whose paths count from `folder`.
+
+    Raises `OptionError` or `SceneError` for what is not right.
+    """
     places: list[Place] = []
     for number, data in enumerate(job.data):
         if isinstance(data, Chips):
@@ -618,7 +640,9 @@ def _ground_place(
     kept = _kept(ground, data, job, unit, folder, scene, number)
     fill = round(255 * job.mean)
     to_learn = ground - kept if kept is not None else ground
-    train = None if data.use == "validation" or to_learn.is_empty else LabelledRaster(source, labels, to_learn, kept, fill)
+    train = None
+    if data.use != "validation" and not to_learn.is_empty:
+        train = LabelledRaster(source, labels, to_learn, kept, fill)
     held = None if kept is None or kept.is_empty else LabelledRaster(source, labels, kept, None, fill)
     return None if train is None and held is None else GroundPlace(scene.id, weight, train, held, unit)
 
@@ -675,8 +699,8 @@ def _labels(scene: Scene, data: Ground, job: TrainJob, folder: Path, unit: float
     if data.class_column is None:
         objects = [value for value, c in enumerate(job.classes) if c.name != job.background]
         if len(objects) != 1:
-            msg = f"{path}: with {len(objects)} classes, data needs `class_column`, the column that names each polygon's"
-            raise OptionError(msg)
+            msg = f"{path}: with {len(objects)} classes, data needs `class_column`, the column that names each "
+            raise OptionError(msg + "polygon's class")
         values = np.full(len(frame), objects[0])
     else:
         if data.class_column not in frame:
@@ -713,7 +737,7 @@ def _raster_labels(scene: Scene, data: Ground, job: TrainJob, folder: Path) -> R
     return RasterLabels(labels, truth.geobox.affine, _background(job), len(job.classes))
 
 
-# --- crops --------------------------------------------------------------------------------------------------------------
+# --- crops ------------------------------------------------------------------------------------------------------------
 
 
 class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
@@ -753,7 +777,9 @@ class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
 
 
 def _only_validates(place: Place) -> bool:
-    return isinstance(place, GroundPlace) and place.train is None or isinstance(place, ChipPlace) and not place.pairs
+    if isinstance(place, GroundPlace):
+        return place.train is None
+    return isinstance(place, ChipPlace) and not place.pairs
 
 
 def rare_classes(counts: NDArray[np.float64]) -> tuple[int, ...]:

@@ -21,11 +21,11 @@ class ClassOf(Strict):
 class Network(Strict):
     """What is trained."""
 
-    architecture: str = Field(description="deeplabv3plus, segformer, unet, unetplusplus, fcn, deeplabv3 or upernet")
+    architecture: str = Field(description="deeplabv3plus, segformer, unet, unetplusplus, upernet, deeplabv3 or fcn")
     encoder: str = Field(description="an encoder of segmentation-models-pytorch, or tu- and a name of timm's")
     weights: str | None = Field(
-        None,
-        description="where the encoder starts: imagenet, package:efficientnet-lite0, hf:org/name, torchgeo:ENUM, a path",
+        default=None,
+        description="how it starts: imagenet, package:efficientnet-lite0, hf:org/name, torchgeo:ENUM or a path",
     )
 
 
@@ -34,20 +34,24 @@ class Ground(Strict):
 
     rasters: tuple[str, ...] = Field(min_length=1, description="paths or globs, from the data folder")
     labels: str = Field(description="a vector file (any CRS), or a folder of label rasters named like the rasters")
-    class_column: str | None = Field(None, description="column of the vector file that names each polygon's class")
+    class_column: str | None = Field(
+        default=None, description="column of the vector file that names each polygon's class"
+    )
     values: dict[str, str] | None = Field(
-        None, description="what the file calls a class (a raster's value, a column's entry): the class; others are ignored"
+        default=None,
+        description="what the file calls a class (a raster's value, a column's entry): the class; the rest is ignored",
     )
     area: str | None = Field(
-        None, description="vector file of polygons in which the labels are complete; all else is ignored"
+        default=None, description="vector file of polygons in which the labels are complete; all else is ignored"
     )
     validation_area: str | None = Field(
-        None, description="vector file of polygons kept for validation: never trained on, not even seen"
+        default=None, description="vector file of polygons kept for validation: never trained on, not even seen"
     )
     use: Literal["train", "validation"] | None = Field(
-        None, description="what all of it is for; None: train, except where the job's split or validation_area says"
+        default=None,
+        description="what all of it is for; None: train, except where the job's split or validation_area says",
     )
-    weight: float = Field(1.0, gt=0, description="how often crops come from here, relative to the others")
+    weight: float = Field(default=1.0, gt=0, description="how often crops come from here, relative to the others")
 
 
 class Chips(Strict):
@@ -56,35 +60,43 @@ class Chips(Strict):
     images: str = Field(description="folder of the images, from the data folder")
     labels: str = Field(description="folder of the label images")
     resolution: float = Field(gt=0, description="metres on the ground per pixel")
-    values: dict[str, str] | None = Field(None, description="value of the label images: class; others are ignored")
-    validation: tuple[str, ...] = Field(
-        (), description="names kept for validation: globs, or first..last of the sorted names"
+    values: dict[str, str] | None = Field(
+        default=None, description="value of the label images: class; others are ignored"
     )
-    weight: float = Field(1.0, gt=0, description="how often crops come from here, relative to the others")
+    validation: tuple[str, ...] = Field(
+        default=(), description="names kept for validation: globs, or first..last of the sorted names"
+    )
+    weight: float = Field(default=1.0, gt=0, description="how often crops come from here, relative to the others")
 
 
 class Split(Strict):
     """Validation places among the rasters: whole square blocks of ground, never random tiles."""
 
     block: float = Field(gt=0, description="side of a block in metres")
-    share: float = Field(0.2, gt=0, lt=1, description="share of the blocks that is kept for validation")
+    share: float = Field(default=0.2, gt=0, lt=1, description="share of the blocks that is kept for validation")
     seed: int = 0
 
 
 class Optimiser(Strict):
     """AdamW, with a warm-up and a cosine to nothing."""
 
-    steps: int = Field(2000, gt=0, description="updates of the weights")
-    batch: int = Field(8, gt=0, description="crops per forward pass")
-    accumulate: int = Field(1, gt=0, description="forward passes per update")
-    rate: float = Field(1.5e-3, gt=0, description="learning rate of the decoder")
-    encoder_rate: float = Field(0.33, ge=0, description="the encoder's learning rate as a share of the decoder's")
-    weight_decay: float = Field(1e-2, ge=0)
-    warm_up: int = Field(100, ge=0, description="updates until the full learning rate")
-    clip: float = Field(2.0, gt=0, description="norm that gradients are clipped to")
-    averaging: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights (EMA), which are kept")
-    precision: Literal["32", "bf16", "16"] = Field("32", description="bf16 or 16: mixed precision, for GPUs")
-    checkpoint_gradients: bool = Field(False, description="less memory for more time, where the encoder knows how")
+    steps: int = Field(default=2000, gt=0, description="updates of the weights")
+    batch: int = Field(default=8, gt=0, description="crops per forward pass")
+    accumulate: int = Field(default=1, gt=0, description="forward passes per update")
+    rate: float = Field(default=1.5e-3, gt=0, description="learning rate of the decoder")
+    encoder_rate: float = Field(
+        default=0.33, ge=0, description="the encoder's learning rate as a share of the decoder's"
+    )
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warm_up: int = Field(default=100, ge=0, description="updates until the full learning rate")
+    clip: float = Field(default=2.0, gt=0, description="norm that gradients are clipped to")
+    averaging: float = Field(
+        default=0.998, ge=0, lt=1, description="decay of the averaged weights (EMA), which are kept"
+    )
+    precision: Literal["32", "bf16", "16"] = Field(default="32", description="bf16 or 16: mixed precision, for GPUs")
+    checkpoint_gradients: bool = Field(
+        default=False, description="less memory for more time, where the encoder knows how"
+    )
 
 
 class Training(Strict):
@@ -103,38 +115,50 @@ class TrainJob(Strict):
     description: str = ""
     license: str = Field("other", description="SPDX identifier of the licence of the weights")
     start: str | None = Field(
-        None, description="fine-tune this model (a name of `geoseg models` or a folder); it fills network and classes"
+        default=None,
+        description="fine-tune this model (a name of `geoseg models` or a folder); it fills network and classes",
     )
     network: Network | None = None
-    bands: tuple[str, ...] = Field(("red", "green", "blue"), min_length=1, description="STAC common names, in order")
-    mean: float = Field(0.5, description="of values scaled to 0..1")
-    std: float = Field(0.5, gt=0)
-    classes: tuple[ClassOf, ...] = Field((), description="value 0, 1, 2 ...")
-    background: str | None = Field(None, description="the class that is no object; unlabelled ground inside an area")
+    bands: tuple[str, ...] = Field(
+        default=("red", "green", "blue"), min_length=1, description="STAC common names, in order"
+    )
+    mean: float = Field(default=0.5, description="of values scaled to 0..1")
+    std: float = Field(default=0.5, gt=0)
+    classes: tuple[ClassOf, ...] = Field(default=(), description="value 0, 1, 2 ...")
+    background: str | None = Field(
+        default=None, description="the class that is no object; unlabelled ground inside an area"
+    )
     auxiliary: tuple[Literal["interior"], ...] = Field(
-        (), description="interior: how far inside its object a pixel lies, by which objects that touch are separated"
+        default=(),
+        description="interior: how far inside its object a pixel lies, by which objects that touch are separated",
     )
     resolution: tuple[float, float] = Field(description="metres on the ground that the model is for, finest, coarsest")
-    patch: int = Field(512, gt=0, multiple_of=32, description="pixels that the network sees at once when it predicts")
-    stride: int = Field(384, gt=0, description="pixels from one patch to the next")
+    patch: int = Field(
+        default=512, gt=0, multiple_of=32, description="pixels that the network sees at once when it predicts"
+    )
+    stride: int = Field(default=384, gt=0, description="pixels from one patch to the next")
     data: tuple[Annotated[Ground | Chips, Field(union_mode="left_to_right")], ...] = Field(min_length=1)
     split: Split | None = None
-    crop: int = Field(320, gt=0, multiple_of=32, description="pixels of a training crop")
+    crop: int = Field(default=320, gt=0, multiple_of=32, description="pixels of a training crop")
     scales: tuple[float, float] | None = Field(
-        None, description="resolutions in metres that crops are drawn at; None: a little beyond `resolution`"
+        default=None, description="resolutions in metres that crops are drawn at; None: a little beyond `resolution`"
     )
-    balance: float = Field(0.0, ge=0, le=1, description="share of the crops that are centred on a rare class")
+    balance: float = Field(default=0.0, ge=0, le=1, description="share of the crops that are centred on a rare class")
     losses: tuple[LossTerm, ...] = (CrossEntropy(label_smoothing=0.02), Dice())
     class_weights: Literal["none", "inverse", "effective"] = "none"
-    gap_weight: float = Field(0.0, ge=0, description="how much more pixels count that lie between two objects")
-    auxiliary_weight: float = Field(1.0, ge=0)
+    gap_weight: float = Field(default=0.0, ge=0, description="how much more pixels count that lie between two objects")
+    auxiliary_weight: float = Field(default=1.0, ge=0)
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
-    validate_every: int = Field(250, gt=0, description="updates between two looks at the validation places")
-    validation_resolutions: tuple[float, ...] = Field((), description="metres; empty: that of the data, or the nearest")
-    patience: int | None = Field(None, gt=0, description="stop after so many validations without a better score")
+    validate_every: int = Field(default=250, gt=0, description="updates between two looks at the validation places")
+    validation_resolutions: tuple[float, ...] = Field(
+        default=(), description="metres; empty: that of the data, or the nearest"
+    )
+    patience: int | None = Field(
+        default=None, gt=0, description="stop after so many validations without a better score"
+    )
     seed: int = 0
-    workers: int = Field(1, ge=0, description="processes that make crops beside the training")
+    workers: int = Field(default=1, ge=0, description="processes that make crops beside the training")
     training_data: tuple[Training, ...] = ()
 
     @model_validator(mode="after")

@@ -1,18 +1,22 @@
 """The training run itself: Lightning does the loop, this says what a step is, how it is judged and what is kept.
 
-A run has a folder. `checkpoints/last.ckpt` in it is written every so many steps; the same command on the same folder goes
-on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions beside labels.
+A run has a folder. `checkpoints/last.ckpt` in it is written every so many steps; the same command on the same folder
+goes on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions beside labels.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -24,9 +28,10 @@ from geoseg.train.data import IGNORED, Crops
 from geoseg.train.losses import auxiliary_loss, class_weights_of, total_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
 
     from geoseg.train.data import Maps, Place, Sample
@@ -50,6 +55,7 @@ class Task(lightning.LightningModule):
         self.background = next((v for v, c in enumerate(job.classes) if c.name == job.background), None)
         self.objects = [value for value in range(self.classes) if value != self.background]
         weights = None if job.class_weights == "none" else class_weights_of(counts.tolist(), job.class_weights)
+        self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
         self.chance = torch.Generator().manual_seed(job.seed)
@@ -117,7 +123,7 @@ class Task(lightning.LightningModule):
         path = self.pictures / f"step-{self.global_step:06d}-{index}.png"
         save_image([values.float() / 255 for values in (shown, *maps)], path, nrow=3, padding=4)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with two learning rates, a warm-up and a cosine."""
         wish = self.job.optimiser
         encoder = {id(p) for p in self.network.get_submodule("encoder").parameters()}
@@ -177,7 +183,7 @@ class Notes(lightning.Callback):
         self._say(f"step {trainer.global_step}, {time.monotonic() - self._began:.0f} s: {told}")
 
 
-def fit(  # noqa: PLR0913  each is one thing
+def fit(
     job: TrainJob,
     network: torch.nn.Module,
     places: Sequence[Place],
@@ -197,9 +203,11 @@ def fit(  # noqa: PLR0913  each is one thing
     last = folder / "checkpoints" / "last.ckpt"
     done = _checked_step(last, job)
     if job.optimiser.checkpoint_gradients and hasattr(network.get_submodule("encoder"), "model"):
-        network.get_submodule("encoder.model").set_grad_checkpointing()
+        encoder: Any = network.get_submodule("encoder.model")
+        encoder.set_grad_checkpointing()
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
-    trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
+    with _quiet():
+        trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
     crops = DataLoader(
         Crops(job, places, done),
         batch_size=job.optimiser.batch,
@@ -209,8 +217,28 @@ def fit(  # noqa: PLR0913  each is one thing
         worker_init_fn=_one_thread,
     )
     validation = DataLoader(Squares(samples), batch_size=1)
-    trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
+    with _quiet():
+        trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning without its advice, which is for those who call it; what goes wrong is still told.
+
+    Its logger has a handler of its own, by which lines would come twice.
+    """
+    logger = logging.getLogger("lightning.pytorch")
+    logger.handlers.clear()
+    debugging = logging.getLogger("geoseg").isEnabledFor(logging.DEBUG)
+    logger.setLevel(logging.INFO if debugging else logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)  # few workers, no validation places
+        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec\)", category=FutureWarning)  # its own affair
+        warnings.filterwarnings(
+            "ignore", message="(Experiment logs|Checkpoint) directory"
+        )  # a run that goes on has its folder
+        yield
 
 
 def _one_thread(_worker: int) -> None:

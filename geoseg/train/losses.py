@@ -88,7 +88,7 @@ class Dice(_Term):
 
     kind: Literal["dice"] = "dice"
     smooth: float = Field(
-        0.5, ge=0, description="pixels added above and below the fraction bar: steadier for tiny areas"
+        default=0.5, ge=0, description="pixels added above and below the fraction bar: steadier for tiny areas"
     )
 
     def __call__(
@@ -112,7 +112,7 @@ class Tversky(_Term):
     alpha: float = Field(default=0.3, ge=0, description="price of a pixel claimed wrongly")
     beta: float = Field(default=0.7, ge=0, description="price of a pixel missed")
     smooth: float = Field(
-        0.5, ge=0, description="pixels added above and below the fraction bar: steadier for tiny areas"
+        default=0.5, ge=0, description="pixels added above and below the fraction bar: steadier for tiny areas"
     )
 
     def __call__(

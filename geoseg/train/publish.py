@@ -1,4 +1,4 @@
-"""A trained network as a model's folder: weights (safetensors), card (STAC item with the MLM extension, README), job."""
+"""A trained network as a model's folder: weights (safetensors), card (STAC item with MLM extension, README), job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pystac
 import shapely
-import torch
 import yaml
 from pystac.extensions.classification import Classification
 from pystac.extensions.file import FileExtension
@@ -33,6 +32,7 @@ from geoseg.catalog import MULTIHASH_SHA256, sha256_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from shapely.geometry.base import BaseGeometry
 
     from geoseg.train.job import TrainJob

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import geopandas as gpd
+import numpy as np
 import shapely
 import torch
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("geoseg")
 
 
-def train(  # noqa: PLR0913  each is one thing
+def train(
     job: TrainJob,
     data: Path,
     out: Path,
@@ -62,7 +63,9 @@ def train(  # noqa: PLR0913  each is one thing
     network = _network(job, start)
     runs.mkdir(parents=True, exist_ok=True)
     scores = fit(job, network, places, runs, where, observe=observe, say=say)
-    named = {f"IoU of {k.removeprefix('iou_')}, validation places": v for k, v in scores.items() if k.startswith("iou_")}
+    named = {
+        f"IoU of {k.removeprefix('iou_')}, validation places": v for k, v in scores.items() if k.startswith("iou_")
+    }
     software = {name: version(name) for name in ("geoseg", "torch", "torchgeo", "segmentation-models-pytorch")}
     return publish(folder, job, network, Learned(named, _ground(places), software))
 
@@ -109,7 +112,8 @@ def _take_over(network: torch.nn.Module, start: ModelSpec, job: TrainJob) -> Non
     for name, value in given.items():
         mine = own.get(name)
         is_head = name.startswith("segmentation_head") and before != now
-        if mine is None or mine.shape[is_head:] != value.shape[is_head:]:
+        outputs_aside = 1 if is_head else 0
+        if mine is None or mine.shape[outputs_aside:] != value.shape[outputs_aside:]:
             msg = f"{job.name}: cannot start from {start.name}: layer {name} is {tuple(value.shape)} there and "
             msg += f"{'missing' if mine is None else tuple(mine.shape)} here; leave network out to keep its own"
             raise OptionError(msg)
@@ -123,7 +127,7 @@ def _take_over(network: torch.nn.Module, start: ModelSpec, job: TrainJob) -> Non
 
 def _find_rare(places: Sequence[Place]) -> None:
     """Tell each place which classes are rare over all of them."""
-    rare = rare_classes(sum(place.class_pixels() for place in places))
+    rare = rare_classes(np.sum([place.class_pixels() for place in places], axis=0))
     for place in places:
         place.rare = rare
 
