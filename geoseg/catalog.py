@@ -103,8 +103,8 @@ class ModelSpec:
     auxiliary: tuple[str, ...]
     """Names of the scores that the network gives besides those of the classes, behind them in its output."""
     separation: tuple[float, float] | None
-    """How objects that touch are told apart by the auxiliary score `interior`: the least score of a seed (0..1), and the
-    square metres that it covers at least. None: the network has no such score."""
+    """How objects that touch are told apart by the auxiliary score `interior`: the least score of a seed (0..1), and
+    the square metres that it covers at least. None: the network has no such score."""
     patch: int
     stride: int
     resolution: tuple[float, float]

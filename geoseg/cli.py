@@ -111,6 +111,12 @@ def cli() -> None:
     metavar="M2",
     help="Drop footprints below this many square metres on the ground.",
 )
+@click.option(
+    "--separate/--no-separate",
+    default=True,
+    show_default=True,
+    help="Tell objects that touch apart, house by house, where the model can.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--stride",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from geoseg.io.store import ResultStore
 
+INTERIOR = "interior"
+"""The auxiliary score by which objects that touch are told apart: high in the middle of each."""
+
 OUTLINED_AT_ONCE = (CHUNK, 8 * CHUNK)
 """Rows and columns of the windows whose objects are outlined together: some 10 bytes of memory for each pixel."""
 
@@ -93,10 +96,11 @@ class Exports:
         write_parquet(found, self._store.folder / "footprints.parquet")
         return len(found)
 
-    def _parts(self) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8]]]:
+    def _parts(self) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]]:
         for window in Window.of_shape(self._store.shape).blocks(OUTLINED_AT_ONCE):
             self._store.wait(window)
-            yield window, *self._store.read(window)
+            score = self._store.read_one(INTERIOR, window) if self._layer.separation else None
+            yield window, *self._store.read(window), score
             self._outlined.add(window.size)
 
     def _write_raster(self, name: str) -> None:

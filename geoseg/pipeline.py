@@ -33,7 +33,7 @@ from geoseg.catalog import (
 )
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.export import OUTLINED_AT_ONCE, Count, Exports, Observer
-from geoseg.footprints import Layer, footprints
+from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
@@ -61,7 +61,7 @@ SQUARE_WITHIN = 0.05
 WIDEST_TILE = 12288
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
-BYTES_PER_PIXEL = 4.5
+BYTES_PER_PIXEL = 5.5
 """Disk space that a run may need for each pixel of the scene, at its worst moment."""
 
 
@@ -88,6 +88,8 @@ class SegmentJob:
     """Square metres below which a footprint is dropped."""
     simplify: float = 1.0
     """Tolerance in pixels by which outlines may leave the pixels' sides; 0 = none."""
+    separate: bool = True
+    """Whether objects that touch are told apart, by models that have a score for it."""
     overwrite: bool = False
 
 
@@ -245,6 +247,7 @@ def plan(job: SegmentJob) -> Plan:
         "threshold": job.threshold,
         "min_area": job.min_area,
         "simplify": job.simplify,
+        "separation": model.separation if job.separate else None,
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     complete = not job.overwrite and _is_complete(folder, parameters)
@@ -260,7 +263,8 @@ def run(planned: Plan, observe: Observer) -> Result:
     folder = planned.folder
     (folder / "item.json").unlink(missing_ok=True)
     if planned.job.overwrite or job_of(folder) != planned.parameters:
-        store = ResultStore.create(folder, planned.scene.geobox, planned.model.legend, planned.parameters)
+        model = planned.model
+        store = ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
     else:
         store = ResultStore.open(folder)
     written = 2 * CHUNK * planned.scene.shape[1]  # bytes of the rows that the exports put into the same cache
@@ -302,7 +306,8 @@ def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, 
 
 def _exports(planned: Plan, store: ResultStore, observe: Observer) -> Exports:
     scene, model, job = planned.scene, planned.model, planned.job
-    layer = Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area)
+    apart = GroundSeparation(*model.separation) if model.separation and job.separate else None
+    layer = Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area, separation=apart)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
     return Exports(store, layer, Look(model.product, model.legend), tags, observe)
 

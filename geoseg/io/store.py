@@ -43,6 +43,8 @@ class ResultStore:
 
     folder: Path
     shape: tuple[int, int]
+    auxiliary: tuple[str, ...]
+    """Names of the arrays of auxiliary scores, in the order of a band's."""
     valid_by_chunk: NDArray[np.int64]
     """Per chunk (row of chunks, column of chunks): how many of its pixels have data; -1 until it was written."""
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False, compare=False)
@@ -59,20 +61,32 @@ class ResultStore:
         return int(self.valid_by_chunk[self.done].sum())
 
     @classmethod
-    def create(cls, folder: Path, geobox: GeoBox, legend: Legend, job: dict[str, Any]) -> ResultStore:
-        """A new store, all nodata; one that is there is removed. `job` is what the results depend on."""
+    def create(
+        cls, folder: Path, geobox: GeoBox, legend: Legend, job: dict[str, Any], auxiliary: tuple[str, ...] = ()
+    ) -> ResultStore:
+        """A new store, all nodata; one that is there is removed. `job` is what the results depend on.
+
+        `auxiliary`: names of scores that are kept besides labels and confidence.
+        """
         import xarray as xr
         from odc.geo.xr import xr_coords
 
         grid = xr.Dataset(coords=xr_coords(geobox))
         try:
-            cls._create(folder, grid, geobox, legend, job)
+            cls._create(folder, grid, geobox, legend, job, auxiliary)
         except OSError as error:
             raise cannot_write(folder, error) from error
         return cls.open(folder)
 
     @staticmethod
-    def _create(folder: Path, grid: xr.Dataset, geobox: GeoBox, legend: Legend, job: dict[str, Any]) -> None:
+    def _create(
+        folder: Path,
+        grid: xr.Dataset,
+        geobox: GeoBox,
+        legend: Legend,
+        job: dict[str, Any],
+        auxiliary: tuple[str, ...],
+    ) -> None:
         remove(folder)
         grid.to_zarr(folder / STORE, zarr_format=3, consolidated=False)
         group = zarr.open_group(folder / STORE, mode="r+")
@@ -86,7 +100,8 @@ class ResultStore:
             "long_name": "probability of the label",
             "units": "1",
         }
-        for name, attributes in (("labels", flags), ("confidence", percent)):
+        extra = {name: {**percent, "long_name": f"auxiliary score {name}"} for name in auxiliary}
+        for name, attributes in {"labels": flags, "confidence": percent, **extra}.items():
             group.create_array(
                 name,
                 shape=geobox.shape,
@@ -97,15 +112,18 @@ class ResultStore:
                 dimension_names=[str(d) for d in geobox.dimensions],
                 attributes={"grid_mapping": "spatial_ref", **attributes},
             )
-        (folder / LEDGER).write_text(json.dumps({"job": job}) + "\n", encoding="utf-8")
+        first = {"job": job, "auxiliary": list(auxiliary)}
+        (folder / LEDGER).write_text(json.dumps(first) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path) -> ResultStore:
         """The store that is in this folder, with all that its ledger says is done."""
         shape = zarr.open_array(folder / STORE / "labels", mode="r").shape
         _drop_torn_line(folder / LEDGER)
-        store = cls(folder, (shape[0], shape[1]), np.full([-(-side // CHUNK) for side in shape], -1))
-        for entry in _entries(folder / LEDGER):
+        entries = list(_entries(folder / LEDGER))
+        auxiliary = tuple(entries[0].get("auxiliary", ())) if entries else ()
+        store = cls(folder, (shape[0], shape[1]), auxiliary, np.full([-(-side // CHUNK) for side in shape], -1))
+        for entry in entries:
             if "valid_by_chunk" in entry:
                 store.valid_by_chunk[_chunks(Window(*entry["window"]))] = entry["valid_by_chunk"]
         return store
@@ -115,7 +133,9 @@ class ResultStore:
         window, valid_by_chunk = band.window, _valid_by_chunk(band.labels)
         try:
             if any(map(any, valid_by_chunk)):
-                for name, values in (("labels", band.labels), ("confidence", band.confidence)):
+                kept = {"labels": band.labels, "confidence": band.confidence}
+                kept |= dict(zip(self.auxiliary, band.auxiliary, strict=True))
+                for name, values in kept.items():
                     # zarr would look for chunks of nothing but nodata, at the price of the writing itself
                     array = zarr.open_array(self.folder / STORE / name, mode="r+", config={"write_empty_chunks": True})
                     array[window.slices] = values
@@ -133,7 +153,7 @@ class ResultStore:
         return self.read_one("labels", window), self.read_one("confidence", window)
 
     def read_one(self, name: str, window: Window) -> NDArray[np.uint8]:
-        """`labels` or `confidence` (y, x) of a window."""
+        """`labels`, `confidence` or an auxiliary score (y, x) of a window."""
         return np.asarray(zarr.open_array(self.folder / STORE / name, mode="r")[window.slices], np.uint8)
 
     def bands(self) -> Iterator[Window]:

@@ -132,6 +132,10 @@ class TrainJob(Strict):
         default=(),
         description="interior: how far inside its object a pixel lies, by which objects that touch are separated",
     )
+    separation: tuple[float, float] | None = Field(
+        None,
+        description="with interior: least score of the seed that every object grows from, and its least area in m2",
+    )
     resolution: tuple[float, float] = Field(description="metres on the ground that the model is for, finest, coarsest")
     patch: int = Field(
         default=512, gt=0, multiple_of=32, description="pixels that the network sees at once when it predicts"

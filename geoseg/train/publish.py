@@ -103,11 +103,16 @@ def _properties(job: TrainJob, learned: Learned) -> dict[str, Any]:
         "geoseg:encoder": _network(job)[1],
         "geoseg:background": background,
         "geoseg:auxiliary": list(job.auxiliary),
+        "geoseg:separation": _separation(job),
         "geoseg:stride": job.stride,
         "geoseg:resolution": list(job.resolution),
         "geoseg:scores": [{"name": name, "value": round(value, 3)} for name, value in learned.scores.items()],
         "geoseg:training_data": [source.model_dump() for source in job.training_data],
     }
+
+
+def _separation(job: TrainJob) -> dict[str, float] | None:
+    return None if job.separation is None else dict(zip(("seed", "min_seed_area"), job.separation, strict=True))
 
 
 def _network(job: TrainJob) -> tuple[str, str]:
