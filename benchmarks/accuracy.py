@@ -1,9 +1,12 @@
-"""Building IoU of a model on ground it was not trained on.
+"""How good a building model is on ground it was not trained on: pixels, and house by house.
 
-    python benchmarks/accuracy.py DATA [--model NAME] [--json scores.json]
+    python benchmarks/accuracy.py DATA [--model NAME] [--record]
 
-DATA is the folder of labelled imagery that `workflows/train_buildings.py` takes. Measured, each as the intersection
-over union of all building pixels of the place:
+`--record` writes the scores into the model's card.
+
+DATA is the folder of labelled imagery that `workflows/prepare_buildings.py` takes. Measured, each as the intersection
+over union of all building pixels of the place, and where there are footprints as objects too (matched one to one at IoU
+above 0.5: F1, and how many too many or too few there are):
 
 * Banepa: the eastern third of `banepa/labelled_train.tif`, left out of training (the rest of that town was not);
   at its own 0.13 m (which the model takes at its finest resolution) and resampled to 0.3 and 0.5 m;
@@ -22,14 +25,19 @@ from typing import TYPE_CHECKING
 import geopandas as gpd
 import numpy as np
 import rasterio
+import shapely
+import shapely.affinity
 import torch
 import torch.nn.functional as F
 from rasterio.features import rasterize
 
 from geoseg.catalog import ModelSpec, find_model
+from geoseg.evaluation.objects import ObjectScores, object_scores
+from geoseg.footprints import GroundSeparation
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.pipeline import patch_on_scene
+from geoseg.polygonise import polygonise_whole
 from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
 from geoseg.raster import Band, Raster
 from geoseg.samples import fetch
@@ -41,19 +49,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Labelled = tuple[str, float, NDArray[np.uint8], NDArray[np.bool_]]
+    Labelled = tuple[str, float, NDArray[np.uint8], NDArray[np.bool_], NDArray[np.object_] | None]
 
+LEAST_AREA = 4.0  # square metres, the command's default
 BANEPA = 0.1323  # metres on the ground per pixel
-HELD_OUT_FROM_COLUMN = 2048  # as in workflows/train_buildings.py
+HELD_OUT_FROM_COLUMN = 2048  # as in workflows/prepare_buildings.py
 
 
 class Whole:
     """An image in memory, as a source and a sink of one tile."""
 
-    def __init__(self, values: NDArray[np.uint8]) -> None:
+    def __init__(self, values: NDArray[np.uint8], auxiliary: int) -> None:
         self.values = values
         self.shape = (values.shape[1], values.shape[2])
-        self.labels = np.empty(self.shape, np.uint8)
+        self.labels, self.auxiliary = np.empty(self.shape, np.uint8), np.empty((auxiliary, *self.shape), np.uint8)
 
     def read(self, window: Window) -> Raster:
         """The pixels of a window; zeros, not valid, outside."""
@@ -66,18 +75,41 @@ class Whole:
         return Raster(values, valid)
 
     def write(self, band: Band) -> None:
-        """Keep the labels."""
+        """Keep labels and auxiliary scores."""
         self.labels[band.window.slices] = band.labels
+        self.auxiliary[:, *band.window.slices] = band.auxiliary
 
 
-def predict(image: NDArray[np.uint8], resolution: float, engine: Engine, model: ModelSpec) -> NDArray[np.bool_]:
-    whole = Whole(image)
+def predict(image: NDArray[np.uint8], resolution: float, engine: Engine, model: ModelSpec) -> Whole:
+    whole = Whole(image, len(model.auxiliary))
     patch, stride = patch_on_scene(model, (resolution, resolution))
     tiling = Tiling(whole.shape, patch, stride, whole.shape)
     (tile,) = tiling.tiles()
     engine.run(whole, tile, tiling, whole)
-    found: NDArray[np.bool_] = whole.labels == 1
-    return found
+    return whole
+
+
+def outlines(found: Whole, resolution: float, model: ModelSpec) -> NDArray[np.object_]:
+    """The buildings of a prediction as a run would have them, without simplification, in metres."""
+    apart = GroundSeparation(*model.separation).in_pixels(resolution**2) if model.separation else None
+    score = found.auxiliary[model.auxiliary.index("interior")] if apart else None
+    objects = polygonise_whole(found.labels, score=score, separation=apart)
+    large = objects.pixels * resolution**2 >= LEAST_AREA
+    return in_metres(objects.geometry[large], resolution)
+
+
+def in_metres(pixels: NDArray[np.object_], resolution: float) -> NDArray[np.object_]:
+    """Polygons in pixel corners with a metre for their unit."""
+    moved: NDArray[np.object_] = shapely.transform(pixels, lambda xy: xy * resolution)
+    return moved
+
+
+def to_pixels(shapes: gpd.GeoSeries, transform: rasterio.Affine, first_column: int = 0) -> NDArray[np.object_]:
+    """Polygons in a raster's CRS in the pixel corners of its part from a column on."""
+    back = (~transform).to_shapely()
+    moved = shapely.affinity.translate
+    pixels = shapes.affine_transform(back).to_numpy()
+    return np.array([moved(polygon, -first_column) for polygon in pixels], object)
 
 
 def resampled(
@@ -95,13 +127,15 @@ def places(data: Path) -> Iterator[Labelled]:
     shapes = gpd.read_file(data / "banepa" / "footprints_train.geojson").geometry
     truth = rasterize(shapes, image.shape[1:], transform=transform).astype(bool)
     image, truth = image[..., HELD_OUT_FROM_COLUMN:], truth[..., HELD_OUT_FROM_COLUMN:]
-    yield "Banepa block, 0.13 m", BANEPA, image, truth
+    houses = to_pixels(shapes, transform, HELD_OUT_FROM_COLUMN)
+    houses = shapely.intersection(houses, shapely.box(0, 0, truth.shape[1], truth.shape[0]))
+    yield "Banepa block, 0.13 m", BANEPA, image, truth, houses[~shapely.is_empty(houses)]
     for resolution in (0.3, 0.5):
-        yield f"Banepa block, {resolution} m", resolution, *resampled(image, truth, BANEPA / resolution)
+        yield f"Banepa block, {resolution} m", resolution, *resampled(image, truth, BANEPA / resolution), None
     for chip in sorted((data / "landcover_aerial" / "images").iterdir()):
         (label,) = (data / "landcover_aerial" / "labels").glob(f"{chip.stem}.*")
         with rasterio.open(chip) as source, rasterio.open(label) as classes:
-            yield f"aerial scene {chip.name[:10]}, 0.1 m", 0.1, source.read([1, 2, 3]), classes.read(1) == 0
+            yield f"aerial scene {chip.name[:10]}, 0.1 m", 0.1, source.read([1, 2, 3]), classes.read(1) == 0, None
     path = fetch("atlanta")
     scene = open_scene(path)
     bands = scene.bands_for(("red", "green", "blue"))
@@ -113,6 +147,7 @@ def places(data: Path) -> Iterator[Labelled]:
         0.5,
         image,
         rasterize(shapes, scene.shape, transform=scene.geobox.affine).astype(bool),
+        to_pixels(shapes, scene.geobox.affine),
     )
 
 
@@ -120,24 +155,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--record", action="store_true", help="write the scores into the model's item.json")
     args = parser.parse_args()
     keep_freed_memory()
     model, device = find_model("buildings", args.model), choose_device("auto")
     fill = tuple(round(255 * mean) for mean in model.mean)
     counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, np.int64))
+    objects: dict[str, ObjectScores] = {}
     network, decision = load_predict(model, device), Decision(model.legend)
     with Engine(network, decision, fill, default_batch(device), default_lanes(device)) as engine:
-        for name, resolution, image, truth in places(args.data):
-            found = predict(image, resolution, engine, model)
+        for name, resolution, image, truth, houses in places(args.data):
+            whole = predict(image, resolution, engine, model)
+            found = whole.labels == 1
             counts[name] += [(found & truth).sum(), found.sum(), truth.sum()]
+            if houses is not None:
+                objects[name] = object_scores(outlines(whole, resolution, model), in_metres(houses, resolution))
     scores = []
     for name, (both, found, true) in counts.items():
         iou = both / (found + true - both)
         print(f"{name:32} IoU {iou:.3f}  precision {both / found:.3f}  recall {both / true:.3f}")
         scores.append({"name": f"IoU, {name}", "value": round(float(iou), 3)})
-    if args.json:
-        args.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    for name, each in objects.items():
+        print(f"{name:32} object F1 {each.f1:.3f}  count error {each.count_error:+.1%}")
+        scores.append({"name": f"object F1, {name}", "value": round(each.f1, 3)})
+        scores.append({"name": f"count error, {name}", "value": round(each.count_error, 3)})
+    if args.record:
+        card = model.weights.parent / "item.json"
+        item = json.loads(card.read_text(encoding="utf-8"))
+        item["properties"]["geoseg:scores"] = scores
+        card.write_text(json.dumps(item, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
