@@ -59,24 +59,26 @@ def write_model(folder: Path, name: str = "tiny") -> Path:
     """A model of random weights, as the bundled one is written: item.json, model.safetensors, README.md.
 
     Its network is the bundled one's at another patch size; its last layer is set so that a noisy image gets both
-    classes, at probabilities between 0 and 1.
+    classes, at probabilities between 0 and 1, and an auxiliary score that varies within them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture, encoder, patch = "deeplabv3plus", "tu-tf_efficientnet_lite0", 64
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
-        network = build_network(architecture, encoder=encoder, bands=3, outputs=2)
+        network = build_network(architecture, encoder=encoder, bands=3, outputs=3)
         noise = torch.rand(4, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
         noise = (noise + torch.randn(4, 3, patch, patch) * 0.3).clamp(-1, 1)
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # statistics of all that it sees, not of most of what it saw last
         network.train()(noise)
-        difference = torch.diff(network.eval()(noise), dim=1)
+        difference = torch.diff(network.eval()(noise)[:, :2], dim=1)
         last = network.segmentation_head[0]
         last.weight *= 2 / difference.std()
         last.bias.zero_()
-        last.bias[1] = -torch.diff(network(noise), dim=1).median()
+        scores = network(noise)
+        last.bias[1] = -torch.diff(scores[:, :2], dim=1).median()
+        last.bias[2] = -scores[:, 2].median()
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
     weights = (folder / "model.safetensors").read_bytes()
@@ -87,9 +89,10 @@ def write_model(folder: Path, name: str = "tiny") -> Path:
     properties |= {"title": f"{name}, of random weights", "description": "For tests.", "geoseg:scores": []}
     properties |= {"mlm:name": name, "mlm:architecture": architecture, "geoseg:encoder": encoder}
     properties |= {"geoseg:product": "buildings", "geoseg:stride": 48, "geoseg:resolution": [0.1, 0.6]}
+    properties |= {"geoseg:auxiliary": ["interior"], "geoseg:separation": {"seed": 0.5, "min_seed_area": 1.0}}
     properties["mlm:input"][0]["bands"] = [{"name": band} for band in ("red", "green", "blue")]
     properties["mlm:input"][0]["input"]["shape"] = [-1, 3, patch, patch]
-    properties["mlm:output"][0]["result"]["shape"] = [-1, 2, patch, patch]
+    properties["mlm:output"][0]["result"]["shape"] = [-1, 3, patch, patch]
     assert [c["name"] for c in properties["mlm:output"][0]["classification:classes"]] == ["background", "building"]
     checksum = MULTIHASH_SHA256 + hashlib.sha256(weights).hexdigest()
     item["assets"]["weights"] |= {"file:checksum": checksum, "file:size": len(weights)}

@@ -72,7 +72,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     assert status == 0
     assert "geoseg segment SCENE.tif buildings --out maps" in out
     commands = re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["segment", "evaluate", "models", "sample"]
+    assert commands == ["segment", "evaluate", "models", "sample", "train"]
     assert command("-h")[1] == out
 
 
@@ -89,6 +89,7 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
         ),
         "models": ("geoseg models buildings-deeplabv3plus",),
         "sample": ("geoseg segment", "list the samples"),
+        "train": ("geoseg train", "--schema", "geoseg[train]"),
     }.items():
         status, out, err = command(name, "--help")
         assert (status, err) == (0, "")

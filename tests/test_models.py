@@ -82,14 +82,14 @@ def test_the_tiny_model_is_what_its_card_says(tiny_model: Path, predict: Network
     assert (spec.resolution, spec.bands) == ((0.1, 0.6), ("red", "green", "blue"))
     assert [c.name for c in spec.legend.classes] == ["background", "building"]
     assert hash(spec) == hash(read_model(tiny_model / "item.json"))
-    assert (predict.outputs, predict.device) == (2, CPU)
+    assert (predict.outputs, predict.device) == (3, CPU)
     share = predict(patches(4)).argmax(1).float().mean()
     assert 0.01 < share < 0.99
 
 
 def test_scores_are_those_of_the_bare_network_on_scaled_values(tiny_model: Path, predict: NetworkPredict) -> None:
     spec = read_model(tiny_model)
-    network = build_network(spec.architecture, encoder=spec.encoder, bands=3, outputs=2)
+    network = build_network(spec.architecture, encoder=spec.encoder, bands=3, outputs=3)
     network.load_state_dict(load_file(spec.weights))
     values = patches(2)
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
@@ -97,7 +97,7 @@ def test_scores_are_those_of_the_bare_network_on_scaled_values(tiny_model: Path,
         expected = network.eval()((values / 255 - mean) / std)
     scores = predict(values)
     assert scores.dtype == torch.float32
-    assert scores.shape == (2, 2, 64, 64)
+    assert scores.shape == (2, 3, 64, 64)
     assert not predict.network.training
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
 
@@ -232,7 +232,7 @@ def test_a_missing_layer_is_named(model: Path) -> None:
     save_file(tensors, model / "model.safetensors")
     message = refused(sign(model))
     assert str(model / "model.safetensors") in message
-    assert "layer segmentation_head.0.bias: the file has nothing, deeplabv3plus needs (2,)" in message
+    assert "layer segmentation_head.0.bias: the file has nothing, deeplabv3plus needs (3,)" in message
 
 
 def test_a_layer_too_many_is_named(model: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_layer_of_another_shape_is_named(model: Path) -> None:
     save_file(tensors, model / "model.safetensors")
     message = refused(sign(model))
     assert str(model / "model.safetensors") in message
-    assert "layer segmentation_head.0.bias: the file has (5,), deeplabv3plus needs (2,)" in message
+    assert "layer segmentation_head.0.bias: the file has (5,), deeplabv3plus needs (3,)" in message
 
 
 def test_missing_weights_are_named(model: Path) -> None:

@@ -193,6 +193,22 @@ def test_tiles_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
         assert everything(result) == everything(results[0])
 
 
+def test_objects_that_touch_are_told_apart_on_the_same_labels(tiny_model: Path, tmp_path: Path) -> None:
+    scene = town(tmp_path / "town.tif", 300, 280)
+    options = {"model": str(tiny_model), "min_area": 0, "simplify": 0}
+    apart = geoseg.segment(scene, "buildings", tmp_path / "apart", **options)
+    blocks = geoseg.segment(scene, "buildings", tmp_path / "blocks", separate=False, **options)
+    np.testing.assert_array_equal(pixels(apart.folder / "labels.tif"), pixels(blocks.folder / "labels.tif"))
+    assert len(apart.footprints) > len(blocks.footprints) > 1
+    assert apart.footprints.union_all().equals(blocks.footprints.union_all())
+    assert apart.footprints.area.sum() == pytest.approx(blocks.footprints.area.sum())  # no overlaps either
+    score = apart._store["interior"]
+    assert float(score.max()) <= 1
+    assert float(score.std()) > 0.01
+    assert apart.item["properties"]["geoseg:parameters"]["separation"] == [0.5, 1.0]
+    assert blocks.item["properties"]["geoseg:parameters"]["separation"] is None
+
+
 @pytest.mark.parametrize(("tile", "batch"), [(64, 1), (100, 3), (192, 1)])
 def test_small_tiles_and_batches_change_no_label(tile: int, batch: int, tiny_model: Path, tmp_path: Path) -> None:
     scene = town(tmp_path / "town.tif", 170, 210)
@@ -420,7 +436,7 @@ def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: P
 
 
 def test_the_public_names() -> None:
-    assert geoseg.__all__ == ["Result", "open_scene", "segment", "vectorize"]
+    assert geoseg.__all__ == ["Evaluation", "Result", "evaluate", "open_scene", "segment", "vectorize"]
     assert all(callable(getattr(geoseg, name)) for name in geoseg.__all__)
     assert dir(geoseg) == sorted(geoseg.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

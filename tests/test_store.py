@@ -257,7 +257,7 @@ def test_every_ledger_line_is_json_and_names_a_window(tmp_path: Path) -> None:
     for window in store.bands():
         store.write(part(whole, window))
     job, *entries = (json.loads(line) for line in (tmp_path / LEDGER).read_text().splitlines())
-    assert job == {"job": JOB}
+    assert job == {"job": JOB, "auxiliary": []}
     assert [Window(*entry["window"]) for entry in entries] == list(store.bands())
 
 
