@@ -15,7 +15,6 @@ from geoseg.footprints import Layer, footprints
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
 from geoseg.io.vectors import write_geojson, write_parquet
 from geoseg.tiling import CHUNK
-from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.io.store import ResultStore
+    from geoseg.window import Window
 
 INTERIOR = "interior"
 """The auxiliary score by which objects that touch are told apart: high in the middle of each."""
@@ -70,6 +70,9 @@ class Exports:
         self._looks = {"confidence": CONFIDENCE, "labels": look}
         pixels = store.shape[0] * store.shape[1]
         self._outlined, self._written = Count(observe, "outlining", pixels), Count(observe, "writing", 2 * pixels)
+        self._names = ["labels", "confidence", *([INTERIOR] if layer.separation else [])]
+        self._reading = threading.Lock()
+        self._latest: tuple[Window, dict[str, NDArray[np.uint8]]] | None = None
 
     def __enter__(self) -> Self:
         """Start following the store."""
@@ -97,18 +100,31 @@ class Exports:
         return len(found)
 
     def _parts(self) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]]:
-        for window in Window.of_shape(self._store.shape).blocks(OUTLINED_AT_ONCE):
-            self._store.wait(window)
-            score = self._store.read_one(INTERIOR, window) if self._layer.separation else None
-            yield window, *self._store.read(window), score
-            self._outlined.add(window.size)
+        for band, values in self._bands():
+            for window in band.blocks(OUTLINED_AT_ONCE):
+                _, cols = window.relative_to(band).slices
+                score = values[INTERIOR][:, cols] if self._layer.separation else None
+                yield window, values["labels"][:, cols], values["confidence"][:, cols], score
+                self._outlined.add(window.size)
 
     def _write_raster(self, name: str) -> None:
-        path = self._store.folder / f"{name}.tif"
-        write_cog(path, self._bands(name), self._layer.geobox, self._looks[name], self._tags)
+        def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+            for band, values in self._bands():
+                yield band, values[name]
+                self._written.add(band.size)
 
-    def _bands(self, name: str) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-        for window in self._store.bands():
-            self._store.wait(window)
-            yield window, self._store.read_one(name, window)
-            self._written.add(window.size)
+        path = self._store.folder / f"{name}.tif"
+        write_cog(path, bands(), self._layer.geobox, self._looks[name], self._tags)
+
+    def _bands(self) -> Iterator[tuple[Window, dict[str, NDArray[np.uint8]]]]:
+        """Rows of chunks with all arrays, one after the other, each as soon as it is done."""
+        for band in self._store.bands():
+            self._store.wait(band)
+            yield band, self._read(band)
+
+    def _read(self, band: Window) -> dict[str, NDArray[np.uint8]]:
+        """All arrays of a band: the first thread that comes for it reads it for all."""
+        with self._reading:
+            if self._latest is None or self._latest[0] != band:
+                self._latest = band, {name: self._store.read_one(name, band) for name in self._names}
+            return self._latest[1]

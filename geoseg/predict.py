@@ -245,10 +245,9 @@ def decide(
     of the label, in steps of 1/250.
     """
     best, labels = _best(scores, range(len(scores)))
-    odds = [_odds(each, best, scale) for each in scores]
-    total = odds[0].clone()
-    for each in odds[1:]:
-        total += each
+    total = _odds(scores[0], best, scale)
+    for each in scores[1:]:
+        total += _odds(each, best, scale)
     probability = total.reciprocal_()
     background = decision.legend.background
     if decision.threshold is not None and background is not None and len(scores) > 1:

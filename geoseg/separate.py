@@ -239,7 +239,7 @@ class _Groups:
     is_open: _Bools
     """Whether it touches the window's border."""
     is_seed: _Bools
-    """Whether it does not, and is large enough."""
+    """Whether it is large enough, whatever lies beyond the border."""
 
     @classmethod
     def of(cls, runs: Runs, block: NDArray[np.int32], score: NDArray[np.uint8], separation: Separation) -> _Groups:
@@ -257,7 +257,7 @@ class _Groups:
         is_open = np.zeros(count + 1, np.bool_)
         is_open[number[cut.find(np.concatenate(cut.sides()))]] = True  # the last place is that of no group
         is_open = is_open[:-1]
-        is_seed = (pixels >= separation.min_seed_pixels) & ~is_open
+        is_seed = pixels >= separation.min_seed_pixels
         return cls(start, length, group, first, pixels, block[runs.find(first)], is_open, is_seed)
 
 
@@ -272,7 +272,7 @@ class _Graph:
     node: NDArray[np.int32]
     """Of every pixel of the padded window; 0 where nothing is to be decided."""
     known: _Bools
-    """(nodes,): certain to be a seed."""
+    """(nodes,): certain to be a seed, or part of one."""
     fixed: _Bools
     """(nodes,): a seed, or not wholly known."""
 
@@ -295,7 +295,7 @@ class _Graph:
         node[low] = np.arange(len(low))
         node[high] = np.repeat(groups.run_group[run], groups.run_pixels[run]) + len(low)
         known = np.concatenate([np.zeros(len(low), np.bool_), groups.is_seed])
-        fixed = np.concatenate([np.zeros(len(low), np.bool_), groups.is_seed | groups.is_open])
+        fixed = known.copy()
         fixed[node[edge]] = True
         return cls(runs, score, low, node, known, fixed)
 

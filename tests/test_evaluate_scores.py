@@ -181,6 +181,7 @@ def brute_force(
     tolerance=st.sampled_from([0.4, 1.0, 2.0, 3.7, 5.0]),  # in pixels
     cap=st.sampled_from([1.0, 2.5, 6.0]),  # in tolerances
 )
+@example(seed=0, rows=4, cols=1, grain=2, pixel=(0.5, 0.5), tolerance=2.0, cap=1.0)  # narrower than the tolerance
 @example(seed=0, rows=40, cols=50, grain=60, pixel=(0.5, 0.5), tolerance=2.0, cap=2.5)
 def test_boundaries_are_as_defined_however_they_are_cut(
     seed: int, rows: int, cols: int, grain: int, pixel: tuple[float, float], tolerance: float, cap: float

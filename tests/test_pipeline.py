@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -249,6 +250,48 @@ def test_stopped_and_resumed_is_run_through(stage: str, share: float, tiny_model
     assert everything(resumed) == everything(through)
     assert resumed.item["properties"]["geoseg:counts"] == through.item["properties"]["geoseg:counts"]
     assert watch.first.get("predicting", 200 * 150) >= share * 200 * 150
+
+
+def test_files_are_made_while_the_network_predicts(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No later row of chunks is predicted before the first one was outlined and copied into both rasters."""
+    reached = {stage: threading.Event() for stage in ("outlining", "writing")}
+
+    def observe(stage: str, done: int, total: int) -> None:
+        if stage in reached and done >= (1 + (stage == "writing")) * 64 * 150:
+            reached[stage].set()
+        if stage == "predicting" and 0 < done < total:
+            assert all(event.wait(60) for event in reached.values())
+
+    scene = town(tmp_path / "town.tif", 200, 150)
+    with chunks_of(64):
+        with monkeypatch.context() as patched:
+            patched.setattr("geoseg.export.OUTLINED_AT_ONCE", (64, 40))
+            followed = geoseg.segment(scene, "buildings", tmp_path / "a", model=str(tiny_model), observe=observe)
+        plain = geoseg.segment(scene, "buildings", tmp_path / "b", model=str(tiny_model))
+    assert everything(followed) == everything(plain)
+
+
+def test_a_file_that_fails_costs_no_prediction(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is told, what was predicted stays, and the next run predicts nothing."""
+
+    def refuse(path: Path, *_: Any) -> None:
+        raise OutputError(f"{path}: no")
+
+    scene, options = town(tmp_path / "town.tif", 200, 150), {"out": tmp_path / "maps", "model": str(tiny_model)}
+    with chunks_of(64):
+        with monkeypatch.context() as patched:
+            patched.setattr("geoseg.export.write_cog", refuse)
+            with pytest.raises(OutputError, match=r"confidence\.tif: no"):
+                geoseg.segment(scene, "buildings", **options)
+        watch = Stop("never", 1)
+        resumed = geoseg.segment(scene, "buildings", observe=watch, **options)
+        whole = geoseg.segment(scene, "buildings", tmp_path / "whole", model=str(tiny_model))
+    assert set(watch.first) == {"outlining", "writing"}
+    assert everything(resumed) == everything(whole)
 
 
 KILLED = """

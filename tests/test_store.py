@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -321,3 +322,24 @@ def test_a_single_row_or_column_opens_too(tmp_path: Path, shape: tuple[int, int]
     whole, dataset = filled(tmp_path, grid(shape))
     np.testing.assert_array_equal(dataset["labels"], whole.labels)
     assert ODCExtensionDa(dataset["labels"]).geobox == grid(shape)
+
+
+def test_waiting_ends_with_the_last_chunk_or_the_store(tmp_path: Path) -> None:
+    whole = result((100, 130))
+    with chunks_of(64), ThreadPoolExecutor(3) as pool:
+        store = ResultStore.create(tmp_path, grid((100, 130)), LEGEND, JOB)
+        upper, lower, left = Window(0, 64, 0, 130), Window(64, 100, 0, 130), Window(0, 64, 0, 64)
+        waiting = {window: pool.submit(store.wait, window) for window in (upper, lower, left)}
+        store.write(part(whole, left))
+        waiting[left].result(60)
+        assert not waiting[upper].done()
+        store.write(part(whole, Window(0, 64, 64, 130)))
+        waiting[upper].result(60)
+        assert not waiting[lower].done()
+        store.abandon()
+        for window in (lower, upper):
+            with pytest.raises(CancelledError):
+                pool.submit(store.wait, window).result(60)
+        with pytest.raises(CancelledError):
+            waiting[lower].result(60)
+        ResultStore.open(tmp_path).wait(upper)

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
     from geoseg.catalog import Scene
     from geoseg.window import Window
 
-MAX_LABEL = NODATA - 1
 MAX_PIXELS = 10**11
-
-EXACT: Final = 1e-12
-"""Pixels by which GDAL may approximate coordinates, which would depend on where a block begins; it refuses 0."""
 
 ASIDE: Final = 1e-6
 """Pixels by which centres are looked up aside: one on the side of two pixels has the same of them in all windows."""
