@@ -326,11 +326,13 @@ def _guessed(count: int, bands: Sequence[str]) -> tuple[str, ...]:
 
 def _place(band: str, trained_on: Sequence[str]) -> int | None:
     """Where a band is among others: by its name, or else by its name without the wavelength."""
+    if not band:  # unknown, as others may be: that does not make them the same
+        return None
     if band in trained_on:
         return trained_on.index(band)
     kinds = [name.rstrip("0123456789") for name in trained_on]
     kind = band.rstrip("0123456789")
-    return kinds.index(kind) if kind and kind in kinds else None
+    return kinds.index(kind) if kind in kinds else None
 
 
 def _matched(own: Tensors, tensors: Tensors) -> Tensors:
