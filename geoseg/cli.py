@@ -441,8 +441,6 @@ def train(job: Path | None, data: Path | None, out: Path, settings: tuple[str, .
     from geoseg.train.job import TrainJob
 
     if schema:
-        import json
-
         click.echo(json.dumps(TrainJob.model_json_schema(), indent=2))
         return
     if job is None:
@@ -459,8 +457,6 @@ def train(job: Path | None, data: Path | None, out: Path, settings: tuple[str, .
 def _need(extra: str, *modules: str) -> None:
     """Raises `OptionError` if what an extra brings is not there."""
     from importlib.util import find_spec
-
-    from geoseg.errors import OptionError
 
     missing = [name for name in modules if find_spec(name) is None]
     if missing:

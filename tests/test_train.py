@@ -130,6 +130,7 @@ class TestJobs:
             ("background=lake", "background 'lake' must be one of the classes"),
             ("stride=65", "stride 65 must not exceed the patch 64"),
             ("resolution=[2, 1]", "from fine to coarse"),
+            ("separation=[0.5, 3]", "separation needs the auxiliary score interior"),
             ("data.4.weight=2", "no such place in the job"),
             ("seed", "write key=value"),
         ],

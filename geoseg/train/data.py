@@ -226,7 +226,7 @@ def raster_maps(labels: NDArray[np.uint8], background: int | None) -> dict[str, 
 
 
 def _gaps(polygons: NDArray[np.object_], tree: shapely.STRtree, reach: float) -> NDArray[np.object_]:
-    """What lies between each two polygons that are less than `reach` apart."""
+    """The middle of what lies between each two polygons less than `reach` apart: wider, the closer they are."""
     if not len(polygons):
         return np.empty(0, object)
     first, second = tree.query(polygons, predicate="dwithin", distance=reach)

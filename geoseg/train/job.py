@@ -174,6 +174,9 @@ class TrainJob(Strict):
         if self.background is not None and names and self.background not in names:
             msg = f"the background {self.background!r} must be one of the classes {', '.join(names)}"
             raise ValueError(msg)
+        if names and self.separation is not None and "interior" not in self.auxiliary:
+            msg = "separation needs the auxiliary score interior, by which objects are told apart"
+            raise ValueError(msg)
         if not 0 < self.resolution[0] <= self.resolution[1]:
             msg = f"resolution goes from fine to coarse, got {self.resolution}"
             raise ValueError(msg)

@@ -82,9 +82,10 @@ def _filled(job: TrainJob, start: ModelSpec) -> TrainJob:
         "classes": tuple(ClassOf(name=c.name, colour=c.colour) for c in legend.classes),
         "background": background,
         "auxiliary": start.auxiliary,
-        "separation": start.separation,
     }
     given = job.model_fields_set
+    if "interior" in (job.auxiliary if "auxiliary" in given else start.auxiliary):
+        defaults["separation"] = start.separation
     merged = job.model_dump() | {name: value for name, value in defaults.items() if name not in given}
     return TrainJob.model_validate(merged)
 
