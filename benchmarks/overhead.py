@@ -5,13 +5,16 @@
 In one process, in turn: the bare forward passes that the scene needs (real patches that are already scaled and in
 memory, as many as the plan has, on as many threads), and the whole command (reading, scaling, predicting, blending,
 writing, outlining, exporting); which of them comes first alternates. Prints wall time, CPU time of all threads, and
-their ratios for each repeat, then the ratios of the medians. Beside other work, trust the CPU time.
+their ratios for each repeat, then the ratios of the medians. Beside other work, trust the CPU time. For each stage of
+the command: the seconds that its threads spent in it (stages overlap), and when it had ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -83,8 +86,16 @@ def forward_passes(planned: Plan, network: torch.nn.Module, patches: list[torch.
 
 
 def command(job: SegmentJob) -> None:
-    """The whole command, planning and loading of the model included."""
-    run(plan(job), lambda _stage, _done, _total: None)
+    """The whole command, planning and loading of the model included; prints when its stages had ended."""
+    began = time.perf_counter()
+    ended: dict[str, float] = {}
+
+    def observe(stage: str, _done: int, _total: int) -> None:
+        ended[stage] = time.perf_counter() - began
+
+    run(plan(job), observe)
+    ended["all"] = time.perf_counter() - began
+    print("   ended: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in ended.items()))
 
 
 def main() -> None:
@@ -93,6 +104,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1.08, help="status 1 above this ratio")
     args = parser.parse_args()
+    logging.basicConfig(format="   %(message)s", stream=sys.stdout)
+    logging.getLogger("geoseg").setLevel(logging.INFO)  # tells the seconds of each stage of a tile
     keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
