@@ -90,10 +90,7 @@ def command(job: SegmentJob) -> None:
     began = time.perf_counter()
     ended: dict[str, float] = {}
 
-    def observe(stage: str, _done: int, _total: int) -> None:
-        ended[stage] = time.perf_counter() - began
-
-    run(plan(job), observe)
+    run(plan(job), lambda stage, _done, _total: ended.update({stage: time.perf_counter() - began}))
     ended["all"] = time.perf_counter() - began
     print("   ended: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in ended.items()))
 
