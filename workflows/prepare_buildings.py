@@ -1,11 +1,15 @@
 """Bring the building data sets into the form that the job files beside this script take.
 
-    python workflows/prepare_buildings.py --data DATA --out PREPARED
+    python workflows/prepare_buildings.py --data DATA --out PREPARED [--outlined RESULT]
 
 DATA is the folder that holds `banepa/` and `buildings_oam/` (OpenAerialMap imagery, CC-BY-4.0; OpenStreetMap
 footprints, ODbL). The map tiles of `buildings_oam/` are put together again: one GeoTIFF for each contiguous
 group of the finest tiles, whose coarser copies show the same ground and are left out. Beside them go the footprints,
 the area in which they are complete, and for Banepa what is kept for validation: the eastern third of its labelled part.
+
+RESULT is the folder that `geoseg segment DATA/banepa/scene.tif buildings` writes. Its footprints become labels for the
+rest of that scene, which nobody has labelled: from them a network that starts from nothing learns what a trained one
+knows already (Hinton et al. 2015, "Distilling the knowledge in a neural network", with hard labels).
 """
 
 from __future__ import annotations
@@ -75,15 +79,29 @@ def prepare_banepa(folder: Path, out: Path) -> None:
     gpd.GeoSeries([both], crs=3857).to_file(out / "area.geojson")
 
 
+def prepare_outlined(folder: Path, result: Path, out: Path) -> None:
+    """The whole scene with the footprints that a model found in it, but for the ground that people have labelled."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "scene.tif", out / "scene.tif")
+    gpd.read_parquet(result / "footprints.parquet").to_crs(3857)[["geometry"]].to_file(out / "footprints.geojson")
+    with rasterio.open(folder / "scene.tif") as scene, rasterio.open(folder / "labelled_train.tif") as labelled:
+        margin = MARGIN * scene.res[0]
+        area = shapely.box(*scene.bounds).difference(shapely.box(*labelled.bounds).buffer(margin, join_style="mitre"))
+    gpd.GeoSeries([area], crs=3857).to_file(out / "area.geojson")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--outlined", type=Path, metavar="RESULT", help="a model's footprints of banepa/scene.tif")
     args = parser.parse_args()
     prepare_banepa(args.data / "banepa", args.out / "banepa")
     for folder in sorted((args.data / "buildings_oam").iterdir()):
         if (folder / "tiles.csv").exists():
             prepare_tiles(folder, args.out / folder.name)
+    if args.outlined:
+        prepare_outlined(args.data / "banepa", args.outlined, args.out / "banepa_outlined")
     print(args.out)
 
 
