@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from geoseg.train.losses import (
+    BOUNDARY,
     IGNORED,
     CrossEntropy,
     Dice,
@@ -23,6 +24,7 @@ from geoseg.train.losses import (
     Lovasz,
     Tversky,
     auxiliary_loss,
+    boundary,
     class_weights_of,
     total_loss,
 )
@@ -273,3 +275,14 @@ def test_losses_are_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+@given(seed=st.integers(0, 2**32))
+def test_a_boundary_is_where_another_class_is_near(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.choice([0, 0, 0, 0, 0, 0, 1, 2, IGNORED], (2, *rng.integers(1, 9, 2)))
+    found = boundary(torch.from_numpy(target)).numpy()
+    for image, row, col in np.ndindex(target.shape):
+        near = target[image, max(0, row - BOUNDARY) : row + BOUNDARY + 1, max(0, col - BOUNDARY) : col + BOUNDARY + 1]
+        others = set(near.ravel().tolist()) - {IGNORED, target[image, row, col]}
+        assert found[image, row, col] == (target[image, row, col] != IGNORED and bool(others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from conftest import BANEPA, write_tif
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.features import rasterize
+from torch.utils.data import DataLoader
 
 from geoseg.catalog import find_model, read_model
 from geoseg.cli import cli
@@ -270,6 +272,19 @@ class TestData:
         assert torch.equal(firsts[0], firsts[1])
         assert not torch.equal(firsts[0], firsts[2])
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_workers_and_a_later_start_change_no_crop(self, toy: Path, workers: int) -> None:
+        job = job_of(optimiser={"batch": 2, "accumulate": 2})
+        places = places_of(job, toy)
+
+        def batches(count: int, start: int = 0, workers: int = 0) -> list[torch.Tensor]:
+            loader = DataLoader(Crops(job, places, start), batch_size=2, num_workers=workers)
+            return [images for images, _ in islice(loader, count)]
+
+        undisturbed = batches(6)
+        assert all(map(torch.equal, undisturbed, batches(6, workers=workers)))
+        assert all(map(torch.equal, undisturbed[2:], batches(4, start=1, workers=workers)))
+
     @pytest.mark.parametrize(
         ("data", "message"),
         [
@@ -333,12 +348,18 @@ class TestRuns:
 
     @pytest.mark.usefixtures("often")
     def test_a_run_that_was_stopped_goes_on(self, toy: Path, tmp_path: Path) -> None:
-        job = job_of(optimiser={"steps": 7, "batch": 2, "warm_up": 1, "averaging": 0.9})
+        """And comes to the same weights, to the bit, as one that was not: with dropout, mixing and averaging."""
+        job = job_of(
+            network={"architecture": "deeplabv3plus", "encoder": "tu-test_resnet"},  # its decoder drops out
+            optimiser={"steps": 7, "batch": 2, "warm_up": 1, "averaging": 0.9},
+            augmentation={"cutmix": 0.5, "mixup": 0.5},
+        )
         with pytest.raises(Stop):
             train(job, toy, tmp_path, device="cpu", observe=stop_after(5))
         done: list[int] = []
         folder = train(job, toy, tmp_path, device="cpu", observe=lambda _stage, at, _total: done.append(at))
         assert done == [5, 6, 7]
+        assert weights(folder) == weights(train(job, toy, tmp_path / "undisturbed", device="cpu"))
         assert read_model(folder).name == "toy"
         with pytest.raises(InputError, match="holds a trained model already"):
             train(job, toy, tmp_path, device="cpu")

@@ -13,6 +13,7 @@ circle inside it, 0 at walls and outside, 1 in the middle.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -741,29 +742,34 @@ def _raster_labels(scene: Scene, data: Ground, job: TrainJob, folder: Path) -> R
 
 
 class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
-    """An endless stream of augmented crops; the same seed gives the same stream."""
+    """An endless stream of augmented crops; the same seed gives the same stream, whatever the number of workers."""
 
     def __init__(self, job: TrainJob, places: Sequence[Place], start: int = 0) -> None:
-        """`start`: the step that a resumed run goes on from, so that it doesn't see its first crops again."""
+        """`start`: the step that a run goes on from: the stream begins where an undisturbed run would be by then."""
         self.job, self.places, self.start = job, [p for p in places if not _only_validates(p)], start
         if not self.places:
             msg = f"{job.name}: all of the data is for validation; nothing is left to train on"
             raise OptionError(msg)
+        weights = np.array([place.weight for place in self.places])
+        self._shares = weights / weights.sum()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Maps]]:
         """Image uint8 (bands, crop, crop) and its maps."""
-        info = torch.utils.data.get_worker_info()
-        seed = (self.job.seed, self.start, 0 if info is None else info.id)
-        rng = np.random.default_rng(seed)
+        info, wish = torch.utils.data.get_worker_info(), self.job.optimiser
+        first, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        for batch in itertools.count(self.start * wish.accumulate + first, workers):  # a worker makes whole batches
+            for number in range(batch * wish.batch, (batch + 1) * wish.batch):
+                yield self._crop(number)
+
+    def _crop(self, number: int) -> tuple[torch.Tensor, Maps]:
+        """The crop of this number, for which chance begins anew."""
+        rng = np.random.default_rng((self.job.seed, number))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        weights = np.array([place.weight for place in self.places])
-        while True:
-            place = self.places[int(rng.choice(len(weights), p=weights / weights.sum()))]
-            sample = self._draw(place, rng)
-            size = (self.job.crop, self.job.crop)
-            yield self.job.augmentation.sample(
-                sample.image, sample.maps, generator, size=size, background=_background(self.job)
-            )
+        place = self.places[int(rng.choice(len(self.places), p=self._shares))]
+        sample, size = self._draw(place, rng), (self.job.crop, self.job.crop)
+        return self.job.augmentation.sample(
+            sample.image, sample.maps, generator, size=size, background=_background(self.job)
+        )
 
     def _draw(self, place: Place, rng: np.random.Generator) -> Sample:
         low, high = self.job.scales or (self.job.resolution[0] * 0.7, self.job.resolution[1] * 1.1)

@@ -151,6 +151,9 @@ class TrainJob(Strict):
     losses: tuple[LossTerm, ...] = (CrossEntropy(label_smoothing=0.02), Dice())
     class_weights: Literal["none", "inverse", "effective"] = "none"
     gap_weight: float = Field(default=0.0, ge=0, description="how much more pixels count that lie between two objects")
+    boundary_weight: float = Field(
+        default=0.0, ge=0, description="how much more pixels count within two of where two classes meet"
+    )
     auxiliary_weight: float = Field(default=1.0, ge=0)
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()

@@ -25,7 +25,7 @@ from torchvision.utils import save_image
 
 from geoseg.errors import OptionError
 from geoseg.train.data import IGNORED, Crops
-from geoseg.train.losses import auxiliary_loss, class_weights_of, total_loss
+from geoseg.train.losses import auxiliary_loss, boundary, class_weights_of, total_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +58,7 @@ class Task(lightning.LightningModule):
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
-        self.chance = torch.Generator().manual_seed(job.seed)
+        self.chance, self._step_of_chance = torch.Generator(), -1
 
     def scaled(self, images: torch.Tensor) -> torch.Tensor:
         """What the network takes: uint8 (n, bands, y, x) as float, scaled as the card will say."""
@@ -67,15 +67,24 @@ class Task(lightning.LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, Maps], _index: int) -> torch.Tensor:
         """The loss of a batch of crops."""
+        self._begin_chance()
         mixed = self.job.augmentation.batch(*batch, self.chance, background=self.background)
         outputs = self.network(self.scaled(mixed.images))
         loss: torch.Tensor = mixed.loss(lambda maps: self._loss(outputs, maps))
         self.log("loss", loss, prog_bar=True, batch_size=len(mixed.images))
         return loss
 
+    def _begin_chance(self) -> None:
+        """Chance begins anew with each update, so that a run that goes on is the one that was stopped."""
+        if self.global_step != self._step_of_chance:
+            self._step_of_chance = self.global_step
+            seed = int(np.random.SeedSequence((self.job.seed, self.global_step)).generate_state(1)[0])
+            self.chance.manual_seed(seed)
+            torch.manual_seed(seed)  # that of dropout
+
     def _loss(self, outputs: torch.Tensor, maps: Maps) -> torch.Tensor:
         job, target = self.job, maps["labels"].long()
-        weight = 1 + job.gap_weight * maps["gap"] if job.gap_weight else None
+        weight = _pixel_weight(job, target, maps["gap"])
         loss = total_loss(job.losses, outputs[:, : self.classes], target, weight, self.class_weights)
         if job.auxiliary:
             wanted = torch.stack([maps[name] for name in job.auxiliary], 1)
@@ -134,6 +143,14 @@ class Task(lightning.LightningModule):
         optimiser = torch.optim.AdamW(groups, weight_decay=wish.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, wish.warm_up, wish.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _pixel_weight(job: TrainJob, target: torch.Tensor, gap: torch.Tensor) -> torch.Tensor | None:
+    """(n, y, x): how much each pixel counts; None where all count alike."""
+    if not job.gap_weight and not job.boundary_weight:
+        return None
+    weight = 1 + job.gap_weight * gap
+    return weight + job.boundary_weight * boundary(target) if job.boundary_weight else weight
 
 
 def _pace(step: int, warm_up: int, steps: int) -> float:

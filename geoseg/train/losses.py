@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 IGNORED = 255
 """The value of a target's pixel about which nothing is known."""
+BOUNDARY = 2
+"""Pixels on either side of where two classes meet that are their boundary."""
 
 
 class _Term(BaseModel):
@@ -205,6 +207,21 @@ def auxiliary_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     probability, dims = torch.where(known, logits.sigmoid(), 0), (0, 2, 3)
     shared, both = (probability * target).sum(dims), (probability.square() + target.square()).sum(dims)
     return cross + (1 - (2 * shared + 1) / (both + 1)).mean()
+
+
+def boundary(target: Tensor) -> Tensor:
+    """Float32 (n, y, x): 1 on pixels within `BOUNDARY` pixels of one of another class, in rows, columns or between.
+
+    For `pixel_weight`: what decides where an outline runs are the few pixels beside it (the weight map of U-Net,
+    Ronneberger et al. 2015, without its distance). Ignored pixels are no other class, and no boundary.
+    """
+    known = target != IGNORED
+    values, side = target[:, None].float(), 2 * BOUNDARY + 1
+    highest, lowest = (
+        functional.max_pool2d(torch.where(known[:, None], sign * values, -torch.inf), side, 1, BOUNDARY)[:, 0]
+        for sign in (1, -1)
+    )
+    return ((highest != -lowest) & known).float()
 
 
 def class_weights_of(counts: Sequence[int], how: Literal["inverse", "effective"], *, beta: float = 1 - 1e-6) -> Tensor:
