@@ -1,10 +1,14 @@
-"""How good a building model is on ground it was not trained on: pixels, and house by house.
+"""How good a model is on ground it was not trained on: pixels, and house by house.
 
     python benchmarks/accuracy.py DATA [--model NAME] [--record]
 
-`--record` writes the scores into the model's card.
+`--record` writes the scores into the model's card. DATA is the folder of labelled imagery that
+`workflows/prepare_buildings.py` takes.
 
-DATA is the folder of labelled imagery that `workflows/prepare_buildings.py` takes. Measured, each as the intersection
+A land-cover model is measured on the chips that its job keeps for validation, each by itself, at their own resolution:
+IoU of each class over all of them, the mean of building, vegetation and ground, and of all classes.
+
+A building model is measured on three kinds of ground, each as the intersection
 over union of all building pixels of the place, and where there are footprints as objects too (matched one to one at IoU
 above 0.5: F1, and how many too many or too few there are):
 
@@ -33,15 +37,19 @@ from rasterio.features import rasterize
 
 from geoseg.catalog import ModelSpec, find_model
 from geoseg.evaluation.objects import ObjectScores, object_scores
+from geoseg.evaluation.pixels import confusion_of, pixel_scores
 from geoseg.footprints import GroundSeparation
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
+from geoseg.jobs import read_job
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.pipeline import patch_on_scene
 from geoseg.polygonise import polygonise_whole
 from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
-from geoseg.raster import Band, Raster
+from geoseg.raster import NODATA, Band, Raster
 from geoseg.samples import fetch
 from geoseg.tiling import Tiling
+from geoseg.train.data import ChipPlace, places_of
+from geoseg.train.job import TrainJob
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ if TYPE_CHECKING:
 
 LEAST_AREA = 4.0  # square metres, the command's default
 BANEPA = 0.1323  # metres on the ground per pixel
+MAIN_CLASSES = ("building", "vegetation", "ground")  # the others are a few thousandths of the chips
 HELD_OUT_FROM_COLUMN = 2048  # as in workflows/prepare_buildings.py
 
 
@@ -151,38 +160,64 @@ def places(data: Path) -> Iterator[Labelled]:
     )
 
 
+def buildings(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:
+    """Scores by name: IoU for every place, of objects too where there are footprints."""
+    counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, np.int64))
+    objects: dict[str, ObjectScores] = {}
+    for name, resolution, image, truth, houses in places(data):
+        whole = predict(image, resolution, engine, model)
+        found = whole.labels == 1
+        counts[name] += [(found & truth).sum(), found.sum(), truth.sum()]
+        if houses is not None:
+            objects[name] = object_scores(outlines(whole, resolution, model), in_metres(houses, resolution))
+    scores = {}
+    for name, (both, found, true) in counts.items():
+        scores[f"IoU, {name}"] = float(both / (found + true - both))
+        print(f"{name:32} precision {both / found:.3f}  recall {both / true:.3f}")
+    for name, each in objects.items():
+        scores[f"object F1, {name}"], scores[f"count error, {name}"] = each.f1, each.count_error
+    return scores
+
+
+def landcover(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:
+    """Scores by name, over all chips that the model's job keeps for validation."""
+    names = [c.name for c in model.legend.classes]
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    for place in places_of(read_job(model.weights.parent / "job.yaml", TrainJob), data):
+        if not isinstance(place, ChipPlace):
+            continue
+        for chip, label in place.kept:
+            with rasterio.open(chip) as image, rasterio.open(label) as classes:
+                found = predict(image.read([1, 2, 3]), place.resolution, engine, model).labels
+                truth = place.values[classes.read(1)]
+            confusion += confusion_of(found[truth != NODATA], truth[truth != NODATA], len(names))
+    iou = {each.name: each.iou for each in pixel_scores(confusion, names).classes}
+    means = {
+        f"mean of {', '.join(some)}": float(np.mean([iou[name] for name in some])) for some in (MAIN_CLASSES, names)
+    }
+    return {f"IoU, {name}, validation chips": value for name, value in {**iou, **means}.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model")
+    parser.add_argument("--model", default="buildings-deeplabv3plus")
     parser.add_argument("--record", action="store_true", help="write the scores into the model's item.json")
     args = parser.parse_args()
     keep_freed_memory()
-    model, device = find_model("buildings", args.model), choose_device("auto")
+    model, device = find_model(None, args.model), choose_device("auto")
     fill = tuple(round(255 * mean) for mean in model.mean)
-    counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, np.int64))
-    objects: dict[str, ObjectScores] = {}
-    network, decision = load_predict(model, device), Decision(model.legend)
-    with Engine(network, decision, fill, default_batch(device), default_lanes(device)) as engine:
-        for name, resolution, image, truth, houses in places(args.data):
-            whole = predict(image, resolution, engine, model)
-            found = whole.labels == 1
-            counts[name] += [(found & truth).sum(), found.sum(), truth.sum()]
-            if houses is not None:
-                objects[name] = object_scores(outlines(whole, resolution, model), in_metres(houses, resolution))
-    scores = []
-    for name, (both, found, true) in counts.items():
-        iou = both / (found + true - both)
-        print(f"{name:32} IoU {iou:.3f}  precision {both / found:.3f}  recall {both / true:.3f}")
-        scores.append({"name": f"IoU, {name}", "value": round(float(iou), 3)})
-    for name, each in objects.items():
-        print(f"{name:32} object F1 {each.f1:.3f}  count error {each.count_error:+.1%}")
-        scores.append({"name": f"object F1, {name}", "value": round(each.f1, 3)})
-        scores.append({"name": f"count error, {name}", "value": round(each.count_error, 3)})
+    measure = landcover if model.product == "landcover" else buildings
+    decision = Decision(model.legend)
+    with Engine(load_predict(model, device), decision, fill, default_batch(device), default_lanes(device)) as engine:
+        scores = measure(model, engine, args.data)
+    for name, value in scores.items():
+        print(f"{name:72} {value:.3f}")
     if args.record:
         card = model.weights.parent / "item.json"
         item = json.loads(card.read_text(encoding="utf-8"))
-        item["properties"]["geoseg:scores"] = scores
+        kept = [{"name": name, "value": round(value, 3)} for name, value in scores.items()]
+        item["properties"]["geoseg:scores"] = kept
         card.write_text(json.dumps(item, indent=2) + "\n", encoding="utf-8")
 
 
