@@ -48,8 +48,9 @@ from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_
 from geoseg.raster import NODATA, Band, Raster
 from geoseg.samples import fetch
 from geoseg.tiling import Tiling
-from geoseg.train.data import ChipPlace, places_of
+from geoseg.train.data import places_of
 from geoseg.train.job import TrainJob
+from geoseg.train.places import ChipPlace
 from geoseg.window import Window
 
 if TYPE_CHECKING:

@@ -26,8 +26,11 @@ from geoseg.errors import InputError, OptionError
 from geoseg.jobs import read_job
 from geoseg.models.weights import load_network
 from geoseg.train import loop
-from geoseg.train.data import IGNORED, Crops, Grid, GroundPlace, VectorLabels, _blocks, places_of
+from geoseg.train.data import Crops, _blocks, places_of
 from geoseg.train.job import TrainJob
+from geoseg.train.labels import Grid, VectorLabels
+from geoseg.train.losses import IGNORED
+from geoseg.train.places import GroundPlace
 from geoseg.train.run import _filled, _network, train
 
 if TYPE_CHECKING:

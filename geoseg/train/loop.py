@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
 from geoseg.errors import OptionError
-from geoseg.train.data import IGNORED, Crops
-from geoseg.train.losses import auxiliary_loss, boundary, class_weights_of, total_loss
+from geoseg.train.data import Crops
+from geoseg.train.losses import IGNORED, auxiliary_loss, boundary, class_weights_of, total_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
 
-    from geoseg.train.data import Maps, Place, Sample
     from geoseg.train.job import TrainJob
+    from geoseg.train.places import Maps, Place, Sample
 
 SAVE_EVERY = 100
 """Updates between two checkpoints: what a kill may cost."""

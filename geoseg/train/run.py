@@ -17,9 +17,10 @@ from geoseg.errors import OptionError, OutputError
 from geoseg.models.networks import build_network
 from geoseg.models.pretrained import load_pretrained
 from geoseg.models.weights import choose_device, load_network
-from geoseg.train.data import GroundPlace, LabelledRaster, places_of, rare_classes
+from geoseg.train.data import places_of, rare_classes
 from geoseg.train.job import ClassOf, Network, TrainJob
 from geoseg.train.loop import fit
+from geoseg.train.places import GroundPlace, LabelledRaster
 from geoseg.train.publish import Learned, publish
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from geoseg.catalog import ModelSpec
-    from geoseg.train.data import Place
+    from geoseg.train.places import Place
 
 log = logging.getLogger("geoseg")
 
