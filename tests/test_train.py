@@ -404,6 +404,15 @@ class TestRuns:
         truth = rasterize(boxes(), (SIDE, SIDE), transform=BANEPA).astype(bool)
         assert ((labels == 1) & truth).sum() / ((labels == 1) | truth).sum() > 0.6
 
+    def test_classes_of_its_own_take_no_background_over(self) -> None:
+        start = find_model(None, "buildings-deeplabv3plus")
+        values = job_of(classes=[{"name": n, "colour": "#123456"} for n in ("roof", "road")]).model_dump(
+            exclude={"network", "background", "auxiliary", "separation"}
+        )
+        job = _filled(TrainJob.model_validate(values | {"start": start.name}), start)
+        assert job.background is None
+        assert job.auxiliary == ("interior",)
+
     def test_it_starts_from_a_model(self) -> None:
         """Same outputs for classes of the same name, in another order and beside a new one."""
         start = find_model(None, "buildings-deeplabv3plus")

@@ -75,6 +75,8 @@ def _filled(job: TrainJob, start: ModelSpec) -> TrainJob:
     """The job with network, bands and classes of the model that it starts from, where it says nothing else."""
     legend = start.legend
     background = None if legend.background is None else legend.name(legend.background)
+    if job.classes and background not in {c.name for c in job.classes}:
+        background = None  # other classes than the model's: what is no object, the job itself would have to say
     defaults = {
         "network": Network(architecture=start.architecture, encoder=start.encoder, weights=None),
         "bands": start.bands,
