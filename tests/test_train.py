@@ -406,10 +406,9 @@ class TestRuns:
 
     def test_classes_of_its_own_take_no_background_over(self) -> None:
         start = find_model(None, "buildings-deeplabv3plus")
-        values = job_of(classes=[{"name": n, "colour": "#123456"} for n in ("roof", "road")]).model_dump(
-            exclude={"network", "background", "auxiliary", "separation"}
-        )
-        job = _filled(TrainJob.model_validate(values | {"start": start.name}), start)
+        values = job_of().model_dump(exclude={"network", "background", "auxiliary", "separation"})
+        classes = [{"name": n, "colour": "#123456"} for n in ("roof", "road")]
+        job = _filled(TrainJob.model_validate(values | {"start": start.name, "classes": classes}), start)
         assert job.background is None
         assert job.auxiliary == ("interior",)
 
