@@ -47,7 +47,6 @@ def network(architecture: str, encoder: str = LITE0, weights: str | None = IMAGE
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "U-Net, EfficientNet-Lite0 from ImageNet": network("unet"),
     "DeepLabv3+, EfficientNet-Lite0 from ImageNet": network("deeplabv3plus"),
-    "SegFormer's decoder, EfficientNet-Lite0 from ImageNet": network("segformer"),
     "DeepLabv3+, EfficientNet-Lite0 from nothing": network("deeplabv3plus", weights=None),
     "SegFormer (MiT-B0) from nothing": network("segformer", "mit_b0", None),
 }
