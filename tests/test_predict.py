@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from conftest import INVALID, ArraySource, MixingPredict, chunks_of, legend_of
+from conftest import INVALID, ArraySource, MixingPredict, at_centres, chunks_of, legend_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +59,8 @@ class Case:
     validity: str = "all"
     chunk: int = 8
     seed: int = 0
+    cells: tuple[int, int] | None = None
+    """Along a patch; None: one for each pixel."""
 
     @property
     def fill(self) -> tuple[int, ...]:
@@ -69,7 +71,7 @@ class Case:
         return Decision(legend_of(self.classes), self.threshold)
 
     def tiling(self, tile: tuple[int, int] | None = None) -> Tiling:
-        return Tiling(self.shape, self.patch, self.stride, tile or self.shape)
+        return Tiling(self.shape, self.patch, self.stride, tile or self.shape, self.cells)
 
     def source(self) -> ArraySource:
         rng = np.random.default_rng(self.seed)
@@ -77,13 +79,23 @@ class Case:
         return ArraySource(values, VALIDITY[self.validity](self.shape, rng))
 
     def predict(self) -> MixingPredict:
-        return MixingPredict(self.classes + self.auxiliary, self.bands, self.patch, self.seed)
+        return MixingPredict(self.classes + self.auxiliary, self.bands, self.cells or self.patch, self.seed)
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Patch, stride and cells: as many as pixels, or fewer, each of which need not be whole pixels."""
+    if draw(st.booleans()):
+        patch = draw(st.integers(1, 16))
+        return patch, draw(st.integers(-(-patch // 3), patch)), patch
+    per_unit = draw(st.integers(1, 4))
+    unit, units = draw(st.integers(per_unit, 3 * per_unit)), draw(st.integers(1, max(1, 8 // per_unit)))
+    return unit * units, unit * draw(st.integers(-(-units // 3), units)), per_unit * units
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    patch = draw(st.integers(1, 16)), draw(st.integers(1, 16))
-    stride = tuple(draw(st.integers(-(-side // 3), side)) for side in patch)
+    patch, stride, cells = zip(draw(axes()), draw(axes()), strict=True)
     shape = tuple(draw(st.integers(1, min(45, side + 5 * step))) for side, step in zip(patch, stride, strict=True))
     return Case(
         shape,
@@ -96,6 +108,7 @@ def cases(draw: st.DrawFn) -> Case:
         validity=draw(st.sampled_from(list(VALIDITY))),
         chunk=draw(st.sampled_from([8, 16])),
         seed=draw(st.integers(0, 2**32 - 1)),
+        cells=draw(st.sampled_from([cells, cells, None])) if cells != patch else None,
     )  # fmt: skip
 
 
@@ -210,37 +223,69 @@ def test_tiled_is_whole_at_the_real_chunk() -> None:
 class Jittery(MixingPredict):
     """The first of every three passes takes longest, so that with three lanes passes end in another order."""
 
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        scores = super().__call__(patches)
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
+        scores = super().__call__(patches, cells)
         time.sleep((0.004, 0.001, 0)[len(self.shapes) % 3])
         return scores
 
 
 def test_the_order_in_which_passes_end_does_not_matter() -> None:
     case = Case((40, 30), classes=4, auxiliary=2)
-    jittery = Jittery(6, case.bands, case.patch, case.seed)
+    jittery = Jittery(6, case.bands, case.cells or case.patch, case.seed)
     assert_identical(run(case, lanes=3, predict=jittery), run(case))
 
 
 def by_definition(case: Case) -> NDArray[np.float64]:
-    """Scores (output, y, x): the mean of those of all patches of the lattice, weighted by the taper, in float64."""
+    """Scores (output, y, x), in float64, NaN where nothing is known.
+
+    First those of each cell of the lattice: the mean of those of all patches with data, weighted by the taper. Then, at
+    each pixel's centre, the bilinear mean of the cells around it that have one; beyond the rim, a cell is as its
+    nearest.
+    """
     source, predict = case.source(), case.predict()
-    lattice, tapers = [], []
-    for size, patch, stride in zip(case.shape, case.patch, case.stride, strict=True):
-        lattice.append(sorted({max(0, min(start, size - patch)) for start in range(0, size, stride)}))
-        tapers.append(0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(patch) + 0.5) / patch))
-    shape = [max(pair) for pair in zip(case.shape, case.patch, strict=True)]
+    cells = case.cells or case.patch
+    (rows, row_cells), (cols, col_cells) = (
+        by_definition_along(*axis) for axis in zip(case.shape, case.patch, case.stride, cells, strict=True)
+    )
+    shape = rows[-1] + case.patch[0], cols[-1] + case.patch[1]
     scene = np.broadcast_to(np.array(case.fill, np.uint8)[:, None, None], (case.bands, *shape)).copy()
     np.copyto(scene[:, : case.shape[0], : case.shape[1]], source.values, where=source.valid)
-    sums, weights = np.zeros((predict.outputs, *shape)), np.zeros(shape)
-    for row in lattice[0]:
-        for col in lattice[1]:
-            place = slice(row, row + case.patch[0]), slice(col, col + case.patch[1])
-            scores = predict(torch.from_numpy(scene[None, :, *place].copy())).numpy()[0]
+    tapers = [0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(count) + 0.5) / count) for count in cells]
+    sums, weights = np.zeros((predict.outputs, row_cells, col_cells)), np.zeros((row_cells, col_cells))
+    for row in rows:
+        for col in cols:
+            here = slice(row, row + case.patch[0]), slice(col, col + case.patch[1])
+            if not source.valid[here].any():
+                continue
+            scores = predict(torch.from_numpy(scene[None, :, *here].copy()), cells).numpy()[0]
+            at = round(row * cells[0] / case.patch[0]), round(col * cells[1] / case.patch[1])
+            place = slice(at[0], at[0] + cells[0]), slice(at[1], at[1] + cells[1])
             weight = np.outer(*tapers)
             sums[:, *place] += weight * scores.astype(np.float64)
             weights[place] += weight
-    return (sums / weights)[:, : case.shape[0], : case.shape[1]]
+    blended = np.divide(sums, weights, where=weights > 0, out=np.zeros_like(sums))
+    down, along = (
+        bilinear(size, patch / count, total)
+        for size, patch, count, total in zip(case.shape, case.patch, cells, (row_cells, col_cells), strict=True)
+    )
+    with np.errstate(invalid="ignore"):
+        return (down @ blended @ along.T) / (down @ (weights > 0) @ along.T)
+
+
+def by_definition_along(size: int, patch: int, stride: int, cells: int) -> tuple[list[int], int]:
+    """Where patches start, and how many cells the axis has."""
+    unit = next(unit for unit in range(1, patch + 1) if patch % unit == 0 and unit * cells % patch == 0)
+    last = max(0, next(start for start in range(0, size + unit, unit) if start + patch >= size))
+    starts = sorted({min(start, last) for start in range(0, size, stride)})
+    return starts, (starts[-1] + patch) * cells // patch
+
+
+def bilinear(size: int, side: float, cells: int) -> NDArray[np.float64]:
+    """How much of each cell (columns), each being `side` pixels long, is in each pixel (rows)."""
+    centres = (np.arange(cells) + 0.5) * side
+    pixels = np.clip(np.arange(size) + 0.5, centres[0], centres[-1])
+    share = np.clip(1 - abs(pixels[:, None] - centres) / side, 0, None)
+    return share / share.sum(1, keepdims=True)
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -306,10 +351,10 @@ class OneHot:
     def __init__(self, outputs: int) -> None:
         self.outputs = outputs
 
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
         assert patches.dtype == torch.uint8
         classes = torch.arange(self.outputs)[:, None, None]
-        return 30 * (patches[:, :1] == classes).float()
+        return 30 * (at_centres(patches[:, :1], cells) == classes).float()
 
 
 @settings(max_examples=60)
@@ -353,18 +398,18 @@ class Watching(MixingPredict):
     """Refuses to see what is not valid, and nothing but what is not valid."""
 
     def __init__(self, case: Case, batch: int) -> None:
-        super().__init__(case.classes + case.auxiliary, case.bands, case.patch, case.seed)
+        super().__init__(case.classes + case.auxiliary, case.bands, case.cells or case.patch, case.seed)
         self.fill = torch.tensor(case.fill, dtype=torch.uint8)[:, None, None]
         self.batch = batch
         self.padding: list[int] = []
 
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
         assert not (patches == INVALID).any(), "the network saw what is not valid"
         empty = (patches == self.fill).flatten(1).all(1) | (patches == 0).flatten(1).all(1)
         self.padding.append(int(empty.sum()))
         assert not empty.all(), "a forward pass without any data"
         assert len(patches) == self.batch, "a batch of another shape"
-        return super().__call__(patches)
+        return super().__call__(patches, cells)
 
 
 def patches_with_data(case: Case, tiling: Tiling) -> int:
@@ -642,11 +687,11 @@ def test_the_number_of_torch_threads_is_restored(fails: bool) -> None:  # noqa: 
     seen: list[int] = []
 
     class Counting(OneHot):
-        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
             seen.append(torch.get_num_threads())
             if fails:
                 raise ZeroDivisionError
-            return super().__call__(patches)
+            return super().__call__(patches, cells)
 
     case = Case((20, 20))
     try:
@@ -670,8 +715,8 @@ def test_defaults_follow_the_device() -> None:
 
 def test_scores_that_are_no_numbers_are_an_error() -> None:
     class Damaged(MixingPredict):
-        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-            return super().__call__(patches) * torch.nan
+        def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
+            return super().__call__(patches, cells) * torch.nan
 
     case = Case((20, 20))
     with pytest.raises(ModelError, match="not numbers"):
