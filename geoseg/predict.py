@@ -202,9 +202,11 @@ def _strips(
             above, values = values, _interleaved(len(fill), height, right - left)
             shared = known - row
             values[:, :shared] = above[:, above.shape[1] - shared :]
-            complete = raster.valid.all()
-            for band, (fresh, instead) in enumerate(zip(raster.values, fill, strict=True)):
-                values[band, shared:] = fresh if complete else np.where(raster.valid, fresh, instead)
+            missing = None if raster.valid.all() else ~raster.valid  # often the few pixels behind the scene's edge
+            for band, fresh, instead in zip(values, raster.values, fill, strict=True):
+                band[shared:] = fresh
+                if missing is not None:
+                    np.copyto(band[shared:], instead, where=missing)
             valid = np.concatenate([valid[valid.shape[0] - shared :], raster.valid])
         known = row + height
         final_rows = height if following is None else following - row
@@ -245,8 +247,14 @@ def decide(scores: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torc
 
     The confidence is the softmax probability of the label, in steps of 1/250.
     """
+    if len(scores) == 2 and decision.threshold is None:
+        difference = scores[1] - scores[0]
+        return (difference > 0).view(torch.uint8), _steps(_probability(difference.abs_()))
     best, labels = _best(scores, range(len(scores)))
-    probability = _total_odds(scores, best).reciprocal_()
+    total = _odds(scores[0], best)
+    for each in scores[1:]:
+        total += _odds(each, best)
+    probability = total.reciprocal_()
     background = decision.legend.background
     if decision.threshold is not None and background is not None and len(scores) > 1:
         of_background = _odds(scores[background], best) * probability
@@ -254,7 +262,7 @@ def decide(scores: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torc
         best_object, object_labels = _best(scores, [v for v in range(len(scores)) if v != background])
         labels = torch.where(is_object, object_labels, background).to(torch.uint8)
         probability = torch.where(is_object, _odds(best_object, best) * probability, of_background)
-    return labels, probability.mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
+    return labels, _steps(probability)
 
 
 def _best(scores: torch.Tensor, values: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,16 +278,6 @@ def _best(scores: torch.Tensor, values: Sequence[int]) -> tuple[torch.Tensor, to
         torch.maximum(labels, better.mul_(value), out=labels)
         torch.maximum(best, scores[value], out=best)
     return best, labels
-
-
-def _total_odds(scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    """The sum of all classes' odds: what the softmax divides by."""
-    if len(scores) == 2:  # one of the two is the best, at 1
-        return (scores[0] - scores[1]).abs_().neg_().exp_().add_(1)
-    total = _odds(scores[0], best)
-    for each in scores[1:]:
-        total += _odds(each, best)
-    return total
 
 
 def _odds(score: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
@@ -387,8 +385,21 @@ def _upsampled(scores: torch.Tensor, rows: _Between, cols: _Between) -> torch.Te
 
 
 def _codes(scores: torch.Tensor) -> torch.Tensor:
-    """Auxiliary scores as uint8 codes, in steps of 1/250 of what is between 0 and 1."""
-    return scores.sigmoid_().mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
+    """Auxiliary scores as uint8 codes, in steps of 1/250 of what is between 0 and 1; they are used up."""
+    return _steps(_probability(scores))
+
+
+def _probability(score: torch.Tensor) -> torch.Tensor:
+    """The logistic function, in place.
+
+    `torch.sigmoid` gives other last bits at the end of a row than in its middle, `torch.exp` does not.
+    """
+    return score.neg_().exp_().add_(1).reciprocal_()
+
+
+def _steps(probability: torch.Tensor) -> torch.Tensor:
+    """Probabilities as uint8 codes, in steps of 1/250; they are used up."""
+    return probability.mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
 
 
 class _RowWriter:

@@ -164,7 +164,7 @@ def run(
     *,
     lanes: int = 1,
     batch: int = 1,
-    source: ArraySource | None = None,
+    source: Any = None,
     predict: Any = None,
 ) -> ArraySink:
     """The case's result, tile by tile."""
@@ -218,6 +218,9 @@ def test_tiled_is_whole_at_the_real_chunk() -> None:
     cores = [tile.core for tile in case.tiling((CHUNK, CHUNK)).tiles()]
     assert len(cores) == 6
     assert_identical(run(case, reversed(cores), lanes=2, batch=4), run(case, lanes=1, batch=4))
+    in_cells = replace(case, patch=(148, 96), stride=(111, 96), cells=(32, 24))  # of 37/8 x 4 pixels
+    cores = [tile.core for tile in in_cells.tiling((CHUNK, CHUNK)).tiles()]
+    assert_identical(run(in_cells, cores, lanes=2, batch=4), run(in_cells, batch=4))
 
 
 class Jittery(MixingPredict):
@@ -339,8 +342,11 @@ def check_definition(case: Case) -> None:
     "shape", [(1, 1), (1, 40), (40, 1), (3, 5), (9, 7), (10, 8), (8, 6), (37, 41), (4, 33), (16, 16), (17, 15)], ids=str
 )
 @pytest.mark.parametrize("validity", ["all", "speckle"])
-def test_scenes_of_every_shape(shape: tuple[int, int], validity: str) -> None:
-    check_definition(Case(shape, auxiliary=1, validity=validity))
+@pytest.mark.parametrize("cells", [None, (3, 7), (6, 2)], ids=str)
+def test_scenes_of_every_shape(shape: tuple[int, int], validity: str, cells: tuple[int, int] | None) -> None:
+    """With patches of 9 x 7 pixels, of 9 x 7 with cells of 3 x 1, and of 9 x 8 with cells of 1.5 x 4."""
+    patch, stride = ((9, 8), (6, 4)) if cells == (6, 2) else ((9, 7), (6, 5))
+    check_definition(Case(shape, patch, stride, auxiliary=1, validity=validity, cells=cells))
 
 
 class OneHot:
@@ -360,11 +366,74 @@ class OneHot:
 @settings(max_examples=60)
 @given(cases(), st.integers(1, 3))
 def test_an_identity_model_reproduces_its_input(case: Case, lanes: int) -> None:
-    source = case.source()
+    case, source = replace(case, auxiliary=0, cells=None), case.source()
     source.values[:] = np.where(source.valid, source.values % case.classes, INVALID)
-    result = run(replace(case, auxiliary=0), lanes=lanes, batch=2, source=source, predict=OneHot(case.classes))
+    result = run(case, lanes=lanes, batch=2, source=source, predict=OneHot(case.classes))
     np.testing.assert_array_equal(result.labels, np.where(source.valid, source.values[0], NODATA))
     np.testing.assert_array_equal(result.confidence, np.where(source.valid, CONFIDENCE_STEPS, NODATA))
+
+
+class Plane:
+    """A scene that goes on beyond its edges: a function of row and column."""
+
+    def __init__(
+        self, shape: tuple[int, int], value: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]
+    ) -> None:
+        self.shape, self.value = shape, value
+
+    def read(self, window: Window) -> Raster:
+        values = self.value(np.arange(*window.row_range)[:, None], np.arange(*window.col_range)[None])
+        assert values.max() < 256
+        return Raster(values[None].astype(np.uint8), np.ones(window.shape, bool))
+
+
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.sampled_from([0, 1]), st.integers(2, 5))
+def test_stripes_as_wide_as_cells_are_reproduced(
+    data: st.DataObject, down: int, along: int, axis: int, classes: int
+) -> None:
+    """A pixel is more of the cell it lies in than of any other: no class creeps over a cell's side."""
+    sides, cells = (down, along), (data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6)))
+    patch, stride = (
+        tuple(side * n for side, n in zip(sides, many, strict=True))
+        for many in (cells, [data.draw(st.integers(-(-n // 3), n)) for n in cells])
+    )
+    shape = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    case = Case(shape, patch, stride, bands=1, classes=classes, cells=cells, seed=data.draw(st.integers(0, 99)))
+    stripes = np.random.default_rng(case.seed).integers(0, classes, 99)
+    plane = Plane(shape, lambda rows, cols: stripes[(rows, cols)[axis] // sides[axis]] + 0 * rows + 0 * cols)
+    result = run(case, batch=2, source=plane, predict=OneHot(classes))
+    np.testing.assert_array_equal(result.labels, plane.read(Window.of_shape(shape)).values[0])
+
+
+class Brightness:
+    """Scores are the mean of each cell's pixels, of which the last one may be a part."""
+
+    device, outputs = torch.device("cpu"), 3
+
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
+        down, along = (self.parts(side, count) for side, count in zip(patches.shape[2:], cells, strict=True))
+        bright = (down @ patches[:, :1].double() @ along.T).float() / 80
+        return torch.cat([bright, 1 - bright, bright - 1], dim=1)
+
+    @staticmethod
+    def parts(side: int, count: int) -> torch.Tensor:
+        """Which part of each cell (rows) each pixel (columns) is."""
+        edges, size = torch.arange(count + 1).double()[:, None] * side / count, side / count
+        below = (edges - torch.arange(side)).clamp(0, 1)
+        return (below[1:] - below[:-1]) / size
+
+
+@pytest.mark.parametrize(("patch", "cells", "stride"), [(12, 4, 6), (15, 6, 10), (74, 16, 37), (8, 8, 5)])
+@pytest.mark.parametrize("shape", [(60, 66), (61, 47), (9, 61)], ids=str)
+def test_a_slope_is_reproduced(patch: int, cells: int, stride: int, shape: tuple[int, int]) -> None:
+    """What is between the means of a slope's cells lies on it: nothing moves, by whatever part of a pixel."""
+    case = Case(shape, (patch, patch), (stride, stride), 1, 2, 1, cells=(cells, cells))
+    result = run(case, source=Plane(shape, np.add), predict=Brightness())
+    slope = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
+    half = -(-patch // (2 * cells))  # at the rim, the outermost cell's score goes on
+    expected = CONFIDENCE_STEPS / (1 + np.exp(1 - slope / 80))
+    assert abs(result.auxiliary[0] - expected)[half:-half, half:-half].max() <= 0.51
 
 
 @settings(max_examples=60)
@@ -385,6 +454,10 @@ def test_shifting_the_origin_shifts_the_output(data: st.DataObject, case: Case, 
     # nearer to the rim, patches from outside are blended in too
     starts = [at and patch - stride for at, patch, stride in zip(offset, case.patch, case.stride, strict=True)]
     stops = [side - (patch - stride) for side, patch, stride in zip(shape, case.patch, case.stride, strict=True)]
+    if case.cells is not None:  # and half a cell more depends on theirs
+        half = [-(-patch // (2 * count)) for patch, count in zip(case.patch, case.cells, strict=True)]
+        starts = [start + more if at else 0 for start, more, at in zip(starts, half, offset, strict=True)]
+        stops = [stop - more for stop, more in zip(stops, half, strict=True)]
     assume(all(start < stop for start, stop in zip(starts, stops, strict=True)))
     inner = Window(starts[0], stops[0], starts[1], stops[1])
     outer = Window(starts[0] + offset[0], stops[0] + offset[0], starts[1] + offset[1], stops[1] + offset[1])
@@ -425,8 +498,9 @@ def patches_with_data(case: Case, tiling: Tiling) -> int:
 @settings(max_examples=80)
 @given(cases(), st.integers(1, 4), st.integers(1, 3))
 def test_the_network_sees_valid_pixels_and_every_batch_has_one_shape(case: Case, batch: int, lanes: int) -> None:
-    # a patch of one pixel may look like the fill by chance
-    case = replace(case, bands=3, patch=(max(case.patch[0], 2), max(case.patch[1], 2)))
+    case = replace(case, bands=3)
+    if min(case.patch) < 2:  # a patch of one pixel may look like the fill by chance
+        case = replace(case, patch=(max(case.patch[0], 2), max(case.patch[1], 2)), cells=None)
     watching, sink, source = Watching(case, batch), ArraySink(case), case.source()
     told: list[int] = []
     with chunks_of(case.chunk), Engine(watching, case.decision, case.fill, batch, lanes) as engine:
@@ -477,7 +551,7 @@ def test_every_pixel_is_read_once_for_each_tile(data: st.DataObject, case: Case)
         run(case, [core], lanes=2, source=source)
         with chunks_of(case.chunk):
             tile = case.tiling().tile_of(core)
-        times = np.zeros([max(pair) for pair in zip(case.shape, case.patch, strict=True)], int)
+        times = np.zeros([sum(pair) for pair in zip(case.shape, case.patch, strict=True)], int)
         for window in source.windows:
             times[window.slices] += 1
         expected = np.zeros_like(times)
@@ -501,6 +575,17 @@ def test_the_accumulator_is_as_high_as_a_patch(rows: int) -> None:
         tiling = case.tiling()
         sums = _Accumulator(tiling.tile_of(Window(0, rows, 0, 40)), tiling, case.predict())
     assert tuple(sums._sums.shape) == (5, 9, 40)
+    assert tuple(sums._weights.shape) == (9, 40)
+
+
+@pytest.mark.parametrize("rows", [9, 100, 100_000])
+def test_the_accumulator_has_a_patchs_cells_and_one_row(rows: int) -> None:
+    case = Case((rows, 40), (12, 16), (9, 8), auxiliary=2, cells=(4, 4))
+    with chunks_of(8):
+        tiling = case.tiling()
+        sums = _Accumulator(tiling.tile_of(Window(0, rows, 0, 40)), tiling, case.predict())
+    assert tuple(sums._sums.shape) == (5, 5, 10)
+    assert tuple(sums._weights.shape) == (5, 10)
 
 
 class Endless:
