@@ -387,8 +387,9 @@ def patch_on_scene(
     """Patch and stride in pixels of the scene, and a patch's cells: what the network sees of it in one forward pass.
 
     The cells are the network's own scores, or one for each pixel where the scene's pixels are the coarser ones. The
-    stride is rounded down to what is whole in cells. A scene outside the model's range is resampled, patch by patch, to the nearest resolution inside; one whose pixels
-    are not square on the ground, to square ones. Raises `ModelError` where that would ask too much.
+    stride is rounded down to what is whole in cells. A scene outside the model's range is resampled, patch by patch, to
+    the nearest resolution inside; one whose pixels are not square on the ground, to square ones. Raises `ModelError`
+    where that would ask too much.
     """
     finest, coarsest = model.resolution
     down, along = ground_resolution

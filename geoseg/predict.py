@@ -247,7 +247,7 @@ def decide(scores: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torc
 
     The confidence is the softmax probability of the label, in steps of 1/250.
     """
-    if len(scores) == 2 and decision.threshold is None:
+    if len(scores) == 2 and decision.threshold is None:  # noqa: PLR2004  two classes: their difference says it all
         difference = scores[1] - scores[0]
         return (difference > 0).view(torch.uint8), _steps(_probability(difference.abs_()))
     best, labels = _best(scores, range(len(scores)))
@@ -321,7 +321,9 @@ class _Accumulator:
         band = None
         if window is not None:
             inside = window.relative_to(Window(first, settled, *strip.window.col_range)).slices
-            band = self._band(window, valid[inside], self._down.cells_of(strip.window.row_start) - self._above, decision)
+            band = self._band(
+                window, valid[inside], self._down.cells_of(strip.window.row_start) - self._above, decision
+            )
         self._move(self._down.cells_of(strip.final_rows))
         return band
 

@@ -433,7 +433,8 @@ def test_a_slope_is_reproduced(patch: int, cells: int, stride: int, shape: tuple
     slope = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
     half = -(-patch // (2 * cells))  # at the rim, the outermost cell's score goes on
     expected = CONFIDENCE_STEPS / (1 + np.exp(1 - slope / 80))
-    assert abs(result.auxiliary[0] - expected)[half:-half, half:-half].max() <= 0.51
+    # a part of a pixel is as bright as the whole: the mean of a cell of two pixels and a half is 0.05 off its centre
+    assert abs(result.auxiliary[0] - expected)[half:-half, half:-half].max() <= (0.6 if patch % cells else 0.51)
 
 
 @settings(max_examples=60)
