@@ -316,7 +316,7 @@ class _Accumulator:
         settled = self._down.settled(self._down.cells_of(stop))
         valid = np.concatenate([self._waiting, strip.valid[: strip.final_rows]])
         first = stop - len(valid)
-        self._waiting = valid[settled - first :]
+        self._waiting = valid[settled - first :].copy()
         window = self._core.intersection(Window(first, settled, *self._core.col_range))
         band = None
         if window is not None:
