@@ -41,6 +41,7 @@ VALIDITY = {
     "few": lambda shape, rng: rng.random(shape) < 0.01,
     "a row": lambda shape, rng: np.arange(shape[0])[:, None] == np.full(shape, rng.integers(shape[0])),
     "two halves": lambda shape, rng: (np.arange(shape[0])[:, None] // 7 + np.zeros(shape[1], int)) % 5 < 2,  # noqa: ARG005
+    "a quarter": lambda shape, rng: np.logical_and.outer(*(np.arange(side) < side // 2 for side in shape)),  # noqa: ARG005
     "a corner": lambda shape, rng: np.add.outer(np.arange(shape[0]), np.arange(shape[1])) > rng.integers(sum(shape)),
 }
 
@@ -347,6 +348,20 @@ def test_scenes_of_every_shape(shape: tuple[int, int], validity: str, cells: tup
     """With patches of 9 x 7 pixels, of 9 x 7 with cells of 3 x 1, and of 9 x 8 with cells of 1.5 x 4."""
     patch, stride = ((9, 8), (6, 4)) if cells == (6, 2) else ((9, 7), (6, 5))
     check_definition(Case(shape, patch, stride, auxiliary=1, validity=validity, cells=cells))
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("validity", ["a quarter", "speckle", "a corner"])
+def test_large_cells_beside_what_has_no_data(validity: str, stride: int) -> None:
+    """Where data ends with a patch, the cells behind have no score; rows that wait keep their validity in order."""
+    case = Case((64, 64), (16, 16), (stride, stride), auxiliary=1, validity=validity, cells=(2, 2))
+    check_definition(case)
+    assert_identical(run(case, every_chunk(case)), run(case))
+
+
+def every_chunk(case: Case) -> list[Window]:
+    """Each storage chunk a tile."""
+    return list(Window.of_shape(case.shape).blocks((case.chunk, case.chunk)))
 
 
 class OneHot:
