@@ -92,8 +92,8 @@ class Whole:
 
 def predict(image: NDArray[np.uint8], resolution: float, engine: Engine, model: ModelSpec) -> Whole:
     whole = Whole(image, len(model.auxiliary))
-    patch, stride = patch_on_scene(model, (resolution, resolution))
-    tiling = Tiling(whole.shape, patch, stride, whole.shape)
+    patch, stride, cells = patch_on_scene(model, (resolution, resolution))
+    tiling = Tiling(whole.shape, patch, stride, whole.shape, cells)
     (tile,) = tiling.tiles()
     engine.run(whole, tile, tiling, whole)
     return whole

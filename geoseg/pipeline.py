@@ -11,6 +11,7 @@ import dataclasses
 import datetime as dt
 import json
 import logging
+import math
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,8 +39,9 @@ from geoseg.io.cog import Look
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
+from geoseg.models.architectures import own_stride
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
-from geoseg.tiling import CHUNK, Tiling
+from geoseg.tiling import CHUNK, Axis, Tiling
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ log = logging.getLogger("geoseg")
 
 MAX_UPSAMPLING, MAX_DOWNSAMPLING = 2.0, 10.0
 """How far from the model's resolution range a scene's pixels may be: beyond, what it knows cannot be seen."""
+
+PATCH_WITHIN = 0.01
+"""How far from the size that fits its resolution a patch may be, so that it is whole in units that are small."""
 
 SQUARE_WITHIN = 0.05
 """How much longer than wide a pixel may be on the ground before it is resampled to a square one."""
@@ -232,8 +237,8 @@ def plan(job: SegmentJob) -> Plan:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
     bands = scene.bands_for(model.bands)
-    patch, stride = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
-    tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape))
+    patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
+    tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
@@ -242,6 +247,7 @@ def plan(job: SegmentJob) -> Plan:
         "model": {"name": model.name, "sha256": model.sha256},
         "stride": list(stride),
         "patch": list(patch),
+        "cells": list(cells),
         "stretch": None if stretch is None else dataclasses.asdict(stretch),
         "aoi": None if job.aoi is None else sha256_of(Path(job.aoi)),
         "threshold": job.threshold,
@@ -377,11 +383,13 @@ def _check_numbers(job: SegmentJob) -> None:
 
 def patch_on_scene(
     model: ModelSpec, ground_resolution: tuple[float, float], stride: int | None = None, name: str = "the scene"
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Patch and stride in pixels of the scene: what the network sees of it in one forward pass at its resolution.
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Patch and stride in pixels of the scene, and a patch's cells: what the network sees of it in one forward pass.
 
-    A scene outside the model's range is resampled, patch by patch, to the nearest resolution inside; one whose pixels
-    are not square on the ground, to square ones. Raises `ModelError` where that would ask too much.
+    The cells are the network's own scores, or one for each pixel where the scene's pixels are the coarser ones. The
+    stride is rounded down to what is whole in cells. A scene outside the model's range is resampled, patch by patch, to
+    the nearest resolution inside; one whose pixels are not square on the ground, to square ones. Raises `ModelError`
+    where that would ask too much.
     """
     finest, coarsest = model.resolution
     down, along = ground_resolution
@@ -398,11 +406,36 @@ def patch_on_scene(
         raise ModelError(msg)
     step = stride or model.stride
     square = abs(down / along - 1) < SQUARE_WITHIN
-    if square and finest * 0.98 <= down <= coarsest * 1.02:
-        return (model.patch, model.patch), (step, step)
-    scale = target / down, target / along
-    patch = round(model.patch * scale[0]), round(model.patch * scale[1])
-    return patch, (max(1, round(step * scale[0])), max(1, round(step * scale[1])))
+    native = square and finest * 0.98 <= down <= coarsest * 1.02
+    rows, cols = ((model.patch if native else _patch_side(model, target / side, step)) for side in (down, along))
+    axes = [_axis(model, side, step) for side in (rows, cols)]
+    return (rows, cols), (axes[0].stride, axes[1].stride), (axes[0].cells, axes[1].cells)
+
+
+def _patch_side(model: ModelSpec, scale: float, step: int) -> int:
+    """Pixels of the scene along a patch, `scale` of them to one of the network's.
+
+    About as many as are exact: those with the longest stride that is not above `step`, then those with the smallest
+    unit. A cell is at least a pixel, so where that is all it is, every size has a unit of one.
+    """
+    exact = model.patch * scale
+    slack = max(1, int(exact * PATCH_WITHIN))
+    if round(exact) <= _axis(model, model.patch, step).cells:
+        return max(1, round(exact))
+
+    def merit(side: int) -> tuple[float, int, float]:
+        axis = _axis(model, side, step)
+        asked = axis.stride * model.patch <= step * side
+        return asked * axis.stride / side, side // axis.unit, -abs(side - exact)
+
+    return max(range(max(1, round(exact) - slack), round(exact) + slack + 1), key=merit)
+
+
+def _axis(model: ModelSpec, side: int, step: int) -> Axis:
+    """A patch of `side` pixels of the scene, its cells, and the longest stride of at most `step` of the network's."""
+    cells = min(side, max(1, model.patch // own_stride(model.architecture)))
+    units = math.gcd(side, cells)
+    return Axis(side, side, max(1, step * units // model.patch) * (side // units), cells)
 
 
 def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:

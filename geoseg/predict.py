@@ -3,11 +3,14 @@
 Strategy. The patches of a tile are taken row by row. A reader thread keeps the strip of pixels under the next row of
 patches ready, each pixel being read once. Batches of patches of one fixed shape go to `lanes` (on a CPU one
 single-threaded forward pass per core; on a GPU one queue) and come back in order. Each patch's scores, weighted by the
-taper, are added to an accumulator that holds only the rows under one row of patches; as soon as no later patch can
-touch a row, it is finished on the device (divided by the total weight, argmax, probability, uint8) and written.
+taper, are added, cell by cell, to an accumulator that holds only the rows under one row of patches. As soon as no later
+patch can touch what a row of pixels depends on, it is finished on the device (the cells' sums divided by their weights,
+brought to pixels, argmax, probability, uint8) and written.
 
 So memory is O(patch x tile width x outputs), and a pixel gets the same additions in the same order whatever the tile,
-the number of lanes, or the order in which batches end: equal bit by bit.
+the number of lanes, or the order in which batches end: equal bit by bit. Between cells, every step is one addition or
+one multiplication, which have the same bits wherever in a tensor a number stands; not so the library's interpolation,
+which takes another way at the end of a row.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import torch
 
 from geoseg.errors import ModelError
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band
-from geoseg.tiling import CHUNK, taper, total_taper
+from geoseg.tiling import CHUNK, taper
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from geoseg.catalog import Legend
     from geoseg.models.weights import Predict
     from geoseg.raster import Sink, Source
-    from geoseg.tiling import Tile, Tiling
+    from geoseg.tiling import Axis, Tile, Tiling
 
 
 ROWS_AT_ONCE = 32
@@ -102,14 +105,15 @@ class Engine:
         clock = Counter[str]()
         sums = _Accumulator(tile, tiling, self.predict)
         rows = _RowWriter(tile.core, sink, self._writer, observe, clock)
-        taper_of_patch = _taper(tiling, self.predict.device)
+        cells = (tiling.axes[0].cells, tiling.axes[1].cells)
+        taper_of_patch = _taper(cells, self.predict.device)
         begun: deque[_Strip] = deque()
         count = 0
 
         @torch.inference_mode()  # a setting of each thread
         def forward(patches: list[_Patch]) -> torch.Tensor:
             with _timed(clock, "forward"):
-                scores = self.predict(self._fixed_batch(patches))
+                scores = self.predict(self._fixed_batch(patches), cells)
                 if not math.isfinite(float(scores.sum())):
                     place = f"the patch at row {patches[0].strip.window.row_start} or one of the next {self.batch - 1}"
                     raise ModelError(f"the network's scores for {place} are not numbers: its weights are damaged")
@@ -198,9 +202,11 @@ def _strips(
             above, values = values, _interleaved(len(fill), height, right - left)
             shared = known - row
             values[:, :shared] = above[:, above.shape[1] - shared :]
-            complete = raster.valid.all()
-            for band, (fresh, instead) in enumerate(zip(raster.values, fill, strict=True)):
-                values[band, shared:] = fresh if complete else np.where(raster.valid, fresh, instead)
+            missing = None if raster.valid.all() else ~raster.valid  # often the few pixels behind the scene's edge
+            for band, fresh, instead in zip(values, raster.values, fill, strict=True):
+                band[shared:] = fresh
+                if missing is not None:
+                    np.copyto(band[shared:], instead, where=missing)
             valid = np.concatenate([valid[valid.shape[0] - shared :], raster.valid])
         known = row + height
         final_rows = height if following is None else following - row
@@ -231,99 +237,171 @@ def _batched(patches: Iterator[_Patch], size: int) -> Iterator[list[_Patch]]:
         yield batch
 
 
-def _taper(tiling: Tiling, device: torch.device) -> torch.Tensor:
-    down, along = (taper(side) for side in tiling.patch)
+def _taper(cells: tuple[int, int], device: torch.device) -> torch.Tensor:
+    down, along = (taper(side) for side in cells)
     return torch.from_numpy((down[:, None] * along).astype(np.float32)).to(device)
 
 
-def decide(
-    scores: torch.Tensor, decision: Decision, scale: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def decide(scores: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels and confidence, both uint8 (y, x), of blended logits (class, y, x).
 
-    `scale` (y, x), positive: what the logits are to be multiplied by first. The confidence is the softmax probability
-    of the label, in steps of 1/250.
+    The confidence is the softmax probability of the label, in steps of 1/250.
     """
+    if len(scores) == 2 and decision.threshold is None:  # noqa: PLR2004  two classes: their difference says it all
+        difference = scores[1] - scores[0]
+        return (difference > 0).view(torch.uint8), _steps(_probability(difference.abs_()))
     best, labels = _best(scores, range(len(scores)))
-    total = _odds(scores[0], best, scale)
+    total = _odds(scores[0], best)
     for each in scores[1:]:
-        total += _odds(each, best, scale)
+        total += _odds(each, best)
     probability = total.reciprocal_()
     background = decision.legend.background
     if decision.threshold is not None and background is not None and len(scores) > 1:
-        of_background = _odds(scores[background], best, scale) * probability
+        of_background = _odds(scores[background], best) * probability
         is_object = 1 - of_background >= decision.threshold
         best_object, object_labels = _best(scores, [v for v in range(len(scores)) if v != background])
         labels = torch.where(is_object, object_labels, background).to(torch.uint8)
-        probability = torch.where(is_object, _odds(best_object, best, scale) * probability, of_background)
-    return labels, probability.mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
+        probability = torch.where(is_object, _odds(best_object, best) * probability, of_background)
+    return labels, _steps(probability)
 
 
 def _best(scores: torch.Tensor, values: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The highest of some scores (y, x), and its value as uint8; the first where several are equal.
 
-    Class by class: `torch.max` along an axis also gives int64 indices, and is five times slower on a CPU.
+    Class by class: `torch.max` along an axis also gives int64 indices, and is five times slower on a CPU. As values
+    rise, the last one that was better is the highest one, and a maximum is ten times as fast as a masked fill.
     """
     best = scores[values[0]].clone()
     labels = torch.full(best.shape, values[0], dtype=torch.uint8, device=best.device)
     for value in values[1:]:
-        labels.masked_fill_(scores[value] > best, value)
+        better = (scores[value] > best).view(torch.uint8)
+        torch.maximum(labels, better.mul_(value), out=labels)
         torch.maximum(best, scores[value], out=best)
     return best, labels
 
 
-def _odds(score: torch.Tensor, best: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+def _odds(score: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     """How probable a score is relative to the best: exp(score - best), 1 where it is the best."""
-    difference = score - best
-    return (difference if scale is None else difference.mul_(scale)).exp_()
+    return (score - best).exp_()
 
 
 class _Accumulator:
-    """Sums of weighted scores under the current strip."""
+    """Sums of weighted scores, cell by cell, under the current strip.
+
+    Where cells are larger than pixels, the pixels of a strip's last half cell depend on the next strip's cells, too:
+    they wait, with the one row of cells above the next strip.
+    """
 
     def __init__(self, tile: Tile, tiling: Tiling, predict: Predict) -> None:
-        self._core, self._left, self._patch = tile.core, tile.patch_cols[0], tiling.patch
-        self._down, self._along = (
-            torch.from_numpy(total_taper(size, patch, stride)).to(predict.device)
-            for size, patch, stride in zip(tiling.shape, tiling.patch, tiling.stride, strict=True)
-        )
-        width = tile.patch_cols[-1] + tiling.patch[1] - self._left
-        self._sums = torch.zeros((predict.outputs, tiling.patch[0], width), device=predict.device)
+        self._core, (self._down, self._along) = tile.core, tiling.axes
+        left, right = tile.patch_cols[0], tile.patch_cols[-1] + tiling.patch[1]
+        self._above = int(self._down.cells < self._down.patch)
+        height, width = self._above + self._down.cells, self._along.cells_of(right - left)
+        self._sums = torch.zeros((predict.outputs, height, width), device=predict.device)
+        self._weights = torch.zeros((height, width), device=predict.device)
+        self._taper = _taper((self._down.cells, self._along.cells), predict.device)
+        self._cols = _Between(self._along, *tile.core.col_range, self._along.cells_of(left), predict.device)
+        self._waiting = np.empty((0, right - left), bool)
 
     def add(self, col: int, scores: torch.Tensor) -> None:
-        """Add the weighted scores (outputs, y, x) of a patch that starts at this column of the strip."""
-        self._sums[:, :, col : col + self._patch[1]] += scores
+        """Add the weighted scores (outputs, *cells) of a patch that starts at this column of the strip, in pixels."""
+        first = self._along.cells_of(col)
+        place = slice(self._above, None), slice(first, first + self._along.cells)
+        self._sums[:, *place] += scores
+        self._weights[place] += self._taper
 
     def finish(self, strip: _Strip, decision: Decision) -> Band | None:
-        """The strip's final rows as far as they lie in the core; then the sums move on to the next strip."""
-        rows = Window(strip.window.row_start, strip.window.row_start + strip.final_rows, *self._core.col_range)
-        window = self._core.intersection(rows)
-        band = None if window is None else self._band(window, strip, decision)
-        kept = self._sums[:, strip.final_rows :].clone()
-        self._sums[:, : kept.shape[1]] = kept
-        self._sums[:, kept.shape[1] :] = 0
+        """What no later strip's patches have a part in, as far as it lies in the core; then move on to the next."""
+        stop = strip.window.row_start + strip.final_rows
+        settled = self._down.settled(self._down.cells_of(stop))
+        valid = np.concatenate([self._waiting, strip.valid[: strip.final_rows]])
+        first = stop - len(valid)
+        self._waiting = valid[settled - first :].copy()
+        window = self._core.intersection(Window(first, settled, *self._core.col_range))
+        band = None
+        if window is not None:
+            inside = window.relative_to(Window(first, settled, *strip.window.col_range)).slices
+            band = self._band(
+                window, valid[inside], self._down.cells_of(strip.window.row_start) - self._above, decision
+            )
+        self._move(self._down.cells_of(strip.final_rows))
         return band
 
-    def _band(self, window: Window, strip: _Strip, decision: Decision) -> Band:
-        rows, cols = window.slices
-        local = window.relative_to(strip.window).slices
-        sums, down, along = self._sums[:, *local], self._down[rows, None], self._along[cols]
-        classes = len(decision.legend.classes)
-        decided = []
-        for few in range(0, len(down), ROWS_AT_ONCE):
-            some = slice(few, few + ROWS_AT_ONCE)
-            decided.append(decide(sums[:classes, some], decision, (down[some] * along).reciprocal_()))
-        labels, confidence = (torch.cat(values).cpu().numpy() for values in zip(*decided, strict=True))
-        auxiliary = _codes(sums[classes:] / (down * along)).cpu().numpy()
-        valid = strip.valid[local]
+    def _move(self, cells: int) -> None:
+        """Drop so many rows of cells at the top."""
+        for sums in (self._sums, self._weights[None]):
+            kept = sums[:, cells:].clone()
+            sums[:, : kept.shape[1]] = kept
+            sums[:, kept.shape[1] :] = 0
+
+    def _band(self, window: Window, valid: NDArray[np.bool_], top: int, decision: Decision) -> Band:
+        """Decided rows; `top`: where the first row of sums lies among all rows of cells."""
+        classes, decided = len(decision.legend.classes), []
+        for few in window.blocks((ROWS_AT_ONCE, window.shape[1])):
+            scores = self._pixels(_Between(self._down, *few.row_range, top, self._sums.device))
+            decided.append((*decide(scores[:classes], decision), _codes(scores[classes:])))
+        labels, confidence, auxiliary = (torch.cat(each, -2).cpu().numpy() for each in zip(*decided, strict=True))
         if not valid.all():
             labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, NODATA
         return Band(window, labels, confidence, auxiliary)
 
+    def _pixels(self, rows: _Between) -> torch.Tensor:
+        """Scores (outputs, y, x) of some rows of the core.
+
+        A cell whose patches have no data has no score. A pixel with data lies in a cell that has one; what is missing
+        around it is left out.
+        """
+        sums, weights = self._sums[:, rows.cells, self._cols.cells], self._weights[rows.cells, self._cols.cells]
+        if weights.all():
+            return _upsampled(sums / weights, rows, self._cols)
+        seen = weights > 0
+        scores = torch.cat([sums / weights.where(seen, 1), seen[None]])
+        pixels = _upsampled(scores, rows, self._cols)
+        return pixels[:-1] / pixels[-1:].where(pixels[-1:] > 0, 1)
+
+
+class _Between:
+    """Some pixels of an axis, and the cells around them."""
+
+    def __init__(self, axis: Axis, low: int, high: int, origin: int, device: torch.device) -> None:
+        """`origin`: the cell that `cells` is counted from."""
+        first, second, share = axis.around(low, high)
+        self.cells = slice(int(first[0]) - origin, int(second[-1]) + 1 - origin)
+        self._same = axis.cells == axis.patch
+        self._near, self._far, self._share = (
+            torch.from_numpy(each).to(device) for each in (first - first[0], second - first[0], share[:, None, None])
+        )
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """The values (pixel, a, b) of those of the cells (cell, a, b)."""
+        if self._same:
+            return values
+        near, far = values.index_select(0, self._near), values.index_select(0, self._far)
+        return far.sub_(near).mul_(self._share).add_(near)
+
+
+def _upsampled(scores: torch.Tensor, rows: _Between, cols: _Between) -> torch.Tensor:
+    """Scores (score, y, x) of pixels of those of cells, bilinear; each axis in turn comes first, as it lies best."""
+    along = cols.of(scores.permute(2, 1, 0).contiguous())
+    return rows.of(along.permute(1, 2, 0).contiguous()).permute(1, 0, 2)
+
 
 def _codes(scores: torch.Tensor) -> torch.Tensor:
-    """Auxiliary scores as uint8 codes, in steps of 1/250 of what is between 0 and 1."""
-    return scores.sigmoid_().mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
+    """Auxiliary scores as uint8 codes, in steps of 1/250 of what is between 0 and 1; they are used up."""
+    return _steps(_probability(scores))
+
+
+def _probability(score: torch.Tensor) -> torch.Tensor:
+    """The logistic function, in place.
+
+    `torch.sigmoid` gives other last bits at the end of a row than in its middle, `torch.exp` does not.
+    """
+    return score.neg_().exp_().add_(1).reciprocal_()
+
+
+def _steps(probability: torch.Tensor) -> torch.Tensor:
+    """Probabilities as uint8 codes, in steps of 1/250; they are used up."""
+    return probability.mul_(CONFIDENCE_STEPS).round_().to(torch.uint8)
 
 
 class _RowWriter:

@@ -178,20 +178,27 @@ class MixingPredict:
 
     device = torch.device("cpu")
 
-    def __init__(self, outputs: int, bands: int, patch: tuple[int, int], seed: int = 0) -> None:
+    def __init__(self, outputs: int, bands: int, cells: tuple[int, int], seed: int = 0) -> None:
         draw = np.random.default_rng(seed).normal
-        self.outputs = outputs
+        self.outputs, self._cells = outputs, cells
         self._bands, self._place, self._mix = (
             torch.from_numpy(draw(size=shape).astype(np.float32))
-            for shape in ((bands, outputs, 1, 1), (outputs, *patch), (outputs, *patch))
+            for shape in ((bands, outputs, 1, 1), (outputs, *cells), (outputs, *cells))
         )
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
         assert patches.dtype == torch.uint8
+        assert cells == self._cells
         self.shapes.append(tuple(patches.shape))
         mean = patches.flatten(1).sum(1, dtype=torch.int64) / (255 * patches[0].numel())
         scores = self._place + 3 * mean[:, None, None, None] * self._mix
         for band, weights in enumerate(self._bands):
-            scores = scores + weights * (patches[:, band, None] / 255)
+            scores = scores + weights * (at_centres(patches[:, band, None], cells) / 255)
         return scores
+
+
+def at_centres(patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
+    """The pixel at the centre of each cell of patches (n, bands, y, x); with a cell for each pixel, the patches."""
+    rows, cols = ((2 * torch.arange(n) + 1) * side // (2 * n) for n, side in zip(cells, patches.shape[2:], strict=True))
+    return patches[..., rows[:, None], cols]

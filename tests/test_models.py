@@ -102,6 +102,19 @@ def test_scores_are_those_of_the_bare_network_on_scaled_values(tiny_model: Path,
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_scores_at_the_networks_own_stride_are_left_alone(predict: NetworkPredict) -> None:
+    values = patches(2)
+    with torch.inference_mode():
+        bare = predict.network(predict.scaled(values))
+    assert bare.shape == (2, 3, 16, 16)
+    assert torch.equal(predict(values, (16, 16)), bare)
+    for cells in ((64, 64), (16, 40), (7, 16)):
+        assert predict(values, cells).shape == (2, 3, *cells)
+    assert torch.equal(predict(values, (64, 64)), predict(values))
+    larger = torch.nn.functional.interpolate(values, scale_factor=2, mode="nearest")
+    assert predict(larger, (16, 16)).shape == (2, 3, 16, 16)
+
+
 def test_scaling_has_the_bits_of_band_by_band(predict: NetworkPredict, tiny_model: Path) -> None:
     """Multiplied, then shifted, whichever way the pixels lie in memory; what was handed in is left alone."""
     spec = read_model(tiny_model)

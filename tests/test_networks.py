@@ -25,7 +25,8 @@ from torch.nn import functional
 from geoseg.catalog import catalogs_folder, read_model
 from geoseg.errors import ModelError
 from geoseg.models import pretrained
-from geoseg.models.networks import ARCHITECTURES, at_own_stride, build_network, side_multiple
+from geoseg.models.architectures import ARCHITECTURES, own_stride
+from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.pretrained import PACKAGES, RGB, Package, adapt_first_convolution, load_pretrained, read_tensors
 from geoseg.models.weights import load_network
 
@@ -125,6 +126,7 @@ class TestEveryArchitecture:
             expected = network(values)
             scores = at_own_stride(network)(values)
         stride = {"unet": 1, "unetplusplus": 1, "fcn": 16, "deeplabv3": 16}.get(architecture, 4)
+        assert own_stride(architecture) == stride
         assert scores.shape == (2, 2, 64 // stride, 96 // stride)
         brought = functional.interpolate(scores, size=(64, 96), mode="bilinear", align_corners=False)
         torch.testing.assert_close(brought, expected, rtol=1e-5, atol=1e-5)

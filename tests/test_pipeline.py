@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import signal
@@ -20,13 +21,17 @@ import rasterio
 import shapely
 import xarray as xr
 from conftest import BANEPA, chunks_of, write_tif
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pystac.validation import JsonSchemaSTACValidator
 
 import geoseg
+from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
-from geoseg.pipeline import Result, SegmentJob, plan
-from geoseg.tiling import CHUNK
+from geoseg.io.store import LEDGER
+from geoseg.pipeline import Result, SegmentJob, patch_on_scene, plan
+from geoseg.tiling import CHUNK, Tiling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +143,8 @@ def test_the_item_tells_how_it_came_about(finished: Result, tiny_model: Path) ->
     assert properties["geoseg:model"] == {"name": "tiny", "sha256": weights}
     assert set(properties["processing:software"]) == {"geoseg", "torch"}
     parameters = properties["geoseg:parameters"]
-    given = {"stride": [48, 48], "patch": [64, 64], "threshold": None, "min_area": 4.0, "simplify": 1.0, "aoi": None}
+    given = {"stride": [48, 48], "patch": [64, 64], "cells": [16, 16]}
+    given |= {"threshold": None, "min_area": 4.0, "simplify": 1.0, "aoi": None}
     assert {key: parameters[key] for key in given} == given
     assert parameters["device"] == "cpu"
     assert parameters["scene"]["name"] == "town.tif"
@@ -351,6 +357,18 @@ def test_another_job_is_refused_and_named(finished: Result, tiny_model: Path, tm
     assert {path.name for path in finished.folder.iterdir()} == FILES
 
 
+def test_a_store_of_another_blend_is_not_continued(tiny_model: Path, tmp_path: Path) -> None:
+    """A ledger from before scores had cells: its pixels are another definition's."""
+    scene, out, model = town(tmp_path / "town.tif", 70, 90), tmp_path / "maps", str(tiny_model)
+    ledger = geoseg.segment(scene, "buildings", out, model=model).folder / LEDGER
+    first, _, rest = ledger.read_text("utf-8").partition("\n")
+    entry = json.loads(first)
+    del entry["job"]["cells"]
+    ledger.write_text(json.dumps(entry) + "\n" + rest, "utf-8")
+    with pytest.raises(OutputError, match=r"another job \(cells was None, now \[16, 16\]\); use --overwrite"):
+        geoseg.segment(scene, "buildings", out, model=model)
+
+
 def test_overwrite_redoes_it(tiny_model: Path, tmp_path: Path) -> None:
     scene, out, model = town(tmp_path / "town.tif", 70, 90), tmp_path / "maps", str(tiny_model)
     first = everything(geoseg.segment(scene, "buildings", out, model=model))
@@ -382,6 +400,48 @@ def test_overwrite_destroys_nothing_where_the_job_cannot_be_done(tiny_model: Pat
 
 
 # --- resolution
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([64, 128, 320, 512, 1024]),
+    st.sampled_from(["deeplabv3plus", "unet", "fcn"]),
+    st.floats(0.03, 1.1),
+    st.floats(0.5, 2),
+    st.integers(1, 1024),
+)
+def test_patch_and_stride_fit_the_scene(
+    tiny_model: Path, side: int, architecture: str, resolution: float, oblong: float, stride: int
+) -> None:
+    model = dataclasses.replace(read_model(tiny_model), patch=side, stride=side // 4 * 3, architecture=architecture)
+    ground, asked = (resolution, resolution * oblong), min(stride, side)
+    assume(max(ground) < 1.1)
+    target = min(max((ground[0] * ground[1]) ** 0.5, 0.1), 0.6)
+    assume(target / min(ground) <= 10)
+    assume(max(ground) / target <= 2)
+    usual, given = patch_on_scene(model, ground), patch_on_scene(model, ground, asked)
+    own = side // {"deeplabv3plus": 4, "unet": 1, "fcn": 16}[architecture]
+    for patch, step, cells in (usual, given):
+        tiling = Tiling((5000, 4000), patch, step, (5000, 4000), cells)  # refuses what does not fit
+        for axis, along in zip(tiling.axes, ground, strict=True):
+            exact = side * target / along
+            nominal = abs(along / target - 1) < 0.2 and axis.patch == side
+            assert nominal or abs(axis.patch - exact) <= max(1.5, exact * 0.01 + 0.5)
+            assert axis.cells == min(own, axis.patch)
+            wanted = (asked if (patch, step, cells) == given else model.stride) / side * axis.patch
+            assert axis.stride <= wanted or axis.stride == axis.unit
+    if min(usual[0]) >= 256:  # so large that a unit is small
+        assert all(step / patch == pytest.approx(0.75, abs=0.004) for patch, step in zip(*usual[:2], strict=True))
+
+
+def test_patch_and_stride_at_banepa(tiny_model: Path) -> None:
+    """At its own resolution a cell is a whole number of pixels; at another, no more than a part of one away."""
+    model = dataclasses.replace(read_model(tiny_model), patch=512, stride=384, resolution=(0.15, 0.6))
+    assert patch_on_scene(model, (0.3, 0.3)) == ((512, 512), (384, 384), (128, 128))
+    assert patch_on_scene(model, (0.13, 0.13)) == ((592, 592), (444, 444), (128, 128))
+    assert patch_on_scene(model, (0.3, 0.3), 127)[1] == (124, 124)
+    assert patch_on_scene(model, (0.13, 0.13), 100)[1] == (111, 111)  # 115.6 pixels, of units of 37
+    assert patch_on_scene(model, (0.13, 0.13), 2)[1] == (37, 37)
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,19 @@
-"""The architectures, in one table."""
+"""Networks, built from the table of architectures."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from geoseg.errors import ModelError
+from geoseg.models.architectures import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A way from an encoder's features to a map."""
-
-    description: str
-    """For people: what it is, and what for."""
-    library_class: str | None
-    """Its class in segmentation-models-pytorch; None for what is built here."""
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-ARCHITECTURES = {
-    "deeplabv3plus": Architecture(
-        "DeepLabv3+ (Chen et al. 2018): wide context and sharp edges at moderate cost", "DeepLabV3Plus"
-    ),
-    "segformer": Architecture(
-        "SegFormer (Xie et al. 2021): a light head, at its best on the encoders mit_b0 to mit_b5", "Segformer"
-    ),
-    "unet": Architecture("U-Net (Ronneberger et al. 2015): the finest detail, at every scale", "Unet"),
-    "unetplusplus": Architecture(
-        "UNet++ (Zhou et al. 2018): U-Net with denser connections, and dearer", "UnetPlusPlus"
-    ),
-    "upernet": Architecture("UPerNet (Xiao et al. 2018): a pyramid of features, for large encoders", "UPerNet"),
-    "deeplabv3": Architecture(
-        "DeepLabv3 (Chen et al. 2017): wide context, blunt edges", "DeepLabV3", {"encoder_output_stride": 16}
-    ),
-    "fcn": Architecture("FCN (Long et al. 2015): the deepest features alone; simple, a baseline", None),
-}
-"""Every architecture by its name. A new one is added here, and is tested like the others by being here."""
 
 
 class FullyConvolutional(nn.Module):

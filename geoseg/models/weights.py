@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Predict(Protocol):
     """Scores of patches.
 
-    `patches`: uint8 (n, bands, y, x) on any device; the result is float32 (n, outputs, y, x) on `device`: logits of
-    the classes, then the auxiliary scores; the caller may change it. The scores of a patch depend on that patch alone,
-    and on n. It may be called from several threads at a time.
+    `patches`: uint8 (n, bands, y, x) on any device; the result is float32 (n, outputs, *cells) on `device`: logits of
+    the classes, then the auxiliary scores, for each of so many equal parts of the patch; the caller may change it. The
+    scores of a patch depend on that patch alone, and on n. It may be called from several threads at a time.
     """
 
     @property
@@ -32,11 +32,11 @@ class Predict(Protocol):
 
     @property
     def outputs(self) -> int:
-        """How many scores a pixel gets."""
+        """How many scores a cell gets."""
         ...
 
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Scores (n, outputs, y, x) of patches (n, bands, y, x)."""
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
+        """Scores (n, outputs, *cells) of patches (n, bands, y, x)."""
         ...
 
 
@@ -61,7 +61,8 @@ def choose_device(name: str) -> torch.device:
 class NetworkPredict:
     """A network on a device, with the scaling of its model's card before it and resampling around it.
 
-    The network's scores are at its own stride; they are brought to the patch's pixels in one step.
+    The network's scores are at its own stride. Where as many are asked for they are left alone; otherwise they are
+    brought to the cells that are, in one step.
     """
 
     def __init__(self, spec: ModelSpec, network: torch.nn.Module, device: torch.device) -> None:
@@ -72,9 +73,9 @@ class NetworkPredict:
         self._scale, self._shift = (torch.tensor(each, device=device).repeat(spec.patch) for each in (scale, shift))
 
     @torch.inference_mode()
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Scores (n, outputs, y, x) of patches (n, bands, y, x), whatever their size."""
-        shape = (patches.shape[2], patches.shape[3])
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int] | None = None) -> torch.Tensor:
+        """Scores (n, outputs, *cells) of patches (n, bands, y, x), whatever their size; None: one for each pixel."""
+        shape = cells or (patches.shape[2], patches.shape[3])
         scores: torch.Tensor = self.network(self.scaled(patches)).float()
         # one by one: three at a time take torch's way for images, which is slower
         return torch.cat([_resized(score, shape) for score in scores.contiguous().split(1, dim=1)], dim=1)
