@@ -1,8 +1,9 @@
 """The files that people use, made from the working store while the network still predicts.
 
 Each file has a thread that follows the store: as soon as a row of chunks is done, it goes into the plain raster or is
-outlined. That keeps both cores busy where one would otherwise wait for the other; at the end only
-the last row, the joining of objects and the compressing are left. What an earlier run has left is there at once.
+outlined, out of memory if it was written just now. That keeps both cores busy where one would otherwise wait for the
+other; at the end only the last row, the joining of objects and the compressing are left. What an earlier run has left
+is there at once.
 """
 
 from __future__ import annotations

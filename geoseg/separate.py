@@ -346,7 +346,7 @@ def _edges(graph: _Graph, tree: NDArray[np.int32]) -> Edges:
     """All edges between two trees; their keys are twice the place of the left or upper pixel, plus 1 if downwards."""
     if not len(graph.low):
         return Edges.concatenate([])
-    raster = np.zeros(len(graph.node), np.min_scalar_type(len(tree)))  # small numbers are compared faster
+    raster = np.zeros(len(graph.node), np.min_scalar_type(tree.max()))  # small numbers are compared faster
     raster[graph.low] = tree[: len(graph.low)]
     raster[graph.high] = tree[graph.node[graph.high]]
     found = []
