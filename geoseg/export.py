@@ -1,8 +1,9 @@
 """The files that people use, made from the working store while the network still predicts.
 
-Each file has a thread that follows the store: as soon as a row of chunks is done, it is read back and goes into the
-plain raster or is outlined. That keeps both cores busy where one would otherwise wait for the other; at the end only
-the last row, the joining of objects and the compressing are left. What an earlier run has left is there at once.
+Each file has a thread that follows the store: as soon as a row of chunks is done, it goes into the plain raster or is
+outlined, out of memory if it was written just now. That keeps both cores busy where one would otherwise wait for the
+other; at the end only the last row, the joining of objects and the compressing are left. What an earlier run has left
+is there at once.
 """
 
 from __future__ import annotations
@@ -70,9 +71,6 @@ class Exports:
         self._looks = {"confidence": CONFIDENCE, "labels": look}
         pixels = store.shape[0] * store.shape[1]
         self._outlined, self._written = Count(observe, "outlining", pixels), Count(observe, "writing", 2 * pixels)
-        self._names = ["labels", "confidence", *([INTERIOR] if layer.separation else [])]
-        self._reading = threading.Lock()
-        self._latest: tuple[Window, dict[str, NDArray[np.uint8]]] | None = None
 
     def __enter__(self) -> Self:
         """Start following the store."""
@@ -100,31 +98,24 @@ class Exports:
         return len(found)
 
     def _parts(self) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]]:
-        for band, values in self._bands():
+        names = ["labels", "confidence", *([INTERIOR] if self._layer.separation else [])]
+        for band, (labels, confidence, *score) in self._bands(*names):
             for window in band.blocks(OUTLINED_AT_ONCE):
                 _, cols = window.relative_to(band).slices
-                score = values[INTERIOR][:, cols] if self._layer.separation else None
-                yield window, values["labels"][:, cols], values["confidence"][:, cols], score
+                yield window, labels[:, cols], confidence[:, cols], score[0][:, cols] if score else None
                 self._outlined.add(window.size)
 
     def _write_raster(self, name: str) -> None:
         def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-            for band, values in self._bands():
-                yield band, values[name]
+            for band, (values,) in self._bands(name):
+                yield band, values
                 self._written.add(band.size)
 
         path = self._store.folder / f"{name}.tif"
         write_cog(path, bands(), self._layer.geobox, self._looks[name], self._tags)
 
-    def _bands(self) -> Iterator[tuple[Window, dict[str, NDArray[np.uint8]]]]:
-        """Rows of chunks with all arrays, one after the other, each as soon as it is done."""
+    def _bands(self, *names: str) -> Iterator[tuple[Window, list[NDArray[np.uint8]]]]:
+        """Rows of chunks with these arrays, one after the other, each as soon as it is done."""
         for band in self._store.bands():
             self._store.wait(band)
-            yield band, self._read(band)
-
-    def _read(self, band: Window) -> dict[str, NDArray[np.uint8]]:
-        """All arrays of a band: the first thread that comes for it reads it for all."""
-        with self._reading:
-            if self._latest is None or self._latest[0] != band:
-                self._latest = band, {name: self._store.read_one(name, band) for name in self._names}
-            return self._latest[1]
+            yield band, [self._store.read_one(name, band) for name in names]

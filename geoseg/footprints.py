@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -103,7 +103,7 @@ def footprints(
     Columns: id (`r<row>c<col>` of the first pixel), class, area_m2, perimeter_m, confidence (mean probability of the
     pixels inside, 0..1), touches_nodata, scene, datetime (if known), geometry.
     """
-    frames: list[gpd.GeoDataFrame] = []
+    found: list[dict[str, NDArray[Any]]] = []
     separation = layer.separation.in_pixels(layer.pixel_area) if layer.separation else None
 
     def seams() -> Iterable[Piece]:
@@ -116,42 +116,51 @@ def footprints(
                 score=rest[0] if rest and separation else None,
                 separation=separation,
             )
-            frames.append(_describe(piece.complete, layer))
+            found.append(_describe(piece.complete, layer))
             yield piece.without_complete()
 
-    frames.append(_describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
-    everything = pd.concat(frames, ignore_index=True).sort_values(["row", "col"], ignore_index=True)
-    everything = everything.astype({"id": str, "class": str, "scene": str})  # also where some frames were empty
-    unknown = [] if layer.confident else ["confidence"]
-    unknown += [] if layer.datetime else ["datetime"]
-    return everything.drop(columns=["row", "col", *unknown])
+    found.append(_describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
+    return _frame({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
 
 
-def _describe(objects: Objects, layer: Layer) -> gpd.GeoDataFrame:
+def _describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
+    """Columns of the objects that are kept; what is the same for all of a scene comes at the end."""
     objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
-    geometry = simplified(objects.geometry, objects.block, layer.simplify)
-    world = to_world(geometry, layer.geobox)
+    world = to_world(simplified(objects.geometry, objects.block, layer.simplify), layer.geobox)
     area, perimeter = measure(world, layer.geobox)
-    keep = area >= layer.min_area
-    confidence = objects.confidence_sum / np.maximum(objects.pixels, 1) / CONFIDENCE_STEPS
+    columns: dict[str, NDArray[Any]] = {
+        "row": objects.first_row,
+        "col": objects.first_col,
+        "class": objects.label,
+        "area_m2": area.round(2),
+        "perimeter_m": perimeter.round(2),
+        "confidence": (objects.confidence_sum / np.maximum(objects.pixels, 1) / CONFIDENCE_STEPS).round(4),
+        "touches_nodata": objects.touches_nodata,
+        "geometry": world,
+    }
+    return {name: values[area >= layer.min_area] for name, values in columns.items()}
+
+
+def _frame(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
+    """The columns of all objects as footprints, sorted by their first pixel."""
+    order = np.lexsort((columns["col"], columns["row"]))
+    columns = {name: values[order] for name, values in columns.items()}
+    ids = [f"r{row}c{col}" for row, col in zip(columns["row"], columns["col"], strict=True)]
     names = np.array([c.name for c in layer.legend.classes], object)
-    frame = gpd.GeoDataFrame(
+    everything = gpd.GeoDataFrame(
         {
-            "row": objects.first_row,
-            "col": objects.first_col,
-            "id": [f"r{row}c{col}" for row, col in zip(objects.first_row, objects.first_col, strict=True)],
-            "class": names[objects.label],
-            "area_m2": area.round(2),
-            "perimeter_m": perimeter.round(2),
-            "confidence": confidence.round(4),
-            "touches_nodata": objects.touches_nodata,
-            "scene": layer.scene,
-            "datetime": pd.Series([layer.datetime] * len(objects), dtype="datetime64[us, UTC]"),
+            "id": pd.Series(ids, dtype=str),
+            "class": pd.Series(names[columns["class"]], dtype=str),
+            **{name: columns[name] for name in ("area_m2", "perimeter_m", "confidence", "touches_nodata")},
+            "scene": pd.Series([layer.scene] * len(order), dtype=str),
+            "datetime": pd.Series([layer.datetime] * len(order), dtype="datetime64[us, UTC]"),
         },
-        geometry=world,
+        geometry=columns["geometry"],
         crs=crs_of(layer.geobox).wkt,
     )
-    return frame[keep]
+    unknown = [] if layer.confident else ["confidence"]
+    unknown += [] if layer.datetime else ["datetime"]
+    return everything.drop(columns=unknown)
 
 
 def measure(polygons: NDArray[np.object_], geobox: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ __all__ = ["Edges", "Separation", "Watershed", "heights", "merge", "pair_keys", 
 
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
+_AnyInt = TypeVar("_AnyInt", np.int32, np.int64)
 
 _ROW_BITS: Final = 33  # a key has room for 2**30 rows and 2**32 columns, and one bit for the direction
 
@@ -209,15 +210,16 @@ def forest(edges: Edges, rooted: _Bools) -> _Bools:
         tree = _roots(target)[tree]
 
 
-def _roots(target: _Ints) -> _Ints:
+def _roots(target: NDArray[_AnyInt]) -> NDArray[_AnyInt]:
     """Where every node ends that follows the targets: at one that is its own, or at the first of a pair of twins.
 
     Twins are each other's target; there are no longer circles. By pointer doubling.
     """
-    node = np.arange(len(target))
-    target = np.where((target[target] == node) & (node < target), node, target)
+    back = np.flatnonzero(target.take(target) == np.arange(len(target)))
+    target = target.copy()
+    target[back] = np.minimum(target[back], back)
     while True:
-        further = target[target]
+        further = target.take(target)
         if np.array_equal(further, target):
             return target
         target = further
@@ -269,6 +271,8 @@ class _Graph:
     score: NDArray[np.uint8]
     low: _Ints
     """The pixels that are nodes of their own, sorted."""
+    high: _Ints
+    """Those of the groups."""
     node: NDArray[np.int32]
     """Of every pixel of the padded window; 0 where nothing is to be decided."""
     known: _Bools
@@ -297,7 +301,7 @@ class _Graph:
         known = np.concatenate([np.zeros(len(low), np.bool_), groups.is_seed])
         fixed = known.copy()
         fixed[node[edge]] = True
-        return cls(runs, score, low, node, known, fixed)
+        return cls(runs, score, low, high, node, known, fixed)
 
 
 def _spread(start: _Ints, length: _Ints) -> _Ints:
@@ -313,13 +317,13 @@ def _climb(graph: _Graph) -> tuple[NDArray[np.int32], _Ints]:
     one from above, from the left, to the right, downwards.
     """
     low = graph.low
-    target = np.arange(len(graph.fixed))
+    target = np.arange(len(graph.fixed), dtype=np.int32)
     for begin in range(0, len(low), _AT_ONCE):
         some = low[begin : begin + _AT_ONCE]
         target[begin : begin + len(some)] = graph.node[_highest_neighbours(some, graph)]
     target[graph.fixed] = np.flatnonzero(graph.fixed)
     root = _roots(target)
-    is_root = root == np.arange(len(root))
+    is_root = root == np.arange(len(root), dtype=np.int32)
     tree: NDArray[np.int32] = (np.cumsum(is_root, dtype=np.int32) - 1)[root]
     return tree, np.flatnonzero(is_root)
 
@@ -342,10 +346,12 @@ def _edges(graph: _Graph, tree: NDArray[np.int32]) -> Edges:
     """All edges between two trees; their keys are twice the place of the left or upper pixel, plus 1 if downwards."""
     if not len(graph.low):
         return Edges.concatenate([])
-    raster = tree[graph.node]
+    raster = np.zeros(len(graph.node), np.min_scalar_type(tree.max()))  # small numbers are compared faster
+    raster[graph.low] = tree[: len(graph.low)]
+    raster[graph.high] = tree[graph.node[graph.high]]
     found = []
     for step, walls in ((1, graph.runs.across), (graph.runs.width, graph.runs.down)):
-        place = np.flatnonzero((raster[step:] != raster[:-step]) & ~walls)
+        place = np.flatnonzero((raster[step:] != raster[:-step]) > walls)  # and no wall
         height = heights(graph.score[place], graph.score[place + step])
         first, second = raster[place].astype(np.int64), raster[place + step].astype(np.int64)
         found.append(Edges(first, second, height, 2 * place + (step > 1)))

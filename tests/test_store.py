@@ -252,6 +252,41 @@ def test_rows_without_data_take_no_space_but_are_done(tmp_path: Path) -> None:
     assert ResultStore.open(tmp_path).valid_pixels == 0
 
 
+@settings(max_examples=20)
+@given(st.data(), st.integers(1, 40), st.integers(1, 40))
+def test_what_is_handed_on_is_what_is_on_the_disk(data: st.DataObject, rows: int, cols: int) -> None:
+    """Whatever was written last, auxiliary score included, and whichever window is asked for."""
+    rng = np.random.default_rng(rows)
+    with chunks_of(8), tempfile.TemporaryDirectory() as folder:
+        store = ResultStore.create(Path(folder), grid((rows, cols)), LEGEND, JOB, ("middle",))
+        regions = [*store.bands(), Window.of_shape((rows, cols)), Window(0, min(8, rows), 0, min(8, cols))]
+        for window in data.draw(st.lists(st.sampled_from(regions), min_size=1, max_size=4)):
+            labels, confidence, score = rng.integers(0, 3, (3, *window.shape), dtype=np.uint8)
+            labels[rng.random(window.shape) < data.draw(st.sampled_from([0, 0.5, 1]))] = NODATA
+            store.write(Band(window, labels, confidence, score[np.newaxis]))
+            on_disk = ResultStore.open(store.folder)
+            for asked in regions:
+                for name in ("labels", "confidence", "middle"):
+                    seen = store.read_one(name, asked)
+                    np.testing.assert_array_equal(seen, on_disk.read_one(name, asked))
+                    assert not seen.flags.writeable
+
+
+def test_the_latest_band_is_not_read_back_and_stays_writable_for_who_made_it(tmp_path: Path) -> None:
+    store, whole = ResultStore.create(tmp_path, grid((60, 70)), LEGEND, JOB), result((60, 70))
+    store.write(whole)
+    assert np.shares_memory(store.read_one("confidence", whole.window), whole.confidence)
+    assert whole.confidence.flags.writeable
+
+
+def test_zarr_does_not_look_for_empty_chunks(tmp_path: Path) -> None:
+    """Which would take as long as writing them: so a chunk without data beside one with data is there."""
+    store, whole = ResultStore.create(tmp_path, grid((60, 2 * CHUNK)), LEGEND, JOB), result((60, 2 * CHUNK))
+    whole.labels[:, :CHUNK] = NODATA
+    store.write(whole)
+    assert {path.name for path in (tmp_path / STORE / "labels" / "c" / "0").iterdir()} == {"0", "1"}
+
+
 def test_every_ledger_line_is_json_and_names_a_window(tmp_path: Path) -> None:
     whole = result((600, 700))
     store = ResultStore.create(tmp_path, grid((600, 700)), LEGEND, JOB)

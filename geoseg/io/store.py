@@ -12,6 +12,7 @@ import shutil
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,10 @@ class ResultStore:
     """Names of the arrays of auxiliary scores, in the order of a band's."""
     valid_by_chunk: NDArray[np.int64]
     """Per chunk (row of chunks, column of chunks): how many of its pixels have data; -1 until it was written."""
+    _latest: tuple[Window, dict[str, NDArray[np.uint8]]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """What was written last: who follows the store is spared from reading it back."""
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False, compare=False)
     _abandoned: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -129,16 +134,18 @@ class ResultStore:
         return store
 
     def write(self, band: Band) -> None:
-        """Write a chunk-aligned band, then enter it in the ledger. Raises `OutputError` if the disk refuses."""
+        """Write a chunk-aligned band, then enter it in the ledger. Raises `OutputError` if the disk refuses.
+
+        The store keeps the band until the next one comes, so its arrays must not change any more.
+        """
         window, valid_by_chunk = band.window, _valid_by_chunk(band.labels)
         try:
             if any(map(any, valid_by_chunk)):
                 kept = {"labels": band.labels, "confidence": band.confidence}
                 kept |= dict(zip(self.auxiliary, band.auxiliary, strict=True))
                 for name, values in kept.items():
-                    # zarr would look for chunks of nothing but nodata, at the price of the writing itself
-                    array = zarr.open_array(self.folder / STORE / name, mode="r+", config={"write_empty_chunks": True})
-                    array[window.slices] = values
+                    self._arrays[name][window.slices] = values
+                self._latest = window, {name: _read_only(values) for name, values in kept.items()}
             entry = {"window": [*window.row_range, *window.col_range], "valid_by_chunk": valid_by_chunk}
             with (self.folder / LEDGER).open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps(entry) + "\n")
@@ -153,8 +160,18 @@ class ResultStore:
         return self.read_one("labels", window), self.read_one("confidence", window)
 
     def read_one(self, name: str, window: Window) -> NDArray[np.uint8]:
-        """`labels`, `confidence` or an auxiliary score (y, x) of a window."""
-        return np.asarray(zarr.open_array(self.folder / STORE / name, mode="r")[window.slices], np.uint8)
+        """`labels`, `confidence` or an auxiliary score (y, x) of a window, not to be changed."""
+        latest = self._latest
+        if latest and latest[0] == window:
+            return latest[1][name]
+        return _read_only(np.asarray(self._arrays[name][window.slices], np.uint8))
+
+    @cached_property
+    def _arrays(self) -> dict[str, zarr.Array[Any]]:
+        # zarr would look for chunks of nothing but nodata, at the price of the writing itself
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            names = ("labels", "confidence", *self.auxiliary)
+            return {name: zarr.open_array(self.folder / STORE / name, mode="r+") for name in names}
 
     def bands(self) -> Iterator[Window]:
         """Windows of whole rows of chunks that cover the scene."""
@@ -230,6 +247,12 @@ def _chunks(window: Window) -> tuple[slice, slice]:
         slice(window.row_start // CHUNK, -(-window.row_stop // CHUNK)),
         slice(window.col_start // CHUNK, -(-window.col_stop // CHUNK)),
     )
+
+
+def _read_only(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _valid_by_chunk(labels: NDArray[np.uint8]) -> list[list[int]]:
