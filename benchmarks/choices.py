@@ -53,7 +53,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 CROSS_ENTROPY, DICE = {"kind": "cross_entropy", "label_smoothing": 0.02}, {"kind": "dice"}
 LOSSES: dict[str, dict[str, Any]] = {
     "cross-entropy": {"losses": [CROSS_ENTROPY]},
-    "cross-entropy, classes weighted": {"losses": [CROSS_ENTROPY], "class_weights": "effective"},
     "focal": {"losses": [{"kind": "focal"}]},
     "Dice": {"losses": [DICE]},
     "cross-entropy + Dice": {"losses": [CROSS_ENTROPY, DICE]},
