@@ -60,6 +60,9 @@ MAX_UPSAMPLING, MAX_DOWNSAMPLING = 2.0, 10.0
 PATCH_WITHIN = 0.01
 """How far from the size that fits its resolution a patch may be, so that it is whole in units that are small."""
 
+STRIDE_WITHIN = 0.8
+"""How much of the stride that is asked for is left at least when it is rounded down to what is whole in cells."""
+
 SQUARE_WITHIN = 0.05
 """How much longer than wide a pixel may be on the ground before it is resampled to a square one."""
 
@@ -415,27 +418,35 @@ def patch_on_scene(
 def _patch_side(model: ModelSpec, scale: float, step: int) -> int:
     """Pixels of the scene along a patch, `scale` of them to one of the network's.
 
-    About as many as are exact: those with the longest stride that is not above `step`, then those with the smallest
-    unit. A cell is at least a pixel, so where that is all it is, every size has a unit of one.
+    About as many as are exact: those that have the network's own cells, then those with the longest stride that is not
+    above `step`, then those with the smallest unit. A cell is at least a pixel, so where that is all it is, every size
+    has a unit of one.
     """
     exact = model.patch * scale
-    slack = max(1, int(exact * PATCH_WITHIN))
+    slack = int(exact * PATCH_WITHIN)
     if round(exact) <= _axis(model, model.patch, step).cells:
         return max(1, round(exact))
 
-    def merit(side: int) -> tuple[float, int, float]:
+    def merit(side: int) -> tuple[bool, float, int, float]:
         axis = _axis(model, side, step)
-        asked = axis.stride * model.patch <= step * side
-        return asked * axis.stride / side, side // axis.unit, -abs(side - exact)
+        own = axis.cells < side
+        return own, axis.stride / side if own else 0, side // axis.unit if own else 0, -abs(side - exact)
 
     return max(range(max(1, round(exact) - slack), round(exact) + slack + 1), key=merit)
 
 
 def _axis(model: ModelSpec, side: int, step: int) -> Axis:
-    """A patch of `side` pixels of the scene, its cells, and the longest stride of at most `step` of the network's."""
-    cells = min(side, max(1, model.patch // own_stride(model.architecture)))
-    units = math.gcd(side, cells)
-    return Axis(side, side, max(1, step * units // model.patch) * (side // units), cells)
+    """A patch of `side` pixels of the scene, its cells, and the longest stride of at most `step` of the network's.
+
+    The cells are the network's own, unless a stride that is whole in them would be far from what is asked for, as it is
+    where a patch is small or the stride is short: then there is one for each pixel.
+    """
+    asked, own = step * side / model.patch, min(side, max(1, model.patch // own_stride(model.architecture)))
+    units = math.gcd(side, own)
+    stride = step * units // model.patch * (side // units)
+    if stride >= STRIDE_WITHIN * asked:
+        return Axis(side, side, stride, own)
+    return Axis(side, side, max(1, int(asked)), side)
 
 
 def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:
