@@ -335,6 +335,15 @@ def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
+def test_averaged_weights_forget_where_a_short_run_began() -> None:
+    """And in a long one, the average is that of the decay."""
+    value = torch.tensor(0.0)
+    for step in range(1, 101):
+        value = loop.averaged(value, torch.tensor(1.0), step, decay=0.998)
+    assert value > 0.999
+    assert loop.averaged(torch.tensor(0.0), torch.tensor(1.0), 10**6, decay=0.75) == 0.25
+
+
 class TestRuns:
     """Whole runs, on the toy scene."""
 

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
+from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
@@ -159,6 +160,16 @@ def _pace(step: int, warm_up: int, steps: int) -> float:
     return min((step + 1) / max(1, warm_up), down + 1e-3)
 
 
+def averaged(before: torch.Tensor, now: torch.Tensor, updates: torch.Tensor | int, *, decay: float) -> torch.Tensor:
+    """A weight's moving average after one more update (EMA).
+
+    Its memory grows with the run, up to that of `decay`: otherwise a run shorter than that memory would end with
+    what it began with (the warm-up of TensorFlow's ExponentialMovingAverage).
+    """
+    kept = min(decay, (1 + float(updates)) / (10 + float(updates)))
+    return kept * before + (1 - kept) * now
+
+
 class Squares(Dataset[tuple[torch.Tensor, "Maps"]]):
     """The validation squares, made once."""
 
@@ -283,7 +294,7 @@ def _trainer(
     )
     callbacks.append(saved)
     if wish.averaging:
-        callbacks.append(EMAWeightAveraging(decay=wish.averaging))
+        callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=wish.averaging)))
     if job.patience is not None:
         callbacks.append(EarlyStopping(SCORE, mode="max", patience=job.patience))
     return lightning.Trainer(
