@@ -200,9 +200,7 @@ Tell: TypeAlias = "Callable[[dict[str, Any]], None]"
 """Who wants to know of events: `{"event": "scene done", "scene": ..., ...}`."""
 
 
-def plan_archive(
-    job: RunJob, data: Path, out: Path | None = None, *, overwrite: bool = False, observe: Observer | None = None
-) -> ArchivePlan:
+def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite: bool = False) -> ArchivePlan:
     """Look at every scene of a job, by its header; relative paths count from `data`. Writes nothing.
 
     Raises the errors of `geoseg.errors` for what concerns all scenes; what is wrong with one is among the faults.
@@ -226,8 +224,6 @@ def plan_archive(
             faults.append(found)
         elif found is not None:
             entries.append(found)
-        if observe is not None:
-            observe("planning", len(entries) + len(faults), len(entries) + len(faults))
     return ArchivePlan(
         job, data.absolute(), out, collection, model, tuple(entries), tuple(faults), looker.outside, fitting.lanes
     )

@@ -227,8 +227,8 @@ def run(job: Path | None, schema: bool, verbose: int, log_json: Path | None, **h
 
         click.echo(json.dumps(RunJob.model_json_schema(), indent=2))
         return
+    planned = _archive_plan(job, **how)
     with _Progress() as observe, _Events(log_json) as tell:
-        planned = _archive_plan(job, observe, **how)
         report = _run_archive(planned, observe, tell)
     _print_report(report, planned)
     if report.failures:
@@ -237,7 +237,6 @@ def run(job: Path | None, schema: bool, verbose: int, log_json: Path | None, **h
 
 def _archive_plan(
     job: Path | None,
-    observe: Any,
     *,
     data: Path | None,
     out: Path | None,
@@ -255,7 +254,7 @@ def _archive_plan(
     wanted = read_job(job, RunJob, settings)
     given = {"cluster": cluster, "max_memory": max_memory}
     wanted = wanted.model_copy(update={key: value for key, value in given.items() if value is not None})
-    return plan_archive(wanted, (data or job.parent).absolute(), out, overwrite=not resume, observe=observe)
+    return plan_archive(wanted, (data or job.parent).absolute(), out, overwrite=not resume)
 
 
 def _run_archive(planned: Any, observe: Any, tell: Any) -> Any:
@@ -299,8 +298,7 @@ def plan_(job: Path, measured: bool, **how: Any) -> None:  # noqa: FBT001
       geoseg plan job.yaml --cluster processes:4 --max-memory 2GB
     """
     _log(0)
-    with _Progress() as observe:
-        planned = _archive_plan(job, observe, **how)
+    planned = _archive_plan(job, **how)
     for fault in planned.faults:
         _say(f"Cannot be mapped: {fault.name}: {fault.why}")
     for name, value in _plan_lines(planned, measured=measured):

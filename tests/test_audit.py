@@ -36,8 +36,8 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it, at whose results a test may do what it wants: OUT."""
-    shutil.copytree(whole / "maps", tmp_path / "maps")
+    """A copy of it with its scenes, at whose results a test may do what it wants: OUT."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     return tmp_path / "maps"
 
 

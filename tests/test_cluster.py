@@ -28,7 +28,8 @@ from geoseg.archive import RunJob, RunReport, plan_archive, run_archive
 from geoseg.cluster import Lost, Recipe, crew, recipe_of
 from geoseg.errors import ClusterError, OptionError, OutputError
 from geoseg.io.store import entries_of
-from geoseg.work import make_files, predict_tile
+from geoseg.window import Window
+from geoseg.work import TileOutcome, make_files, predict_tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -284,6 +285,23 @@ def test_a_disk_that_is_full_for_the_ledger_loses_nothing(
     assert_same(tmp_path, small / "through")
 
 
+def test_a_worker_whose_disk_is_full_ends_the_run(small: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing else could be written either, and forward passes would be for nothing."""
+    full = TileOutcome(Window(0, 64, 0, 64), (), None, "out: cannot be written: no space", hopeless=True)
+
+    def fate(call: Any) -> Any:
+        return full if call[1] == "b" else None
+
+    workers = Inline(fate=fate)
+    with pytest.raises(OutputError, match="out: cannot be written: no space"):
+        by(workers, small, tmp_path, tiny_model)
+    assert "c" not in {scene for _, scene, _ in workers.handed}
+    report = by(Inline(), small, tmp_path, tiny_model)
+    assert (report.failures, report.done + report.kept) == ((), 3)
+    assert report.pixels < 3 * 140 * 100
+    assert_same(tmp_path, small / "through")
+
+
 def test_workers_that_do_not_see_the_folder_are_told(small: Path, tiny_model: Path, tmp_path: Path) -> None:
     class Blind(Inline):
         def ask(self, *_: Any) -> dict[str, Any]:
@@ -463,7 +481,7 @@ def test_a_client_that_is_stopped_or_killed_loses_nothing(
         client = dask.command(job, town, tmp_path)
         deadline = time.monotonic() + PATIENCE
         while tiles_done(tmp_path) == before and time.monotonic() < deadline and client.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.1)
         client.send_signal(how)
         _, err = client.communicate(timeout=PATIENCE)
         assert client.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err
