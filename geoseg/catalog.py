@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MULTIHASH_SHA256 = "1220"
 """What precedes a SHA-256 digest of 32 bytes in `file:checksum` (https://multiformats.io/multihash)."""
 
+COLLECTION = "collection.json"
+
 MAX_CLASSES = 255  # 0 to 254; 255 is nodata
 
 EXTENSIONS = tuple(
@@ -149,6 +151,8 @@ class Scene:
     datetime: dt.datetime | None
     ground_resolution: tuple[float, float]
     """Metres on the ground between pixel centres, down a column and along a row."""
+    item: str | None = None
+    """Where its STAC item is, if it came from a catalog."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -282,6 +286,8 @@ class Provenance:
     created: dt.datetime
     counts: dict[str, int]
     """Pixels with data, footprints and the like."""
+    collection: str | None = None
+    """Id of the collection whose `collection.json` lies in the folder above, if the result belongs to one."""
 
 
 def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], made: Provenance) -> pystac.Item:
@@ -327,13 +333,22 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
         shape=list(scene.shape),
         transform=[*scene.geobox.affine][:9],
     )
-    for rel, target, kind in (
-        ("derived_from", scene.path, "image/tiff"),
-        ("derived_from", str(made.model.weights.parent / "item.json"), "application/geo+json"),
-    ):
+    for target, kind in _sources(scene, made.model):
         href = target if target.startswith("/vsi") or "://" in target else os.path.relpath(target, folder)
-        item.add_link(pystac.Link(rel, href, media_type=kind, title=Path(target).stem))
+        item.add_link(pystac.Link("derived_from", href, media_type=kind, title=Path(target).stem))
+    if made.collection is not None:
+        item.collection_id = made.collection
+        for rel in ("root", "parent", "collection"):
+            item.add_link(pystac.Link(rel, f"../{COLLECTION}", media_type="application/json"))
     return item
+
+
+def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
+    """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
+    yield scene.path, "image/tiff"
+    if scene.item is not None:
+        yield scene.item, "application/geo+json"
+    yield str(model.weights.parent / "item.json"), "application/geo+json"
 
 
 def file_asset(path: Path, media_type: str, title: str, roles: list[str], extra: dict[str, Any]) -> pystac.Asset:

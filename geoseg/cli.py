@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import json
 import logging
 import math
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NEVER_FOLD = 1000  # columns of a table that goes into a file or a pipe
+INCOMPLETE = 3  # the status of a run of which something failed
 INTERRUPTED = 130  # what a shell expects of a command stopped with Ctrl-C
 
 
 def main() -> None:
-    """Run the command and leave with its status: 0 done, 2 the user's error, 1 ours, 130 stopped with Ctrl-C."""
+    """Run the command; its status: 0 done, 2 the user's error, 3 done in part, 1 our error, 130 stopped with Ctrl-C."""
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -75,6 +79,7 @@ def cli() -> None:
     Begin with a sample scene:
       geoseg sample amsterdam                        fetch it, print where it is
       geoseg segment SCENE.tif buildings --out maps  map its buildings
+      geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
       geoseg models                                  which models there are
       geoseg evaluate maps/SCENE drawn.gpkg          how well a map agrees with a reference
     """
@@ -168,6 +173,311 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     click.echo(f"{counts['footprints']} footprints; {seen:.1%} of {counts['pixels'] / 1e6:.1f} megapixels have data.")
     for name in ("footprints.geojson", "footprints.parquet", "labels.tif", "confidence.tif", "item.json"):
         click.echo(str(result.folder / name))
+
+
+@cli.command()
+@click.argument("job", metavar="JOB.yaml", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that the job's paths count from.  [default: the job file's own]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.  [default: as the job says]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value into the job; repeatable.")
+@click.option(
+    "--cluster",
+    metavar="WHERE",
+    help="local, processes:N, tcp://host:port, or a recipe (YAML).  [default: as the job says, or local]",
+)
+@click.option("--max-memory", metavar="BYTES", help="What a worker may take, such as 2GB.  [default: as the job says]")
+@click.option(
+    "--resume/--overwrite",
+    "resume",
+    default=True,
+    help="Do what is missing or has changed, or do all of it again.  [default: resume]",
+)
+@click.option("--log-json", type=click.Path(path_type=Path), help="File to append one JSON line per event to.")
+@click.option("--schema", is_flag=True, help="Print the job's JSON Schema, which documents every key, and stop.")
+@click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
+def run(job: Path | None, schema: bool, verbose: int, log_json: Path | None, **how: Any) -> None:  # noqa: FBT001
+    r"""Map many scenes as a job file says: a folder, a list, a STAC catalog or a search; here or on a cluster.
+
+    See `workflows/buildings.yaml` for a complete job, `--schema` for every key. Each scene gets its folder in OUT, as
+    `geoseg segment` writes it; all of them are a STAC collection:
+
+    \b
+      collection.json     STAC collection of the results
+      items.parquet       its items as stac-geoparquet, with the extra `archive`
+      failed.geojson      what failed, where and why; absent if nothing did
+      run.json            the job and its scenes
+
+    A scene that cannot be mapped is told and left out; the status is 3 then. The same command again does what is
+    missing, and maps anew whatever scene's file, model or parameters have changed.
+
+    \b
+    Examples:
+      geoseg run workflows/buildings.yaml
+      geoseg run job.yaml --out maps --set 'scenes.files=["/data/*.tif"]' --set threshold=0.4
+      geoseg run job.yaml --cluster processes:4
+      geoseg run --schema > run.schema.json
+    """
+    _log(verbose)
+    if schema:
+        from geoseg.archive import RunJob
+
+        click.echo(json.dumps(RunJob.model_json_schema(), indent=2))
+        return
+    planned = _archive_plan(job, **how)
+    with _Progress() as observe, _Events(log_json) as tell:
+        report = _run_archive(planned, observe, tell)
+    _print_report(report, planned)
+    if report.failures:
+        sys.exit(INCOMPLETE)
+
+
+def _archive_plan(
+    job: Path | None,
+    *,
+    data: Path | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    cluster: str | None,
+    max_memory: str | None,
+    resume: bool = True,
+) -> Any:
+    """The plan of a job file and the options around it."""
+    from geoseg.archive import RunJob, plan_archive
+    from geoseg.jobs import read_job
+
+    if job is None:
+        raise click.UsageError("name a job file, such as workflows/buildings.yaml")
+    wanted = read_job(job, RunJob, settings)
+    given = {"cluster": cluster, "max_memory": max_memory}
+    wanted = wanted.model_copy(update={key: value for key, value in given.items() if value is not None})
+    return plan_archive(wanted, (data or job.parent).absolute(), out, overwrite=not resume)
+
+
+def _run_archive(planned: Any, observe: Any, tell: Any) -> Any:
+    from geoseg.archive import run_archive
+
+    if planned.job.cluster == "local" or not planned.pending:
+        return run_archive(planned, observe=observe, tell=tell)
+    from geoseg.cluster import crew, recipe_of
+
+    with crew(recipe_of(planned.job.cluster)) as workers:
+        if workers.dashboard is not None:
+            _say(f"{workers.threads} workers; dashboard: {workers.dashboard}")
+        return run_archive(planned, workers, observe=observe, tell=tell)
+
+
+@cli.command("plan")
+@click.argument("job", metavar="JOB.yaml", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that the job's paths count from.  [default: the job file's own]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.  [default: as the job says]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value into the job; repeatable.")
+@click.option(
+    "--cluster", metavar="WHERE", help="local, processes:N, or what `geoseg run` takes.  [default: as the job says]"
+)
+@click.option("--max-memory", metavar="BYTES", help="What a worker may take, such as 2GB.  [default: as the job says]")
+@click.option(
+    "--time/--no-time", "measured", default=True, help="Measure a few forward passes, to tell how long it will take."
+)
+def plan_(job: Path, measured: bool, **how: Any) -> None:  # noqa: FBT001
+    r"""Tell what a run would do and take, and every error that it would meet; reads headers only, writes nothing.
+
+    The memory is an upper bound for each worker. The time is that of this machine now: an estimate. The status is 3
+    if some scene cannot be mapped.
+
+    \b
+    Examples:
+      geoseg plan workflows/buildings.yaml --data /my/imagery
+      geoseg plan job.yaml --cluster processes:4 --max-memory 2GB
+    """
+    _log(0)
+    planned = _archive_plan(job, **how)
+    for fault in planned.faults:
+        _say(f"Cannot be mapped: {fault.name}: {fault.why}")
+    for name, value in _plan_lines(planned, measured=measured):
+        click.echo(f"{name:22} {value}")
+    if planned.faults:
+        sys.exit(INCOMPLETE)
+
+
+def _plan_lines(planned: Any, *, measured: bool) -> Iterator[tuple[str, str]]:
+    from collections import Counter
+
+    from geoseg.archive import seconds_of, workers_of
+
+    states = Counter(entry.state for entry in planned.entries)
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    yield "scenes", f"{len(planned.entries)} ({told or 'none'}), {len(planned.faults)} cannot be mapped"
+    wanted = planned.estimate()
+    yield "to be mapped", f"{wanted.scenes} scenes, {wanted.tiles} tiles, {wanted.pixels / 1e6:.1f} megapixels"
+    yield "forward passes", f"{wanted.passes}, {wanted.repeated:.1%} of them again at borders of tiles"
+    yield "memory per worker", f"at most {wanted.memory / 1e9:.1f} GB, with {planned.lanes} passes side by side"
+    yield "disk", f"about {wanted.disk / 1e9:.2g} GB in {planned.out}"
+    if measured and wanted.passes:
+        workers = workers_of(planned.job.cluster)
+        seconds = seconds_of(planned) * wanted.passes / (workers or planned.lanes)
+        who = "this process" if workers is None else f"{workers} workers like this machine"
+        yield "time", f"about {dt.timedelta(seconds=math.ceil(seconds))} by {who}"
+
+
+@cli.command()
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--watch", type=float, metavar="SECONDS", help="Look again every so often, until nothing is to be done.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="File to write every scene's status to.")
+def status(out: Path, watch: float | None, report: Path | None) -> None:
+    r"""Tell how far an archive run is, from its ledgers; also while it runs.
+
+    The status is 3 if something failed, 0 otherwise.
+
+    \b
+    Examples:
+      geoseg status maps
+      geoseg status maps --watch 30
+    """
+    from geoseg import audit
+
+    before: Any = None
+    while True:
+        scenes, faults = audit.status(out)
+        now = time.monotonic()
+        pixels = sum(scene.predicted for scene in scenes)
+        rate = (pixels - before[1]) / (now - before[0]) if before else None
+        before = now, pixels
+        _print_status(scenes, faults, rate)
+        if watch is None or all(scene.how in {"complete", "failed"} for scene in scenes):
+            break
+        time.sleep(watch)
+    if report is not None:
+        faulty = [{"name": name, "why": why} for name, why in faults]
+        _write_json(report, {"scenes": [_plain(scene) for scene in scenes], "faults": faulty})
+    if faults or any(scene.how == "failed" for scene in scenes):
+        sys.exit(INCOMPLETE)
+
+
+def _plain(scene: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(scene), "workers": sorted(scene.workers)}
+
+
+def _print_status(scenes: Any, faults: Any, rate: float | None) -> None:
+    from collections import Counter
+
+    states = Counter(scene.how for scene in scenes)
+    told = ", ".join(f"{states[how]} {how}" for how in ("complete", "under way", "failed", "waiting") if states[how])
+    done, total = sum(scene.predicted for scene in scenes), sum(scene.pixels for scene in scenes)
+    click.echo(f"{len(scenes)} scenes: {told or 'none'}; {len(faults)} more cannot be mapped.")
+    share = f"{done / total:.1%} of {total / 1e6:.1f} megapixels are predicted" if total else "nothing is to be done"
+    left = f"; {rate / 1e6:.2f} megapixels per second, {(total - done) / rate:.0f} s left" if rate else ""
+    click.echo(f"{share}{left}.")
+    for scene in scenes:
+        if scene.how == "under way":
+            click.echo(f"Under way: {scene.id}: {scene.predicted / scene.pixels:.0%}")
+        if scene.why is not None:
+            click.echo(f"Failed: {scene.id}: {scene.why}")
+    for name, why in faults:
+        click.echo(f"Cannot be mapped: {name}: {why}")
+
+
+@cli.command()
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def verify(out: Path) -> None:
+    r"""Prove that an archive run is complete: reads its scenes and results again, and compares.
+
+    \b
+    For each scene:
+      every valid pixel has a label, nothing else has, and the ledger counted as many
+      every file has the checksum that its STAC item tells
+      the outlines, found again in other windows, are those of the file
+    And every STAC link and asset is there.
+
+    The status is 3 if anything is not so, and each such thing is told.
+
+    \b
+    Example:
+      geoseg verify maps
+    """
+    from geoseg import audit
+
+    with _Progress() as observe:
+        proof = audit.verify(out, observe)
+    for scene, what in proof.findings:
+        _say(f"Wrong: {scene}: {what}")
+    again = f"; {proof.again} chunks were predicted more than once" if proof.again else ""
+    click.echo(
+        f"{proof.scenes} scenes, {proof.pixels} valid pixels, {proof.footprints} footprints looked at: "
+        f"{len(proof.findings) or 'nothing'} wrong{again}."
+    )
+    if proof.findings:
+        sys.exit(INCOMPLETE)
+
+
+class _Events:
+    """Appends events to a file as JSON, a line for each, with the time; or to nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stream: Any = None
+
+    def __enter__(self) -> Any:
+        if self._path is not None:
+            try:
+                self._stream = self._path.open("a", encoding="utf-8", buffering=1)
+            except OSError as error:
+                msg = f"{self._path}: cannot be written: {error.strerror}; choose another place with --log-json"
+                raise OutputError(msg) from error
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._stream is not None:
+            now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+            self._stream.write(json.dumps({"time": now, **event}) + "\n")
+
+
+def _print_report(report: Any, planned: Any) -> None:
+    """What was done, where it is, and what it took."""
+    for failure in report.failures:
+        _say(f"Failed: {failure.scene}: {failure.why}")
+    outside = f", {planned.outside} outside the area or dates" if planned.outside else ""
+    click.echo(
+        f"{report.done} scenes mapped, {report.kept} were there already, {len(report.failures)} failed{outside}; "
+        f"{report.footprints} footprints in all."
+    )
+    if report.pixels:
+        _print_seconds(report)
+    if (planned.out / "collection.json").exists():
+        click.echo(str(planned.out / "collection.json"))
+    if report.failures:
+        click.echo(str(planned.out / "failed.geojson"))
+
+
+def _print_seconds(report: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage")
+    for column in ("seconds", "share"):
+        table.add_column(column, justify="right")
+    total = sum(report.seconds.values())
+    for stage, seconds in report.seconds.items():
+        table.add_row(stage, f"{seconds:.1f}", f"{seconds / total:.0%}" if total else "-")
+    console = Console(highlight=False)
+    console.print(table)
+    rate = report.pixels / report.wall
+    click.echo(
+        f"{report.pixels / 1e6:.1f} megapixels in {report.wall:.1f} s: {rate / 1e6:.2f} megapixels per second; "
+        f"forward passes are {report.forward_share:.0%} of all stages' seconds."
+    )
 
 
 @cli.command()

@@ -7,7 +7,8 @@
     │   ├── ModelError       a model is unknown, damaged, or does not fit the scene
     │   ├── EvaluationError  a map and a reference cannot be compared
     │   └── OutputError      the results cannot be written where they were asked for
-    └── SampleError          a sample scene could not be fetched; status 1
+    ├── SampleError          a sample scene could not be fetched; status 1
+    └── ClusterError         a cluster cannot be started, joined or asked any more; status 1
 
 Each message is one sentence or two that names the file, the value and the remedy. Anything else that escapes is a
 defect of geoseg: the command says so and exits with status 1.
@@ -46,3 +47,7 @@ class OutputError(InputError):
 
 class SampleError(GeosegError):
     """A sample scene could not be fetched."""
+
+
+class ClusterError(GeosegError):
+    """A cluster cannot be started or joined, or does not answer any more."""

@@ -13,10 +13,11 @@ import json
 import logging
 import math
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import rasterio
@@ -32,7 +33,7 @@ from geoseg.catalog import (
     result_item,
     sha256_of,
 )
-from geoseg.errors import ModelError, OptionError, OutputError, SceneError
+from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, SceneError
 from geoseg.export import OUTLINED_AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
@@ -52,7 +53,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
 
+    from geoseg.predict import TileReport
+    from geoseg.raster import Sink
+
 log = logging.getLogger("geoseg")
+
+Machine: TypeAlias = dict[str, Any]
+"""Device, batch and version of torch."""
+
+HERE = "this process"
+"""The worker that the ledger names where there is no other."""
 
 MAX_UPSAMPLING, MAX_DOWNSAMPLING = 2.0, 10.0
 """How far from the model's resolution range a scene's pixels may be: beyond, what it knows cannot be seen."""
@@ -99,6 +109,8 @@ class SegmentJob:
     separate: bool = True
     """Whether objects that touch are told apart, by models that have a score for it."""
     overwrite: bool = False
+    collection: str | None = None
+    """Id of the STAC collection of all results in `out`, if this is to be one of them."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +245,24 @@ def _labels_of(source: GdalSource, window: Window) -> NDArray[np.uint8]:
 
 def plan(job: SegmentJob) -> Plan:
     """Look at every input of a job; reads headers, and an overview where values are not uint8."""
+    seen = look(job)
+    if not job.overwrite:
+        _refuse_others(seen.folder, seen.parameters)
+    complete = not job.overwrite and is_complete(seen.folder, seen.parameters)
+    if not complete:
+        check_machine(job.device, seen.model)
+        check_output(seen.folder, seen.scene)
+    return dataclasses.replace(seen, complete=complete)
+
+
+def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = None) -> Plan:
+    """The plan of a job, found without a look at the machine or at the folder for results, and not complete.
+
+    `scene` and `model` are what is already known of the job's.
+    """
     _check_numbers(job)
-    scene = open_scene(job.scene)
-    model = find_model(job.product, job.model)
+    scene = scene or open_scene(job.scene)
+    model = model or find_model(job.product, job.model)
     if job.threshold is not None and model.legend.background is None:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
@@ -246,7 +273,7 @@ def plan(job: SegmentJob) -> Plan:
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
     parameters = {
-        "scene": _fingerprint(scene),
+        "scene": fingerprint(scene),
         "model": {"name": model.name, "sha256": model.sha256},
         "stride": list(stride),
         "patch": list(patch),
@@ -259,69 +286,160 @@ def plan(job: SegmentJob) -> Plan:
         "separation": model.separation if job.separate else None,
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
-    complete = not job.overwrite and _is_complete(folder, parameters)
-    if not complete:
-        _check_machine(job.device, model)
-        _check_output(folder, scene)
     source = GdalSource(scene, bands, stretch, inside)
-    return Plan(job, scene, model, folder, source, tiling, parameters, complete)
+    return Plan(job, scene, model, folder, source, tiling, parameters, complete=False)
 
 
-def run(planned: Plan, observe: Observer) -> Result:
-    """Carry out a plan, going on from what an earlier run of the same job has left."""
-    folder = planned.folder
-    (folder / "item.json").unlink(missing_ok=True)
-    if planned.job.overwrite or job_of(folder) != planned.parameters:
-        model = planned.model
-        store = ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
-    else:
-        store = ResultStore.open(folder)
+def run(
+    planned: Plan, observe: Observer, *, keep_going: bool = False, model: Callable[[], Predictor] | None = None
+) -> Result:
+    """Carry out a plan, going on from what an earlier run of the same job has left.
+
+    A tile that fails is entered in the ledger; with `keep_going` its error is raised only when the others are done.
+    `model` gives a model that is loaded already; None: it is loaded when it is needed.
+    """
+    model = model or (lambda: Predictor(planned.model, planned.job.device))
+    store = begin(planned)
     written = 2 * CHUNK * planned.scene.shape[1]  # bytes of the rows that the exports put into the same cache
     with (
         rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes() + written),
         _exports(planned, store, observe) as exports,
     ):
-        machine = _predict(planned, store, observe)
+        machine = _predict(planned, store, observe, model, keep_going=keep_going)
         kept = exports.footprints_kept()
     _write_item(planned, store, kept, machine)
-    return Result(folder)
+    return Result(planned.folder)
 
 
-def _predict(planned: Plan, store: ResultStore, observe: Observer) -> dict[str, Any]:
+def begin(planned: Plan) -> ResultStore:
+    """The store of a plan: what an earlier run of the same job has left, or else a new one."""
+    folder = planned.folder
+    (folder / "item.json").unlink(missing_ok=True)
+    if planned.job.overwrite or job_of(folder) != planned.parameters:
+        model = planned.model
+        return ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
+    return ResultStore.open(folder)
+
+
+def finish(planned: Plan, store: ResultStore, machine: Machine, observe: Observer) -> Result:
+    """Make the files of a scene that is predicted, its item last."""
+    with _exports(planned, store, observe) as exports:
+        kept = exports.footprints_kept()
+    _write_item(planned, store, kept, machine)
+    return Result(planned.folder)
+
+
+def machine_of(job: SegmentJob, batch: int | None = None) -> Machine:
+    """What of this machine goes into the record; `batch` is what it came down to."""
+    from geoseg.models.weights import choose_device
+    from geoseg.predict import default_batch
+
+    device = choose_device(job.device)
+    return {"device": device.type, "batch": batch or job.batch or default_batch(device), "torch": version("torch")}
+
+
+class Predictor:
+    """A model on a device: predicts tiles of any scene, with smaller batches once the device's memory was too small."""
+
+    def __init__(self, model: ModelSpec, device: str, lanes: int | None = None) -> None:
+        """Load the model onto a device.
+
+        `lanes`: forward passes side by side; None: as the machine has cores. `run` may be called from several threads.
+        """
+        from geoseg.models.weights import choose_device, load_predict
+        from geoseg.predict import default_lanes, keep_freed_memory, one_torch_thread
+
+        keep_freed_memory()
+        if lanes is not None:
+            one_torch_thread()
+        where = choose_device(device)
+        self._fill = tuple(round(255 * mean) for mean in model.mean)
+        self._lanes = lanes or default_lanes(where)
+        self._predict = load_predict(model, where)
+        self._most = sys.maxsize
+
+    def batch(self, job: SegmentJob) -> int:
+        """Patches per forward pass: what a job wants, as far as the device's memory was large enough."""
+        wanted: int = machine_of(job)["batch"]
+        return min(wanted, self._most)
+
+    def run(self, planned: Plan, core: Window, sink: Sink, observe: Callable[[int], None]) -> TileReport:
+        """Predict one tile's core into a sink; `observe` is told how many pixels were written."""
+        from geoseg.predict import Decision, Engine, OutOfMemory
+
+        decision, tile = Decision(planned.model.legend, planned.job.threshold), planned.tiling.tile_of(core)
+        while True:
+            batch = self.batch(planned.job)
+            try:
+                with Engine(self._predict, decision, self._fill, batch, self._lanes) as engine:
+                    return engine.run(planned.source, tile, planned.tiling, sink, observe)
+            except OutOfMemory as error:
+                if batch == 1:
+                    msg = f"{planned.model.name}: the device has too little memory for one patch; use --device cpu"
+                    raise ModelError(msg) from error
+                self._most = min(self._most, batch // 2)
+                log.warning("the device has too little memory for %d patches at once; going on with fewer", batch)
+
+
+def _predict(
+    planned: Plan, store: ResultStore, observe: Observer, model: Callable[[], Predictor], *, keep_going: bool
+) -> Machine:
     """Predict what the ledger does not say is done; returns how (device, batch, torch) for the record."""
-    from geoseg.models.weights import choose_device, load_predict
-    from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
-
-    device = choose_device(planned.job.device)
-    batch = planned.job.batch or default_batch(device)
-    machine = {"device": device.type, "batch": batch, "torch": version("torch")}
     todo = [core for tile in planned.tiling.tiles() if (core := store.undone(tile.core)) is not None]
     if not todo:
-        return machine
-    keep_freed_memory()
+        return machine_of(planned.job)
     total = planned.scene.shape[0] * planned.scene.shape[1]
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
-    fill = tuple(round(255 * mean) for mean in planned.model.mean)
-    predict = load_predict(planned.model, device)
-    decision = Decision(planned.model.legend, planned.job.threshold)
-    with Engine(predict, decision, fill, batch, default_lanes(device)) as engine:
-        for core in todo:
-            report = engine.run(planned.source, planned.tiling.tile_of(core), planned.tiling, store, progress.add)
-            seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in report.seconds.items())
-            log.info("tile %s: %d patches, %d valid pixels; %s", core, report.patches, report.valid_pixels, seconds)
-    return machine
+    predictor = model()
+    failures: list[GeosegError] = []
+    for core in todo:
+        try:
+            report = predictor.run(planned, core, store, progress.add)
+        except GeosegError as error:
+            store.enter(failed_entry(store.undone(core) or core, str(error), HERE))
+            failures.append(error)
+            if not keep_going or isinstance(error, OutputError):
+                raise
+            continue
+        store.enter(tile_entry(report, HERE))
+        seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in report.seconds.items())
+        log.info("tile %s: %d patches, %d valid pixels; %s", core, report.patches, report.valid_pixels, seconds)
+    if failures:
+        raise failures[0]
+    return machine_of(planned.job, predictor.batch(planned.job))
+
+
+def failed_entry(core: Window, why: str, worker: str) -> dict[str, Any]:
+    """What the ledger keeps of a tile that could not be predicted."""
+    return {"failed": [*core.row_range, *core.col_range], "why": why, "worker": worker}
+
+
+def tile_entry(report: TileReport, worker: str) -> dict[str, Any]:
+    """What the ledger keeps of a tile besides its chunks: how it was made."""
+    return {
+        "tile": [*report.core.row_range, *report.core.col_range],
+        "valid_pixels": report.valid_pixels,
+        "patches": report.patches,
+        "seconds": {stage: round(value, 3) for stage, value in report.seconds.items()},
+        "worker": worker,
+    }
+
+
+def layer_of(planned: Plan) -> Layer:
+    """What the footprints of a plan are of."""
+    scene, model, job = planned.scene, planned.model, planned.job
+    apart = GroundSeparation(*model.separation) if model.separation and job.separate else None
+    return Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area, separation=apart)
 
 
 def _exports(planned: Plan, store: ResultStore, observe: Observer) -> Exports:
-    scene, model, job = planned.scene, planned.model, planned.job
-    apart = GroundSeparation(*model.separation) if model.separation and job.separate else None
-    layer = Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area, separation=apart)
+    model, layer = planned.model, layer_of(planned)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
     return Exports(store, layer, Look(model.product, model.legend), tags, observe)
 
 
-def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: dict[str, Any]) -> None:
+def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
     counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -350,6 +468,7 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         {**planned.parameters, "device": machine["device"], "batch": machine["batch"]},
         now,
         counts,
+        planned.job.collection,
     )
     item = result_item(
         planned.scene,
@@ -456,7 +575,7 @@ def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:
     return min(whole, shape[0]), min(whole, shape[1])
 
 
-def _fingerprint(scene: Scene) -> dict[str, Any]:
+def fingerprint(scene: Scene) -> dict[str, Any]:
     """What tells whether a scene is still the same, without reading it."""
     path = Path(scene.path)
     state = path.stat() if path.exists() else None
@@ -464,25 +583,30 @@ def _fingerprint(scene: Scene) -> dict[str, Any]:
         "name": path.name,
         "shape": list(scene.shape),
         "bytes": state and state.st_size,
-        "modified": state and dt.datetime.fromtimestamp(int(state.st_mtime), dt.UTC).isoformat(),
+        "modified": state and dt.datetime.fromtimestamp(state.st_mtime, dt.UTC).isoformat(),
+        "datetime": scene.datetime and scene.datetime.isoformat(),
     }
 
 
-def _is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the folder holds the results of these parameters. Raises `OutputError` if it holds others."""
-    before = job_of(folder)
-    if before is None:
-        return False
+FILES = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
+
+
+def is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
+    """Whether the folder holds the results of these parameters, and all of them."""
+    return job_of(folder) == parameters and all((folder / name).exists() for name in FILES)
+
+
+def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:
+    """Raises `OutputError` if the folder holds the results of other parameters."""
+    before = job_of(folder) or parameters
     differing = [name for name in parameters if before.get(name) != parameters[name]]
     if differing:
         what = "; ".join(f"{name} was {before.get(name)}, now {parameters[name]}" for name in differing)
         msg = f"{folder}: holds results of another job ({what}); use --overwrite or another --out"
         raise OutputError(msg)
-    names = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
-    return all((folder / name).exists() for name in names)
 
 
-def _check_machine(device: str, model: ModelSpec) -> None:
+def check_machine(device: str, model: ModelSpec) -> None:
     """Raises `OptionError` for a device that is not there, `ModelError` for weights that are not the card's."""
     from geoseg.models.weights import check_weights, choose_device
 
@@ -490,7 +614,7 @@ def _check_machine(device: str, model: ModelSpec) -> None:
     check_weights(model)
 
 
-def _check_output(folder: Path, scene: Scene) -> None:
+def check_output(folder: Path, scene: Scene) -> None:
     """Raises `OutputError` if the folder cannot be written or has too little room."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from geoseg.tiling import Axis, Tile, Tiling
 
 
+OutOfMemory = torch.OutOfMemoryError
+"""What a device raises whose memory is too small for a batch."""
+
 ROWS_AT_ONCE = 32
 """Rows that are decided together: few enough to stay in the cache from one operation to the next."""
 
@@ -459,6 +462,11 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def one_torch_thread() -> None:
+    """One thread for each operation, from now on: for a process that runs engines in several threads at a time."""
+    torch.set_num_threads(1)
 
 
 def default_lanes(device: torch.device) -> int:

@@ -72,7 +72,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     assert status == 0
     assert "geoseg segment SCENE.tif buildings --out maps" in out
     commands = re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["segment", "evaluate", "models", "sample", "train"]
+    assert commands == ["segment", "run", "plan", "status", "verify", "evaluate", "models", "sample", "train"]
     assert command("-h")[1] == out
 
 
@@ -83,6 +83,13 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             *("--out", "--model", "--tile", "--stride", "--batch", "--device", "--aoi", "--threshold", "--min-area"),
             *("--overwrite", "goes on where it was", "square metres", "auto, cpu, cuda or cuda:N", "[default: 4.0]"),
         ),
+        "run": (
+            *("JOB.yaml", "collection.json", "items.parquet", "failed.geojson", "run.json", "--data", "--out", "--set"),
+            *("--cluster", "processes:N", "--max-memory", "--overwrite", "--log-json", "--schema", "the status is 3"),
+        ),
+        "plan": ("reads headers only", "--max-memory", "--no-time"),
+        "status": ("--watch", "also while it runs"),
+        "verify": ("every valid pixel has a label", "checksum"),
         "evaluate": (
             *("PREDICTION", "REFERENCE", "255 = nodata", "GeoPackage", "a folder that `geoseg segment` wrote"),
             *("--aoi", "--classes", "--class-column", "--objects", "--tolerance", "--iou", "--json", "[default: 0.5]"),

@@ -7,6 +7,8 @@ stretch to 8 bits, which pixels are valid. A window's own content never does (sc
 from __future__ import annotations
 
 import datetime as dt
+import logging
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+log = logging.getLogger("geoseg")
 
 COMMON_NAMES = {
     ColorInterp.red: "red",
@@ -161,8 +165,10 @@ class GdalSource:
         bands: tuple[int, ...],
         stretch: Stretch | None = None,
         inside: Callable[[Window], NDArray[np.bool_]] | None = None,
+        waits: tuple[float, ...] = (),
     ) -> None:
-        self.scene, self.bands, self.stretch, self.inside = scene, bands, stretch, inside
+        """`waits`: seconds to wait before each further attempt, where a read has failed."""
+        self.scene, self.bands, self.stretch, self.inside, self.waits = scene, bands, stretch, inside, waits
         self._extent = Window.of_shape(scene.shape)
         self._dataset: Any = None
 
@@ -191,14 +197,25 @@ class GdalSource:
         inside = None if self.inside is None else self.inside(window)
         if inside is not None and not inside.any():
             return np.zeros((len(self.bands), *window.shape), np.uint8), inside
+        raw, valid = self._read_patiently(window)
+        values = raw if self.stretch is None else self.stretch.apply(raw)
+        return values, valid if inside is None else valid & inside
+
+    def _read_patiently(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """What the file holds, asked for again after each wait, for networks and disks have their moments."""
+        for wait in self.waits:
+            try:
+                return self._read_file(window)
+            except (RasterioError, SceneError) as error:
+                log.info("%s: %s; trying again in %.1f s", self.scene.path, error, wait)
+                self._dataset = None
+                time.sleep(wait)
         try:
-            raw, valid = self._read_file(window)
+            return self._read_file(window)
         except RasterioError as error:
             rows = f"rows {window.row_start} to {window.row_stop - 1}"
             msg = f"{self.scene.path}: {rows} cannot be read: {DAMAGED}"
             raise SceneError(msg) from error
-        values = raw if self.stretch is None else self.stretch.apply(raw)
-        return values, valid if inside is None else valid & inside
 
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if self._dataset is None:

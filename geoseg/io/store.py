@@ -7,7 +7,9 @@ and CRS.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import threading
 from concurrent.futures import CancelledError
@@ -25,7 +27,7 @@ from geoseg.tiling import CHUNK
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import xarray as xr
@@ -127,32 +129,39 @@ class ResultStore:
         _drop_torn_line(folder / LEDGER)
         entries = list(_entries(folder / LEDGER))
         auxiliary = tuple(entries[0].get("auxiliary", ())) if entries else ()
-        store = cls(folder, (shape[0], shape[1]), auxiliary, np.full([-(-side // CHUNK) for side in shape], -1))
-        for entry in entries:
-            if "valid_by_chunk" in entry:
-                store.valid_by_chunk[_chunks(Window(*entry["window"]))] = entry["valid_by_chunk"]
-        return store
+        return cls(folder, (shape[0], shape[1]), auxiliary, valid_by_chunk(entries, (shape[0], shape[1])))
 
     def write(self, band: Band) -> None:
         """Write a chunk-aligned band, then enter it in the ledger. Raises `OutputError` if the disk refuses.
 
         The store keeps the band until the next one comes, so its arrays must not change any more.
         """
-        window, valid_by_chunk = band.window, _valid_by_chunk(band.labels)
+        self.enter(self.put(band))
+
+    def put(self, band: Band) -> dict[str, Any]:
+        """Write a chunk-aligned band; returns what is to be entered in the ledger, by whoever keeps it."""
+        valid_by_chunk = _valid_by_chunk(band.labels)
         try:
             if any(map(any, valid_by_chunk)):
                 kept = {"labels": band.labels, "confidence": band.confidence}
                 kept |= dict(zip(self.auxiliary, band.auxiliary, strict=True))
                 for name, values in kept.items():
-                    self._arrays[name][window.slices] = values
-                self._latest = window, {name: _read_only(values) for name, values in kept.items()}
-            entry = {"window": [*window.row_range, *window.col_range], "valid_by_chunk": valid_by_chunk}
-            with (self.folder / LEDGER).open("a", encoding="utf-8") as ledger:
-                ledger.write(json.dumps(entry) + "\n")
+                    self._arrays[name][band.window.slices] = values
+                self._latest = band.window, {name: _read_only(values) for name, values in kept.items()}
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        return {"window": [*band.window.row_range, *band.window.col_range], "valid_by_chunk": valid_by_chunk}
+
+    def enter(self, *entries: dict[str, Any]) -> None:
+        """Append entries to the ledger, all or none of them. One process at a time may do so."""
+        try:
+            _append(self.folder / LEDGER, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         except OSError as error:
             raise cannot_write(self.folder, error) from error
         with self._changed:
-            self.valid_by_chunk[_chunks(window)] = valid_by_chunk
+            for entry in entries:
+                if "valid_by_chunk" in entry:
+                    self.valid_by_chunk[_chunks(Window(*entry["window"]))] = entry["valid_by_chunk"]
             self._changed.notify_all()
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -227,6 +236,39 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
         f"{path}: cannot be written: {error.strerror or error}; free or choose another place with --out; "
         "what was computed is kept and the same command goes on from there"
     )
+
+
+def entries_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """What a folder's ledger says, in the order of events: its job, then chunks, tiles and failures."""
+    return _entries(folder / LEDGER) if (folder / LEDGER).exists() else iter(())
+
+
+def valid_by_chunk(entries: Iterable[dict[str, Any]], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Per chunk of a scene: how many of its pixels have data, as a ledger says; -1 where it says nothing."""
+    valid = np.full([-(-side // CHUNK) for side in shape], -1, np.int64)
+    for entry in entries:
+        if "valid_by_chunk" in entry:
+            valid[_chunks(Window(*entry["window"]))] = entry["valid_by_chunk"]
+    return valid
+
+
+def chunks_of(window: Window) -> tuple[slice, slice]:
+    """Index of the chunks that a window touches."""
+    return _chunks(window)
+
+
+def _append(ledger: Path, lines: bytes) -> None:
+    """Append to a ledger; where the disk takes only a part, that is taken back, for more lines may follow."""
+    taken = 0
+    with ledger.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            taken = stream.write(lines)
+        finally:
+            if taken != len(lines):
+                stream.truncate(size)
+    if taken != len(lines):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _entries(ledger: Path) -> Iterator[dict[str, Any]]:

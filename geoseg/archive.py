@@ -1,0 +1,616 @@
+"""`run`: many scenes, one job. The same maps on one process or on a cluster, and a run that survives what comes.
+
+Every scene is looked at first, by its header alone; what cannot be mapped is told, and the rest goes on. Then scene
+after scene is predicted tile by tile and exported, here or by a crew of workers. With a crew, tiles are handed out as
+workers ask for them, from a list that is made while it is read; the tail of one scene overlaps with the next. Only this
+process writes ledgers, from what workers report.
+
+What a run leaves about itself lies in OUT: see `geoseg.records`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from pydantic import Field
+
+from geoseg.catalog import Scene, find_model
+from geoseg.errors import GeosegError, OptionError, OutputError
+from geoseg.export import Count, Observer
+from geoseg.io.scenes import open_scene
+from geoseg.io.store import entries_of, job_of
+from geoseg.jobs import Strict
+from geoseg.pipeline import (
+    Predictor,
+    SegmentJob,
+    begin,
+    check_machine,
+    check_output,
+    failed_entry,
+    is_complete,
+    look,
+    run,
+)
+from geoseg.planning import Estimate, estimate, fitting_tile, read_bytes, seconds_per_pass, tile_for_many
+from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
+from geoseg.selection import Fault, Narrowing, SceneRef, Scenes, narrowing, select, unique
+from geoseg.work import SceneOrder, SceneOutcome, TileOutcome, make_files, predict_tile, remove_torn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from geoseg.catalog import ModelSpec
+    from geoseg.io.store import ResultStore
+    from geoseg.pipeline import Machine, Plan
+    from geoseg.window import Window
+
+log = logging.getLogger("geoseg")
+
+State: TypeAlias = Literal["new", "begun", "changed", "complete"]
+
+TRIES = 2
+"""How often a tile is handed out whose workers all died."""
+
+TILES_AHEAD = 2
+"""Tiles handed out for each thread of the crew: one to work on, one so that nobody waits for the next."""
+
+
+class RunJob(Strict):
+    """An archive run: `geoseg run JOB.yaml`."""
+
+    product: str = Field(description="what to map, such as buildings")
+    model: str | None = Field(
+        default=None, description="a name of `geoseg models`, or a model's folder; None: the product's own"
+    )
+    title: str = Field(default="", description="of the collection of all results")
+    license: str = Field(default="other", description="SPDX identifier of the licence of the results")
+    scenes: Scenes = Field(description="which scenes are mapped")
+    out: str = Field(default="maps", description="folder for all results; each scene gets one in it")
+    aoi: str | None = Field(default=None, description="vector file: what is outside its polygons is nodata")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="call a pixel an object from this probability on; None: the best class"
+    )
+    min_area: float = Field(default=4.0, ge=0, description="square metres below which a footprint is dropped")
+    simplify: float = Field(default=1.0, ge=0, description="tolerance of outlines in pixels; 0: the pixels' sides")
+    separate: bool = Field(default=True, description="tell objects that touch apart, where the model can")
+    stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
+    tile: int | None = Field(
+        default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
+    )
+    batch: int | None = Field(default=None, gt=0, le=4096, description="patches per forward pass; None: chosen")
+    max_memory: str | None = Field(
+        default=None, description="what a worker may take, such as 2GB: tile and batch are chosen accordingly"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    cluster: str = Field(
+        default="local", description="local, processes:N, tcp://host:port or a recipe (YAML); --cluster goes before it"
+    )
+
+    def segment_job(self, scene: str, out: Path, data: Path, collection: str) -> SegmentJob:
+        """The job of one scene."""
+        names = ("threshold", "min_area", "simplify", "separate", "stride", "tile", "batch", "device")
+        aoi = None if self.aoi is None else str((data / self.aoi).absolute())
+        options = {name: getattr(self, name) for name in names}
+        return SegmentJob(scene, self.product, str(out), self.model, aoi=aoi, collection=collection, **options)
+
+
+@dataclass(frozen=True)
+class SceneEntry:
+    """One scene of a plan."""
+
+    order: SceneOrder
+    state: State
+    """complete: nothing is to be done; changed: the file, model or parameters are others than those of the results."""
+
+    @property
+    def pixels(self) -> int:
+        """Of the whole scene."""
+        return int(np.prod(self.order.scene.shape))
+
+
+@dataclass(frozen=True)
+class ArchivePlan:
+    """A run whose every input was looked at."""
+
+    job: RunJob
+    data: Path
+    """What the job's paths count from."""
+    out: Path
+    collection: str
+    model: ModelSpec
+    entries: tuple[SceneEntry, ...]
+    faults: tuple[Fault, ...]
+    outside: int
+    """Scenes that the job's area or dates ruled out."""
+    lanes: int
+    """Forward passes side by side in one worker."""
+
+    @property
+    def batch(self) -> int:
+        """Patches per forward pass."""
+        return max((entry.order.job.batch or 1 for entry in self.entries), default=1)
+
+    def estimate(self) -> Estimate:
+        """What is to be done will take; scenes that were begun count as a whole."""
+        return estimate((entry.order.tiling for entry in self.pending), self.model, self.batch, self.lanes)
+
+    @property
+    def pending(self) -> tuple[SceneEntry, ...]:
+        """What is to be done."""
+        return tuple(entry for entry in self.entries if entry.state != "complete")
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run went."""
+
+    done: int
+    """Scenes mapped now."""
+    kept: int
+    """Scenes whose results were there."""
+    failures: tuple[Failure, ...]
+    pixels: int
+    """Predicted now."""
+    seconds: dict[str, float]
+    """By stage, summed over all threads and workers: read, forward, blend, write, files."""
+    wall: float
+    footprints: int = 0
+
+    @property
+    def forward_share(self) -> float:
+        """Share of the forward passes in all stages' seconds; NaN if nothing was done."""
+        total = sum(self.seconds.values())
+        return self.seconds.get("forward", 0.0) / total if total else float("nan")
+
+
+class Crew(Protocol):
+    """Workers: see `geoseg.cluster.Crew`."""
+
+    @property
+    def threads(self) -> int:
+        """Calls that run at the same time."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Calls whose outcome was not taken yet."""
+        ...
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """What a function returns on every worker."""
+        ...
+
+    def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
+        """Call a function on some worker."""
+        ...
+
+    def next(self) -> tuple[Any, Any]:
+        """Tag and outcome of the next call that has ended."""
+        ...
+
+
+Tell: TypeAlias = "Callable[[dict[str, Any]], None]"
+"""Who wants to know of events: `{"event": "scene done", "scene": ..., ...}`."""
+
+
+def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite: bool = False) -> ArchivePlan:
+    """Look at every scene of a job, by its header; relative paths count from `data`. Writes nothing.
+
+    Raises the errors of `geoseg.errors` for what concerns all scenes; what is wrong with one is among the faults.
+    """
+    out = (out or data / job.out).absolute()
+    if job.model is not None and (data / job.model).exists():
+        job = job.model_copy(update={"model": str((data / job.model).absolute())})
+    if job.aoi is not None and not (data / job.aoi).exists():
+        msg = f"{data / job.aoi}: there is no such file; check aoi in the job"
+        raise OptionError(msg)
+    model = find_model(job.product, job.model)
+    check_machine(job.device if job.cluster == "local" else "cpu", model)
+    collection = f"{job.product}-{out.name}"
+    fitting = _Fitting.of(job)
+    looker = _Looker(job, data, out, collection, model, narrowing(job.scenes, data), fitting, overwrite=overwrite)
+    entries: list[SceneEntry] = []
+    faults: list[Fault] = []
+    for ref in unique(select(job.scenes, data)):
+        found = ref if isinstance(ref, Fault) else looker.look(ref)
+        if isinstance(found, Fault):
+            faults.append(found)
+        elif found is not None:
+            entries.append(found)
+    return ArchivePlan(
+        job, data.absolute(), out, collection, model, tuple(entries), tuple(faults), looker.outside, fitting.lanes
+    )
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """How tile and batch are chosen where the job does not say."""
+
+    many: bool
+    """Whether there are workers to be kept busy."""
+    lanes: int
+    batch: int
+    limit: int | None
+    """Bytes that a worker may take."""
+
+    @classmethod
+    def of(cls, job: RunJob) -> _Fitting:
+        """As the job has it. Raises `OptionError` for a limit that is none."""
+        from geoseg.models.weights import choose_device
+        from geoseg.predict import default_batch, default_lanes
+
+        many = job.cluster != "local"
+        device = choose_device("cpu" if many and job.device.startswith("cuda") else job.device)
+        batch = job.batch or default_batch(device)
+        limit = None if job.max_memory is None else read_bytes(job.max_memory)
+        return cls(many, 1 if many else default_lanes(device), batch, limit)
+
+    def fit(self, planned: Plan) -> Plan:
+        """The same plan, its tile and batch fitting. Raises `OptionError` if the limit is too low."""
+        tiling, job = planned.tiling, planned.job
+        if self.many and job.tile is None:
+            tiling = tile_for_many(tiling)
+        if self.limit is not None:
+            tiling, batch = fitting_tile(tiling, planned.model, self.batch, self.lanes, self.limit)
+            job = replace(job, batch=batch)
+        return replace(planned, tiling=tiling, job=job)
+
+
+@dataclass
+class _Looker:
+    """Looks at one scene after the other."""
+
+    job: RunJob
+    data: Path
+    out: Path
+    collection: str
+    model: ModelSpec
+    wanted: Narrowing
+    fitting: _Fitting
+    overwrite: bool
+    outside: int = 0
+
+    def look(self, ref: SceneRef) -> SceneEntry | Fault | None:
+        """The entry of a scene; None if the job does not want it, or if it is a result itself."""
+        if self.out in Path(ref.href).parents:
+            return None
+        try:
+            scene = _scene_of(ref)
+            outline = scene.geobox.footprint(4326, buffer=0, npoints=16).geom
+            if not self.wanted.wants(scene.path, outline, scene.datetime):
+                self.outside += 1
+                return None
+            asked = self.job.segment_job(ref.href, self.out, self.data, self.collection)
+            planned = self.fitting.fit(look(replace(asked, overwrite=self.overwrite), scene, self.model))
+            return SceneEntry(SceneOrder.of(planned), self._state(planned.folder, planned.parameters))
+        except GeosegError as error:
+            return Fault(ref.id, str(error))
+
+    def _state(self, folder: Path, parameters: dict[str, Any]) -> State:
+        before = job_of(folder)
+        if before is None:
+            return "new"
+        if self.overwrite or before != parameters:
+            return "changed"
+        return "complete" if is_complete(folder, parameters) else "begun"
+
+
+def _scene_of(ref: SceneRef) -> Scene:
+    """What the file is, with what a list or catalog knows better."""
+    scene = open_scene(ref.href)
+    unnamed = not any(name for name in scene.bands if name != "alpha")
+    bands = ref.bands if unnamed and len(ref.bands) == len(scene.bands) else scene.bands
+    return replace(scene, id=ref.id, bands=bands, datetime=ref.datetime or scene.datetime, item=ref.item)
+
+
+def workers_of(cluster: str) -> int | None:
+    """How many workers a job's cluster has; None for this process, 1 where only the cluster knows."""
+    if cluster == "local":
+        return None
+    kind, _, count = cluster.partition(":")
+    return int(count) if kind == "processes" and count.isdecimal() else 1
+
+
+def seconds_of(plan: ArchivePlan) -> float:
+    """Seconds of a forward pass on this machine, measured now, with all that belongs to it."""
+    order = plan.pending[0].order
+    return seconds_per_pass(order.planned(), Predictor(plan.model, order.job.device, lanes=1))
+
+
+# --- the run
+
+
+def run_archive(
+    plan: ArchivePlan,
+    crew: Crew | None = None,
+    *,
+    observe: Observer = lambda _stage, _done, _total: None,
+    tell: Tell = lambda _event: None,
+) -> RunReport:
+    """Carry out a plan, here or by a crew, going on from what earlier runs have left.
+
+    What fails is in the report, in the ledgers and in `failed.geojson`, and keeps nothing else from being done. Raises
+    `OutputError` if OUT cannot be written or another run is at work in it, `ClusterError` if the crew is lost.
+    """
+    began = time.perf_counter()
+    _check_room(plan)
+    if crew is not None:
+        _check_shared(plan.out, crew)
+    with alone_in(plan.out):
+        listed = [Listed(e.order.scene.id, e.order.scene.path, e.order.scene.shape) for e in plan.entries]
+        write_list(plan.out, plan.job.model_dump(mode="json"), plan.data, listed, plan.faults)
+        done = _Done(plan, observe, tell)
+        for fault in plan.faults:
+            done.failed(Failure(fault.name, fault.why))
+        try:
+            if crew is None:
+                _here(plan, done)
+            else:
+                _ByCrew(crew, done).run(plan.pending)
+        finally:
+            write_failures(plan.out, done.failures)
+            footprints = write_collection(plan.out, plan.collection, plan.job.title, plan.job.license, plan.model)
+    kept = len(plan.entries) - len(plan.pending)
+    wall = time.perf_counter() - began
+    return RunReport(done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints)
+
+
+def _check_room(plan: ArchivePlan) -> None:
+    """Raises `OutputError` if OUT cannot be written, or has too little room for the largest scene alone."""
+    largest = max(plan.pending, key=lambda entry: entry.pixels, default=None)
+    if largest is not None:
+        check_output(plan.out, largest.order.scene)
+    else:
+        plan.out.mkdir(parents=True, exist_ok=True)
+
+
+def _check_shared(out: Path, crew: Crew) -> None:
+    """Raises `OutputError` if a worker does not see the folder for results."""
+    probe = out / ".shared"
+    probe.touch()
+    try:
+        blind = [worker for worker, sees in crew.ask(_sees, str(probe)).items() if not sees]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        msg = f"{out}: the workers {', '.join(blind[:3])} do not see this folder; choose one that all machines share"
+        raise OutputError(msg)
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+class _Done:
+    """Keeps count of a run."""
+
+    def __init__(self, plan: ArchivePlan, observe: Observer, tell: Tell) -> None:
+        self.failures: list[Failure] = []
+        self.seconds: dict[str, float] = {}
+        self.scenes = self.pixels = 0
+        self._observe, self._tell = observe, tell
+        total = sum(entry.pixels for entry in plan.pending)
+        self._predicted = Count(observe, "predicting", total)
+        self._finished = Count(observe, "finishing", total)
+
+    def begun(self, order: SceneOrder) -> None:
+        """A scene is begun."""
+        self._tell({"event": "scene begun", "scene": order.scene.id})
+
+    def skipped(self, pixels: int) -> None:
+        """So many pixels were predicted by an earlier run."""
+        self._predicted.add(pixels)
+
+    def predicted(self, pixels: int) -> None:
+        """Some pixels are predicted."""
+        self.pixels += pixels
+        self._predicted.add(pixels)
+
+    def spent(self, seconds: Mapping[str, float]) -> None:
+        """Some more seconds went into stages."""
+        for stage, value in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+
+    def tile(self, order: SceneOrder, outcome: TileOutcome) -> None:
+        """A tile came back."""
+        window = [*outcome.core.row_range, *outcome.core.col_range]
+        if outcome.why is None:
+            self.predicted(outcome.core.size)
+            self.spent(outcome.seconds)
+            self._tell({"event": "tile done", "scene": order.scene.id, "tile": window, "seconds": outcome.seconds})
+        else:
+            self._tell({"event": "tile failed", "scene": order.scene.id, "tile": window, "why": outcome.why})
+
+    def scene(self, order: SceneOrder, seconds: float) -> None:
+        """A scene is complete."""
+        self.scenes += 1
+        self._finished.add(int(np.prod(order.scene.shape)))
+        self._tell({"event": "scene done", "scene": order.scene.id, "seconds": round(seconds, 3)})
+
+    def failed(self, failure: Failure) -> None:
+        """A scene, or some of its tiles, failed."""
+        self.failures.append(failure)
+        self._tell({"event": "scene failed", "scene": failure.scene, "why": failure.why})
+        log.info("%s: %s", failure.scene, failure.why)
+
+
+def _here(plan: ArchivePlan, done: _Done) -> None:
+    """Scene after scene in this process, each on all cores."""
+    model = cache(lambda: Predictor(plan.model, plan.job.device))
+    for entry in plan.pending:
+        order, began = entry.order, time.perf_counter()
+        done.begun(order)
+        before = _count(order.folder, entry.state)
+        try:
+            run(order.planned(), _Predicted(done), keep_going=True, model=model)
+            remove_torn(order.folder)
+        except OutputError:
+            raise  # there is no room for the other scenes either
+        except GeosegError as error:
+            done.failed(_failure(order, str(error)))
+        except Exception as error:
+            log.debug("", exc_info=True)
+            done.failed(_failure(order, f"a defect: {type(error).__name__}: {error}"))
+        else:
+            done.scene(order, time.perf_counter() - began)
+        for line in islice(entries_of(order.folder), before, None):
+            done.spent(line.get("seconds", {}))
+
+
+class _Predicted:
+    """An observer of one scene that tells how many pixels were predicted."""
+
+    def __init__(self, done: _Done) -> None:
+        self._done, self._before = done, -1
+
+    def __call__(self, stage: str, done: int, total: int) -> None:  # noqa: ARG002  # as observers are called
+        """As `Observer` has it."""
+        if stage != "predicting":
+            return
+        if self._before < 0:
+            self._done.skipped(done)
+        else:
+            self._done.predicted(done - self._before)
+        self._before = done
+
+
+def _count(folder: Path, state: State) -> int:
+    """How many entries of the ledger will stay."""
+    return sum(1 for _ in entries_of(folder)) if state == "begun" else 0
+
+
+def _failure(order: SceneOrder, why: str, windows: Iterable[Window] = ()) -> Failure:
+    return Failure(order.scene.id, why, order.scene.geobox, tuple(windows))
+
+
+# --- with a crew
+
+
+@dataclass
+class _Scene:
+    """A scene that is under way."""
+
+    order: SceneOrder
+    store: ResultStore
+    began: float
+    waiting: int = 0
+    """Tiles whose outcome is not known."""
+    listed: bool = False
+    """Whether all of its tiles were handed out."""
+    machine: Machine | None = None
+    failed: list[tuple[Window, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile that was handed out."""
+
+    scene: _Scene
+    core: Window
+    tries: int = 1
+
+
+class _ByCrew:
+    """Hands out tiles, and then the files of each scene whose tiles are done."""
+
+    def __init__(self, crew: Crew, done: _Done) -> None:
+        self._crew, self._done = crew, done
+
+    def run(self, entries: Iterable[SceneEntry]) -> None:
+        """Do all of it."""
+        tiles = self._tiles(entries)
+        more = True
+        while more or self._crew.pending:
+            while more and self._crew.pending < max(1, TILES_AHEAD * self._crew.threads):
+                item = next(tiles, None)
+                if isinstance(item, _Tile):
+                    self._hand_out(item)
+                elif item is not None:
+                    self._close(item)
+                else:
+                    more = False
+            if self._crew.pending:
+                self._take(*self._crew.next())
+
+    def _tiles(self, entries: Iterable[SceneEntry]) -> Iterator[_Tile | _Scene]:
+        """What is missing of all scenes, as it is asked for: tiles, then the scene, all of whose tiles were given.
+
+        A scene's store is made when its first tile is.
+        """
+        for entry in entries:
+            scene = self._begin(entry)
+            if scene is None:
+                continue
+            for tile in entry.order.tiling.tiles():
+                core = scene.store.undone(tile.core)
+                self._done.skipped(tile.core.size - (0 if core is None else core.size))
+                if core is not None:
+                    yield _Tile(scene, core)
+            scene.listed = True
+            yield scene
+
+    def _begin(self, entry: SceneEntry) -> _Scene | None:
+        order = entry.order
+        self._done.begun(order)
+        try:
+            return _Scene(order, begin(order.planned()), time.perf_counter())
+        except GeosegError as error:
+            self._done.failed(_failure(order, str(error)))
+            return None
+
+    def _hand_out(self, tile: _Tile) -> None:
+        if tile.tries == 1:
+            tile.scene.waiting += 1
+        self._crew.submit(tile, predict_tile, tile.scene.order, tile.core)
+
+    def _take(self, tag: _Tile | _Scene, outcome: Any) -> None:
+        if isinstance(tag, _Tile):
+            self._take_tile(tag, outcome)
+        else:
+            self._take_scene(tag, outcome)
+
+    def _take_tile(self, tile: _Tile, outcome: Any) -> None:
+        scene = tile.scene
+        if not isinstance(outcome, TileOutcome):
+            if tile.tries < TRIES:
+                self._hand_out(replace(tile, tries=tile.tries + 1))
+                return
+            outcome = TileOutcome(tile.core, (failed_entry(tile.core, outcome.why, "lost"),), None, outcome.why)
+        if outcome.hopeless:
+            raise OutputError(outcome.why)
+        scene.waiting -= 1
+        scene.store.enter(*outcome.entries)
+        self._done.tile(scene.order, outcome)
+        if outcome.why is None:
+            scene.machine = outcome.machine
+        else:
+            scene.failed.append((tile.core, outcome.why))
+        self._close(scene)
+
+    def _close(self, scene: _Scene) -> None:
+        """Have the files made of a scene whose last tile is done."""
+        if not scene.listed or scene.waiting:
+            return
+        if scene.failed:
+            what = f"{len(scene.failed)} of its tiles failed: {scene.failed[0][1]}"
+            self._done.failed(_failure(scene.order, what, (core for core, _ in scene.failed)))
+        else:
+            self._crew.submit(scene, make_files, scene.order, scene.machine, first=True)
+
+    def _take_scene(self, scene: _Scene, outcome: Any) -> None:
+        if not isinstance(outcome, SceneOutcome):
+            outcome = SceneOutcome(0.0, outcome.why)
+        if outcome.hopeless:
+            raise OutputError(outcome.why)
+        self._done.spent({"files": outcome.seconds})
+        if outcome.why is None:
+            self._done.scene(scene.order, time.perf_counter() - scene.began)
+        else:
+            self._done.failed(_failure(scene.order, outcome.why))

@@ -1,0 +1,211 @@
+"""What a run will take, before it takes it: tiles, forward passes, memory, disk and time.
+
+Everything here is counted from headers, on the two lattices; only the time of a forward pass is measured. Counting does
+not walk over tiles: an axis at a time is enough, because tiles and patches are products of their rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from geoseg.errors import OptionError
+from geoseg.raster import Raster
+from geoseg.tiling import CHUNK, Tiling, patch_starts
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from geoseg.catalog import ModelSpec
+    from geoseg.pipeline import Plan, Predictor
+    from geoseg.raster import Band
+
+LIBRARIES = 1.1e9
+"""Bytes of a process that has loaded what it needs, and no model."""
+
+ACTIVATIONS = 900
+"""Bytes that a forward pass holds for each pixel of its patches, at most, of the networks that geoseg builds."""
+
+RAW = 8
+"""Bytes of a band's value as it is read, at most."""
+
+EXPORT_PER_PIXEL = 120
+"""Bytes that outlining takes for each pixel of the windows that it looks at together."""
+
+KEPT_PER_PIXEL = 2.0
+"""Bytes on the disk for each pixel of a scene, when it is complete: store and exports."""
+
+MOST_REPEATED = 1.10
+"""Passes of a scene in tiles, relative to those of the scene as one tile, at the planner's own choice."""
+
+MOST_CUTS = 64
+
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def read_bytes(text: str) -> int:
+    """`2GB`, `500 MiB` or a number as bytes. Raises `OptionError` for anything else.
+
+    >>> read_bytes("2GB"), read_bytes("1.5 GiB")
+    (2000000000, 1610612736)
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?I?)B?\s*", text.upper())
+    try:
+        if match is not None and match[2] in UNITS:
+            return int(float(match[1]) * UNITS[match[2]])
+    except ValueError:
+        pass
+    msg = f"{text!r} is no amount of memory; write it like 2GB or 500MB"
+    raise OptionError(msg)
+
+
+def _touched(size: int, patch: int, stride: int, tile: int) -> int:
+    """How many (tile, patch) pairs touch along an axis: what is predicted, where tiles are `tile` pixels long."""
+    starts = np.array(patch_starts(size, patch, stride))
+    low = np.arange(0, size, tile)
+    high = np.minimum(low + tile, size)
+    return int((np.searchsorted(starts, high, "left") - np.searchsorted(starts, low - patch, "right")).sum())
+
+
+def tiles_of(tiling: Tiling) -> int:
+    """How many tiles a scene has."""
+    (rows, cols), (high, wide) = tiling.shape, tiling.tile
+    return -(-rows // high) * -(-cols // wide)
+
+
+def passes_of(tiling: Tiling) -> int:
+    """Patches that the network sees of a scene, those that two tiles share counted for each."""
+    down, along = (_touched(*axis) for axis in zip(tiling.shape, tiling.patch, tiling.stride, tiling.tile, strict=True))
+    return down * along
+
+
+def repeated(tiling: Tiling) -> float:
+    """Patches that are predicted again because tiles share them, as a share of those of the scene."""
+    return passes_of(tiling) / passes_of(replace(tiling, tile=tiling.shape)) - 1
+
+
+def memory_of(tiling: Tiling, model: ModelSpec, batch: int, lanes: int) -> int:
+    """An upper bound of the bytes that a process holds at any time that predicts tiles and exports scenes."""
+    (high, wide), cols = tiling.patch, min(tiling.tile[1], tiling.shape[1])
+    width = cols + 2 * wide
+    network = ACTIVATIONS * model.patch**2 * batch * lanes
+    patches = (lanes + 2) * batch * high * wide * (len(model.bands) + 8 * model.outputs)
+    sums = 2 * 4 * model.outputs * high * width
+    strips = high * width * (4 * (len(model.bands) + 1) + RAW * len(model.bands))
+    rows = 4 * CHUNK * cols * (2 + len(model.auxiliary))
+    reading = 2 * CHUNK * tiling.shape[1] * len(model.bands) + (64 << 20)
+    export = CHUNK * (4 * tiling.shape[1] * (2 + len(model.auxiliary)) + 8 * CHUNK * EXPORT_PER_PIXEL)
+    return int(LIBRARIES + network + patches + sums + strips + rows + reading + export + model.weights.stat().st_size)
+
+
+def fitting_tile(tiling: Tiling, model: ModelSpec, batch: int, lanes: int, limit: int) -> tuple[Tiling, int]:
+    """The widest tile, and the largest batch up to `batch`, that a process with `limit` bytes can do.
+
+    Raises `OptionError` if even the smallest is too large.
+    """
+    while True:
+        wide = tiling.tile[1]
+        while True:
+            tried = replace(tiling, tile=(tiling.tile[0], wide))
+            if memory_of(tried, model, batch, lanes) <= limit:
+                return tried, batch
+            if wide <= CHUNK:
+                break
+            wide = max(CHUNK, (math.ceil(wide / 2 / CHUNK)) * CHUNK)
+        if batch == 1:
+            need = memory_of(tried, model, 1, lanes)
+            msg = f"{limit / 1e9:.2g} GB of memory are too little: this scene needs up to {need / 1e9:.2g} GB"
+            raise OptionError(msg)
+        batch //= 2
+
+
+@lru_cache(maxsize=1024)
+def tile_for_many(tiling: Tiling) -> Tiling:
+    """The smallest tiles that repeat at most a tenth of the passes at their borders, so that many workers have some."""
+    axes = zip(tiling.shape, tiling.patch, tiling.stride, strict=True)
+    rows, cols = (_cuts(*axis) for axis in axes)
+    once = rows[0][1] * cols[0][1]
+    fitting = [
+        (high * wide, high, wide) for high, down in rows for wide, along in cols if down * along <= MOST_REPEATED * once
+    ]
+    _, high, wide = min(fitting)
+    return replace(tiling, tile=(high, wide))
+
+
+def _cuts(size: int, patch: int, stride: int) -> list[tuple[int, int]]:
+    """Lengths of tiles along an axis, longest first, each with the patches that they touch in all."""
+    chunks = -(-size // CHUNK)
+    lengths = {min(-(-chunks // cuts) * CHUNK, size) for cuts in range(1, min(chunks, MOST_CUTS) + 1)}
+    return [(length, _touched(size, patch, stride, length)) for length in sorted(lengths, reverse=True)]
+
+
+# --- time
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A source without relief: what a forward pass takes does not depend on what it sees."""
+
+    shape: tuple[int, int]
+    bands: int
+
+    def read(self, window: Window) -> Raster:
+        """Grey."""
+        return Raster(np.full((self.bands, *window.shape), 127, np.uint8), np.ones(window.shape, bool))
+
+
+class Nowhere:
+    """A sink that keeps nothing."""
+
+    def write(self, band: Band) -> None:
+        """Take a band."""
+
+
+def seconds_per_pass(planned: Plan, predictor: Predictor, passes: int = 4) -> float:
+    """Seconds of one forward pass on this machine now, all that belongs to it included; the first is not counted."""
+    high, wide = planned.tiling.patch
+    counts = (1, passes)
+    spent = []
+    for count in counts:
+        shape = (high * count, wide)
+        tiling = Tiling(shape, (high, wide), (high, wide), shape)
+        flat = replace(planned, source=cast("Any", Flat(shape, len(planned.model.bands))), tiling=tiling)
+        report = predictor.run(flat, Window.of_shape(shape), Nowhere(), lambda _: None)
+        spent.append(sum(report.seconds.values()) / report.patches)
+    return spent[-1]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take."""
+
+    scenes: int
+    tiles: int
+    pixels: int
+    passes: int
+    repeated: float
+    """Share of the passes that are done again at borders of tiles."""
+    memory: int
+    """Bytes per worker, at most."""
+    disk: int
+    """Bytes that the results will take, about."""
+
+
+def estimate(tilings: Iterable[Tiling], model: ModelSpec, batch: int, lanes: int) -> Estimate:
+    """Add up scenes."""
+    scenes = tiles = pixels = passes = once = memory = 0
+    for tiling in tilings:
+        scenes += 1
+        tiles += tiles_of(tiling)
+        pixels += tiling.shape[0] * tiling.shape[1]
+        passes += passes_of(tiling)
+        once += passes_of(replace(tiling, tile=tiling.shape))
+        memory = max(memory, memory_of(tiling, model, batch, lanes))
+    again = passes / once - 1 if once else 0.0
+    return Estimate(scenes, tiles, pixels, passes, again, memory, int(pixels * KEPT_PER_PIXEL))

@@ -1,0 +1,505 @@
+"""Which scenes a job is about: files, STAC catalogs and searches, narrowed by area and date.
+
+Catalogs are other people's text. What they name is used only if it lies in the catalog's own folder (or in a folder
+that the job names), or has a scheme that the job allows; GDAL's own ways to name things (`/vsi...`, `NETCDF:...`, XML)
+are refused, because they reach anywhere.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import glob
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import unquote, urljoin, urlsplit
+
+import shapely
+from pydantic import Field, model_validator
+
+from geoseg.errors import OptionError, SceneError
+from geoseg.jobs import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from shapely.geometry.base import BaseGeometry
+
+Scheme: TypeAlias = Literal["http", "https", "s3", "gs", "az", "vsi"]
+
+
+class SceneFile(Strict):
+    """One scene of a list, with what its file does not say."""
+
+    href: str = Field(description="path, counted from the data folder, or address")
+    id: str | None = Field(
+        default=None, pattern=r"^\w[\w .-]*$", description="name of the scene and of its folder; None: the file's"
+    )
+    datetime: dt.datetime | None = Field(default=None, description="when it was taken; None: as the file says")
+
+
+class Search(Strict):
+    """A query to a STAC API."""
+
+    api: str = Field(description="address of the API's landing page")
+    collections: tuple[str, ...] = Field(min_length=1, description="ids of the collections to search")
+    query: dict[str, Any] = Field(
+        default_factory=dict, description="the query extension, such as {'eo:cloud_cover': {lt: 10}}"
+    )
+    limit: int | None = Field(default=None, gt=0, description="at most so many scenes; None: all")
+
+
+class Scenes(Strict):
+    """Which scenes are mapped. At least one of files, catalogs and search is needed; they add up."""
+
+    files: tuple[str | SceneFile, ...] = Field(
+        default=(), description="paths, globs (** for all folders below) or {href, id, datetime}"
+    )
+    catalogs: tuple[str, ...] = Field(
+        default=(), description="STAC catalogs, collections, items, item collections (.json), or stac-geoparquet"
+    )
+    search: Search | None = Field(default=None, description="a search of a STAC API (extra `archive`)")
+    asset: str | None = Field(
+        default=None, description="key of the asset to read of each item; None: the only raster, or data or visual"
+    )
+    aoi: str | None = Field(default=None, description="vector file: only scenes that meet its polygons")
+    dates: tuple[dt.date | None, dt.date | None] | None = Field(
+        default=None, description="first and last day, in UTC, null for open; a scene without a date is an error then"
+    )
+    allow: tuple[Scheme, ...] = Field(
+        default=(), description="remote schemes that scenes may come by; vsi: GDAL's own file systems and XML"
+    )
+    roots: tuple[str, ...] = Field(default=(), description="folders besides its own that a catalog may name files in")
+
+    @model_validator(mode="after")
+    def _some(self) -> Scenes:
+        if not (self.files or self.catalogs or self.search):
+            msg = "files, catalogs or search must say where scenes come from"
+            raise ValueError(msg)
+        return self
+
+
+@dataclass(frozen=True)
+class SceneRef:
+    """A scene as a list or catalog tells of it; nothing of its file was read."""
+
+    href: str
+    """Absolute path or address of its raster."""
+    id: str
+    datetime: dt.datetime | None = None
+    item: str | None = None
+    """Absolute path or address of the STAC item."""
+    footprint: BaseGeometry | None = None
+    """Longitude and latitude, if known."""
+    bands: tuple[str, ...] = ()
+    """STAC common names, if the item tells them."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A scene that cannot be mapped, and why, in a sentence."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """What of the scenes is wanted."""
+
+    area: BaseGeometry | None = None
+    """Longitude and latitude."""
+    dates: tuple[dt.date | None, dt.date | None] | None = None
+
+    def wants(self, name: str, footprint: BaseGeometry | None, when: dt.datetime | None) -> bool:
+        """Whether a scene is wanted, as far as it is known. Raises `SceneError` if dates are asked for in vain."""
+        if self.area is not None and footprint is not None and not self.area.intersects(footprint):
+            return False
+        if self.dates is None:
+            return True
+        if when is None:
+            msg = f"{name}: its date is unknown, and the job chooses by date; give it in the job ({{href, datetime}})"
+            raise SceneError(msg)
+        first, last = self.dates
+        day = _utc(when).date()
+        return (first is None or first <= day) and (last is None or day <= last)
+
+
+def narrowing(scenes: Scenes, data: Path) -> Narrowing:
+    """The area and dates of a job. Raises `OptionError` for a file that is no area."""
+    return Narrowing(None if scenes.aoi is None else read_area(data / scenes.aoi), scenes.dates)
+
+
+def read_area(path: Path) -> BaseGeometry:
+    """All polygons of a vector file, in longitude and latitude. Raises `OptionError` if there are none."""
+    import geopandas as gpd
+
+    try:
+        frame = gpd.read_file(path)
+    except Exception as error:  # pyogrio raises various errors of its own and of GDAL's
+        msg = f"{path}: cannot be read as a vector file: {error}"
+        raise OptionError(msg) from error
+    polygons = frame.geometry[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
+    if frame.crs is None or polygons.empty:
+        missing = "no CRS" if frame.crs is None else "no polygons"
+        msg = f"{path}: has {missing}; an area of interest is one or more polygons with a CRS"
+        raise OptionError(msg)
+    area: BaseGeometry = polygons.to_crs(4326).union_all()
+    shapely.prepare(area)
+    return area
+
+
+def select(scenes: Scenes, data: Path) -> Iterator[SceneRef | Fault]:
+    """All scenes of a job that its area and dates do not rule out, as far as nothing of their files is read.
+
+    Relative paths count from `data`. Raises `OptionError` if a list or catalog of the job itself cannot be read; what
+    is wrong with one scene is a `Fault`. Lazy: a catalog is read as far as scenes are taken.
+    """
+    wanted = narrowing(scenes, data)
+    for found in _all(scenes, data, wanted):
+        try:
+            if (
+                isinstance(found, Fault)
+                or found.item is None
+                or wanted.wants(found.id, found.footprint, found.datetime)
+            ):
+                yield found
+        except SceneError as error:
+            yield Fault(found.id if isinstance(found, SceneRef) else found.name, str(error))
+
+
+def _all(scenes: Scenes, data: Path, wanted: Narrowing) -> Iterator[SceneRef | Fault]:
+    for entry in scenes.files:
+        yield from _files(entry if isinstance(entry, SceneFile) else SceneFile(href=entry), scenes, data)
+    roots = tuple((data / root).resolve() for root in scenes.roots)
+    for catalog in scenes.catalogs:
+        where = catalog if _scheme(catalog) else str((data / catalog).resolve())
+        rule = Rule(scenes.allow, (*roots, Path(where).parent) if not _scheme(where) else roots)
+        _permit_catalog(rule, where)
+        for found in _items(where, rule):
+            yield _ref(found, scenes.asset, rule)
+    if scenes.search is not None:
+        rule = Rule(scenes.allow, roots)
+        for item in _search(scenes.search, wanted):
+            yield _ref(Found(item, _self_href(item), alone=False), scenes.asset, rule)
+
+
+def _permit_catalog(rule: Rule, where: str) -> None:
+    try:
+        rule.permit(where, "", listed=True)
+    except SceneError as error:
+        raise OptionError(str(error)) from error
+
+
+# --- what may be named
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which hrefs are followed."""
+
+    allow: tuple[Scheme, ...]
+    roots: tuple[Path, ...]
+    """Resolved folders that a catalog's files lie in."""
+
+    def permit(self, href: str, home: str, *, listed: bool = False) -> str:
+        """The absolute path or address of an href that stands in the file `home`. Raises `SceneError` if refused.
+
+        `listed`: the user named it, so it may lie in any folder.
+        """
+        path = _absolute(href, home)
+        scheme = _scheme(path)
+        if scheme and scheme not in self.allow:
+            msg = f"{href}: {scheme} is not allowed by this job; if you trust it, add it to scenes.allow: [{scheme}]"
+            raise SceneError(msg)
+        if scheme:
+            return path
+        real = Path(path).resolve()
+        if not listed and not any(real == root or root in real.parents for root in self.roots):
+            msg = f"{href}: lies outside of its catalog's folder; if you trust it, add its folder to scenes.roots"
+            raise SceneError(msg)
+        if "vsi" not in self.allow and _is_text(real):
+            msg = f"{href}: is a description (VRT or other XML) that may name any file or address; if you trust it, "
+            raise SceneError(msg + "add vsi to scenes.allow")
+        return str(Path(path))
+
+
+def _scheme(href: str) -> str:
+    """`https` and the like; `vsi` for what only GDAL understands; nothing for a path."""
+    if "/vsi" in href.lower().replace("\\", "/") or href.lstrip().startswith("<"):
+        return "vsi"
+    scheme, colon, rest = href.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z][\w+.-]+", scheme):  # one letter is a drive
+        return ""
+    known = scheme.lower() in {"http", "https", "s3", "gs", "az"} and rest.startswith("//")
+    return scheme.lower() if known else "vsi"
+
+
+def _absolute(href: str, home: str) -> str:
+    if href.lower().startswith("file://"):
+        href = unquote(urlsplit(href).path)
+    if _scheme(href):
+        return href
+    if not home or Path(href).is_absolute():
+        return href
+    if _scheme(home) == "vsi":
+        return href
+    return urljoin(home, href) if _scheme(home) else str(Path(home).parent / href)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is XML, which GDAL takes for a raster whatever its name is."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    except OSError:
+        return False  # opening it will tell what is wrong
+
+
+# --- lists
+
+
+def _files(entry: SceneFile, scenes: Scenes, data: Path) -> Iterator[SceneRef | Fault]:
+    rule = Rule(scenes.allow, ())
+    try:
+        paths = [entry.href] if _scheme(entry.href) else _glob(entry, data)
+    except SceneError as error:
+        yield Fault(entry.href, str(error))
+        return
+    for path in paths:
+        try:
+            href = rule.permit(path, "", listed=True)
+            yield SceneRef(href, entry.id or Path(urlsplit(href).path if _scheme(href) else href).stem, entry.datetime)
+        except SceneError as error:
+            yield Fault(path, str(error))
+
+
+def _glob(entry: SceneFile, data: Path) -> list[str]:
+    path = _absolute(entry.href, "")
+    path = path if Path(path).is_absolute() else str(data / path)
+    if Path(path).exists() or not glob.has_magic(path):
+        return [str(Path(path).absolute())]
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # Path has none for absolute patterns
+    if not found:
+        msg = f"{path}: no file is named like this; check the pattern"
+        raise SceneError(msg)
+    if entry.id is not None and len(found) > 1:
+        msg = f"{path}: is {len(found)} files, and one id; leave the id out"
+        raise SceneError(msg)
+    return [str(Path(each).absolute()) for each in found]
+
+
+# --- catalogs
+
+
+@dataclass(frozen=True)
+class Found:
+    """A STAC item."""
+
+    content: dict[str, Any]
+    home: str
+    """What its hrefs count from."""
+    alone: bool
+    """Whether it is all that its file holds, so that the file's path is the item's."""
+
+
+def _items(where: str, rule: Rule) -> Iterator[Found | Fault]:
+    """STAC items below a catalog; no object is visited twice, however its links go."""
+    if Path(where).suffix == ".parquet":
+        yield from (Found(item, where, alone=False) for item in _read_parquet(where))
+        return
+    seen: set[str] = set()
+    coming = [where]
+    while coming:
+        here = coming.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        try:
+            content = _read_json(here)
+        except SceneError as error:
+            if here == where:
+                raise OptionError(str(error)) from error
+            yield Fault(here, str(error))
+            continue
+        below, found = _opened(content, here, rule)
+        coming += reversed(below)
+        yield from found
+
+
+def _opened(content: dict[str, Any], here: str, rule: Rule) -> tuple[list[str], list[Found | Fault]]:
+    """What a STAC object leads to, and the items that it holds itself."""
+    kind = content.get("type")
+    if kind == "Feature":
+        return [], [Found(content, here, alone=True)]
+    if kind == "FeatureCollection":
+        return [], [Found(item, here, alone=False) for item in content.get("features", ())]
+    if kind in {"Catalog", "Collection"}:
+        return _links(content, here, rule)
+    return [], [Fault(here, f"{here}: is no STAC object (its type is {kind!r})")]
+
+
+def _links(content: dict[str, Any], here: str, rule: Rule) -> tuple[list[str], list[Found | Fault]]:
+    below: list[str] = []
+    faults: list[Found | Fault] = []
+    for link in content.get("links", ()):
+        if link.get("rel") in {"child", "item"}:
+            href = str(link.get("href"))
+            try:
+                below.append(_normal(rule.permit(href, here)))
+            except SceneError as error:
+                faults.append(Fault(href, f"{here}: {error}"))
+    return below, faults
+
+
+def _normal(where: str) -> str:
+    return where if _scheme(where) else str(Path(where).resolve())
+
+
+def _read_json(where: str) -> dict[str, Any]:
+    try:
+        if _scheme(where):
+            import pystac
+
+            text = pystac.StacIO.default().read_text(where)
+        else:
+            text = Path(where).read_text(encoding="utf-8")
+        content = json.loads(text)
+    except Exception as error:  # pystac raises what its library for addresses does
+        msg = f"{where}: cannot be read as STAC: {getattr(error, 'strerror', None) or error}"
+        raise SceneError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{where}: cannot be read as STAC: it holds no JSON object"
+        raise SceneError(msg)
+    return content
+
+
+def _read_parquet(where: str) -> Iterator[dict[str, Any]]:
+    """Items of a stac-geoparquet file, batch by batch."""
+    _need_archive("stac_geoparquet")
+    import pyarrow.parquet as pq
+    import stac_geoparquet.arrow
+
+    try:
+        with pq.ParquetFile(where) as file:
+            for batch in file.iter_batches(1024):
+                yield from stac_geoparquet.arrow.stac_table_to_items(_table(batch, file.schema_arrow))
+    except OSError as error:
+        msg = f"{where}: cannot be read as stac-geoparquet: {error}"
+        raise OptionError(msg) from error
+
+
+def _table(batch: Any, schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_batches([batch], schema=schema)
+
+
+def _search(search: Search, wanted: Narrowing) -> Iterator[dict[str, Any]]:
+    _need_archive("pystac_client")
+    import pystac_client
+
+    first, last = wanted.dates or (None, None)
+    when = None if wanted.dates is None else f"{first or '..'}/{last or '..'}"
+    try:
+        client = pystac_client.Client.open(search.api)
+        found = client.search(
+            collections=list(search.collections),
+            query=search.query or None,
+            datetime=when,
+            intersects=None if wanted.area is None else json.loads(shapely.to_geojson(wanted.area)),
+            max_items=search.limit,
+        )
+        yield from found.items_as_dicts()
+    except Exception as error:  # whatever the network has, and what pystac-client makes of it
+        msg = f"{search.api}: cannot be searched: {error}"
+        raise OptionError(msg) from error
+
+
+def _need_archive(module: str) -> None:
+    """Raises `OptionError` if a package of the extra `archive` is not there."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        msg = f"this job needs {module.replace('_', '-')}: pip install 'geoseg[archive]'"
+        raise OptionError(msg)
+
+
+def _self_href(item: dict[str, Any]) -> str:
+    return next((str(link["href"]) for link in item.get("links", ()) if link.get("rel") == "self"), "")
+
+
+# --- items
+
+
+def _ref(found: Found | Fault, asset: str | None, rule: Rule) -> SceneRef | Fault:
+    """The scene of a STAC item; what is wrong with it is a `Fault` with its name."""
+    if isinstance(found, Fault):
+        return found
+    item, home = found.content, found.home
+    name = str(item.get("id"))
+    try:
+        return _scene_of(found, asset, rule)
+    except SceneError as error:
+        return Fault(name, f"{name}: {error}")
+    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException) as error:
+        return Fault(name, f"{name}: not a STAC item that can be used: {type(error).__name__}: {error} (in {home})")
+
+
+def _scene_of(found: Found, asset: str | None, rule: Rule) -> SceneRef:
+    item = found.content
+    properties = item.get("properties", {})
+    chosen = _asset(item.get("assets", {}), asset)
+    when = properties.get("datetime") or properties.get("start_datetime")
+    bands = chosen.get("bands") or chosen.get("eo:bands") or ()
+    names = tuple(str(band.get("eo:common_name") or band.get("common_name") or "") for band in bands)
+    geometry = item.get("geometry")
+    return SceneRef(
+        href=rule.permit(str(chosen["href"]), found.home),
+        id=re.sub(r"[^\w.-]+", "_", str(item["id"])).lstrip(".") or "scene",
+        datetime=None if when is None else _utc(dt.datetime.fromisoformat(str(when))),
+        item=found.home if found.alone else _self_href(item) or found.home,
+        footprint=None if geometry is None else shapely.from_geojson(json.dumps(geometry)),
+        bands=names if any(names) else (),
+    )
+
+
+def _asset(assets: dict[str, Any], key: str | None) -> dict[str, Any]:
+    """The asset of that key, or else the only raster, or else the one whose role or key is visual or data."""
+    if key is not None:
+        if key not in assets:
+            msg = f"has no asset {key!r}; there are: {', '.join(assets) or 'none'}; choose another scenes.asset"
+            raise SceneError(msg)
+        chosen: dict[str, Any] = assets[key]
+        return chosen
+    rasters = {
+        k: a for k, a in assets.items() if str(a.get("type", "image/tiff")).startswith(("image/tiff", "image/jp2"))
+    }
+    for kind in ("visual", "data"):
+        of_kind = [a for k, a in rasters.items() if k == kind or kind in (a.get("roles") or ())]
+        if len(rasters) > 1 and len(of_kind) == 1:
+            rasters = {kind: of_kind[0]}
+    if len(rasters) != 1:
+        msg = f"which of its assets is to be read? There are: {', '.join(assets) or 'none'}; name one: scenes.asset"
+        raise SceneError(msg)
+    return next(iter(rasters.values()))
+
+
+def _utc(when: dt.datetime) -> dt.datetime:
+    return when.replace(tzinfo=dt.UTC) if when.tzinfo is None else when.astimezone(dt.UTC)
+
+
+def unique(refs: Iterable[SceneRef | Fault]) -> Iterator[SceneRef | Fault]:
+    """The same without scenes that come twice; two scenes of one id would share a folder, so the second is a fault."""
+    taken: dict[str, str] = {}
+    for ref in refs:
+        if isinstance(ref, Fault):
+            yield ref
+        elif ref.id not in taken:
+            taken[ref.id] = ref.href
+            yield ref
+        elif taken[ref.id] != ref.href:
+            why = f"{ref.href}: is named {ref.id} like {taken[ref.id]}, so their results would share a folder; "
+            yield Fault(ref.href, why + "give it another id in the job ({href, id})")

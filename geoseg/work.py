@@ -1,0 +1,235 @@
+"""What a worker does for an archive: predict one tile, or make the files of one scene.
+
+A worker is told paths and windows, never pixels, networks or open files: an order is what a plan knows, small enough to
+travel with every tile. The model is loaded once per process, a scene opened once per process and thread. A worker
+writes its tile's chunks, which are nobody else's, and tells what is to be entered in the ledger, which one process
+alone keeps. So the same tile may be done twice, by whomever, and nothing is different.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import rasterio
+
+from geoseg.catalog import find_model
+from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
+from geoseg.io.scenes import GdalSource
+from geoseg.io.store import STORE, ResultStore
+from geoseg.io.vectors import read_aoi
+from geoseg.pipeline import (
+    Machine,
+    Plan,
+    Predictor,
+    SegmentJob,
+    failed_entry,
+    fingerprint,
+    finish,
+    machine_of,
+    tile_entry,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from geoseg.catalog import ModelSpec, Scene
+    from geoseg.io.scenes import Stretch
+    from geoseg.raster import Band
+    from geoseg.tiling import Tiling
+    from geoseg.window import Window
+
+log = logging.getLogger("geoseg")
+
+WAITS = (0.3, 1.0)
+"""Seconds to wait before a file is read again."""
+
+REMOTE_WAITS = (1.0, 4.0, 16.0)
+"""The same for what comes over a network."""
+
+SCENES_KEPT_OPEN = 8
+
+
+@dataclass(frozen=True)
+class SceneOrder:
+    """A plan as it travels: all of it but open files and geometries."""
+
+    job: SegmentJob
+    """With absolute paths: a worker has another working directory."""
+    scene: Scene
+    model: ModelSpec
+    bands: tuple[int, ...]
+    stretch: Stretch | None
+    tiling: Tiling
+    folder: Path
+    parameters: str
+    """JSON."""
+
+    @classmethod
+    def of(cls, planned: Plan) -> Self:
+        """The order to carry out a plan."""
+        source, parameters = planned.source, json.dumps(planned.parameters)
+        known = planned.job, planned.scene, planned.model, source.bands, source.stretch, planned.tiling
+        return cls(*known, planned.folder, parameters)
+
+    def planned(self) -> Plan:
+        """The plan again, with a source that reads patiently. Raises `SceneError` if the scene has changed."""
+        parameters = json.loads(self.parameters)
+        _check_unchanged(self.scene, parameters["scene"])
+        inside = None if self.job.aoi is None else read_aoi(Path(self.job.aoi), self.scene.geobox)
+        waits = REMOTE_WAITS if is_remote(self.scene.path) else WAITS
+        source = GdalSource(self.scene, self.bands, self.stretch, inside, waits)
+        return Plan(self.job, self.scene, self.model, self.folder, source, self.tiling, parameters, complete=False)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a scene comes over a network, as far as its path tells."""
+    return "://" in path or path.startswith("/vsi")
+
+
+def _check_unchanged(scene: Scene, before: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(fingerprint(scene)))
+    if now != before:
+        gone = before["bytes"] is not None and now["bytes"] is None
+        what = "is not there any more" if gone else "has changed since the run was planned"
+        msg = f"{scene.path}: {what}; when it is as it should be, run the same command again"
+        raise SceneError(msg)
+
+
+@dataclass(frozen=True)
+class TileOutcome:
+    """What comes back from a worker for a tile: a few numbers."""
+
+    core: Window
+    entries: tuple[dict[str, Any], ...]
+    """For the ledger."""
+    machine: Machine | None = None
+    why: str | None = None
+    """Why it failed, if it did."""
+    hopeless: bool = False
+    """Whether nothing else can be done either: the disk refuses."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage."""
+        return dict(self.entries[-1].get("seconds", {})) if self.entries else {}
+
+
+@dataclass(frozen=True)
+class SceneOutcome:
+    """What comes back for the files of a scene."""
+
+    seconds: float
+    why: str | None = None
+    hopeless: bool = False
+
+
+def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
+    """Predict one tile into the scene's store. Whatever goes wrong with it is told in the outcome, not raised."""
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    try:
+        with _borrowed(order) as planned, rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()):
+            sink = _Unentered(_store_of(order))
+            predictor = _predictor(order)
+            report = predictor.run(planned, core, sink, lambda _: None)
+            machine = machine_of(order.job, predictor.batch(order.job))
+    except Exception as error:  # noqa: BLE001  # a night's work goes on without this tile
+        why = _why(error)
+        return TileOutcome(core, (failed_entry(core, why, worker),), None, why, isinstance(error, OutputError))
+    return TileOutcome(core, (*sink.entries, tile_entry(report, worker)), machine)
+
+
+def make_files(order: SceneOrder, machine: Machine | None) -> SceneOutcome:
+    """Outline a scene that is predicted and export it, its item last. What goes wrong is told in the outcome."""
+    began = time.perf_counter()
+    try:
+        planned = replace(order, job=replace(order.job, aoi=None)).planned()  # no pixel of the scene is read
+        store = ResultStore.open(order.folder)
+        finish(planned, store, machine or machine_of(order.job), lambda _stage, _done, _total: None)
+        remove_torn(order.folder)
+    except Exception as error:  # noqa: BLE001  # a night's work goes on without this scene
+        return SceneOutcome(time.perf_counter() - began, _why(error), isinstance(error, OutputError))
+    return SceneOutcome(time.perf_counter() - began)
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what writers that were killed have left of a store's chunks."""
+    for torn in (folder / STORE).rglob("*.partial"):
+        torn.unlink(missing_ok=True)
+
+
+def _why(error: Exception) -> str:
+    log.debug("", exc_info=error)
+    return str(error) if isinstance(error, GeosegError) else f"a defect: {type(error).__name__}: {error}"
+
+
+@dataclass
+class _Unentered:
+    """A `Sink` that writes chunks, and keeps what is to be entered in the ledger."""
+
+    store: ResultStore
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, band: Band) -> None:
+        """Write a band."""
+        self.entries.append(self.store.put(band))
+
+
+def _store_of(order: SceneOrder) -> ResultStore:
+    """The store, for writing chunks only: what of it is done is nothing a worker knows."""
+    return ResultStore(order.folder, order.scene.shape, order.model.auxiliary, np.empty((0, 0), np.int64))
+
+
+# --- what a process keeps
+
+_loading = threading.Lock()
+_open: OrderedDict[tuple[Path, str], list[Plan]] = OrderedDict()
+_opening = threading.Lock()
+
+
+def _predictor(order: SceneOrder) -> Predictor:
+    """The model of this process, loaded when it is first asked for, by one thread while the others wait."""
+    with _loading:
+        return _load(order.model, order.job.device)
+
+
+@lru_cache(maxsize=1)
+def _load(model: ModelSpec, device: str) -> Predictor:
+    if not model.weights.exists():  # another machine, where geoseg is installed elsewhere
+        here = find_model(model.product, model.name)
+        if here.sha256 != model.sha256:
+            msg = f"{here.weights}: this worker has other weights of {model.name}; install the same geoseg everywhere"
+            raise ModelError(msg)
+        model = here
+    return Predictor(model, device, lanes=1)
+
+
+@contextmanager
+def _borrowed(order: SceneOrder) -> Iterator[Plan]:
+    """A plan whose open file no other thread reads; files stay open from one tile to the next."""
+    key = order.folder, order.parameters
+    with _opening:
+        idle = _open.setdefault(key, [])
+        _open.move_to_end(key)
+        while len(_open) > SCENES_KEPT_OPEN:
+            _open.popitem(last=False)
+        planned = idle.pop() if idle else None
+    if planned is None:
+        planned = order.planned()
+    else:
+        _check_unchanged(order.scene, planned.parameters["scene"])
+    yield planned
+    with _opening:
+        if key in _open:
+            _open[key].append(planned)

@@ -1,0 +1,150 @@
+"""What a plan counts, against walking over every tile."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import write_tif
+from hypothesis import given
+from hypothesis import strategies as st
+from test_archive import command, job_of, picture, scene  # noqa: F401  # a fixture among them
+
+from geoseg.archive import plan_archive, run_archive
+from geoseg.catalog import ModelSpec, find_model
+from geoseg.errors import OptionError
+from geoseg.planning import (
+    MOST_REPEATED,
+    estimate,
+    fitting_tile,
+    memory_of,
+    passes_of,
+    read_bytes,
+    repeated,
+    tile_for_many,
+    tiles_of,
+)
+from geoseg.tiling import CHUNK, Tiling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BANEPA = Tiling((8704, 11264), (590, 590), (443, 443), (8704, 11264))
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> Tiling:
+    shape = draw(st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
+    patch = draw(st.tuples(st.integers(1, 700), st.integers(1, 700)))
+    stride = draw(st.integers(max(1, patch[0] // 4), patch[0])), draw(st.integers(max(1, patch[1] // 4), patch[1]))
+    tile = tuple(min(CHUNK * draw(st.integers(1, 6)), side) for side in shape)
+    return Tiling(shape, patch, stride, (tile[0], tile[1]))
+
+
+@given(tilings())
+def test_counting_is_walking(tiling: Tiling) -> None:
+    tiles = list(tiling.tiles())
+    assert tiles_of(tiling) == len(tiles)
+    assert passes_of(tiling) == sum(len(tile.patch_rows) * len(tile.patch_cols) for tile in tiles)
+
+
+@given(tilings())
+def test_the_planner_repeats_little(tiling: Tiling) -> None:
+    chosen = tile_for_many(tiling)
+    assert 0 <= repeated(chosen) <= MOST_REPEATED - 1 + 1e-9
+    assert all(tile % CHUNK == 0 or tile == side for tile, side in zip(chosen.tile, chosen.shape, strict=True))
+
+
+def test_a_large_scene_is_cut_for_many_workers() -> None:
+    assert tiles_of(tile_for_many(BANEPA)) >= 2
+    assert tiles_of(tile_for_many(Tiling((100_000, 100_000), (512, 512), (384, 384), (100_000, 100_000)))) >= 64
+
+
+def test_a_plan_of_a_million_tiles_is_quick() -> None:
+    side = 1000 * CHUNK
+    one = Tiling((side, side), (512, 512), (384, 384), (CHUNK, CHUNK))
+    many = [Tiling((CHUNK * 2, CHUNK * 5), (512, 512), (384, 384), (CHUNK, CHUNK))] * 1000
+    model = find_model("buildings", None)
+    began = time.process_time()
+    found = estimate([one, *many], model, 1, 1)
+    assert time.process_time() - began < 2
+    assert found.tiles == 1_000_000 + 10_000
+    assert 0.5 < found.repeated < 1
+
+
+def test_memory_follows_the_tile_and_the_batch() -> None:
+    model = find_model("buildings", None)
+    whole = replace(BANEPA, tile=(8704, 11264))
+    assert (
+        memory_of(whole, model, 1, 2)
+        > memory_of(whole, model, 1, 1)
+        > memory_of(replace(whole, tile=(CHUNK, CHUNK)), model, 1, 1)
+    )
+    limit = memory_of(whole, model, 4, 1)
+    assert fitting_tile(whole, model, 4, 1, limit) == (whole, 4)
+    narrow, batch = fitting_tile(whole, model, 4, 1, limit - 1)
+    assert (narrow.tile[1], batch) == (6144, 4)
+    least = memory_of(replace(whole, tile=(8704, CHUNK)), model, 1, 1)
+    assert fitting_tile(whole, model, 4, 1, least)[1] == 1
+    with pytest.raises(OptionError, match="this scene needs up to"):
+        fitting_tile(whole, model, 4, 1, least - 1)
+
+
+def test_the_bound_is_above_what_was_measured() -> None:
+    """2.4 GB for Banepa as one tile, two lanes (benchmarks/memory.py), and not so far above that it says nothing."""
+    assert 2.4e9 < memory_of(BANEPA, find_model("buildings", None), 1, 2) < 4.8e9
+
+
+def test_amounts_of_memory() -> None:
+    assert [read_bytes(text) for text in ("2GB", "500 mb", "1GiB", "7")] == [2 * 10**9, 5 * 10**8, 2**30, 7]
+    for text in ("", "GB", "2 apples", "1.2.3GB", "-1GB"):
+        with pytest.raises(OptionError, match="is no amount of memory"):
+            read_bytes(text)
+
+
+def test_a_job_with_a_limit_gets_tiles_that_fit(tiny_model: Path, tmp_path: Path) -> None:
+    write_tif(tmp_path / "a.tif", picture(70, 4500))
+    write_tif(tmp_path / "b.tif", picture(70, 70))
+    job = job_of(tiny_model, ["*.tif"], batch=1)
+    plan = plan_archive(job, tmp_path)
+    assert plan.entries[0].order.tiling.tile == (70, 4500)
+    spec: ModelSpec = plan.model
+    limit = memory_of(replace(plan.entries[0].order.tiling, tile=(70, 3072)), spec, 1, plan.lanes)
+    plan = plan_archive(job.model_copy(update={"max_memory": str(limit)}), tmp_path)
+    assert plan.entries[0].order.tiling.tile == (70, 3072)
+    assert plan.estimate().memory <= limit
+    least = memory_of(plan.entries[1].order.tiling, spec, 1, plan.lanes)
+    plan = plan_archive(job.model_copy(update={"max_memory": str(least)}), tmp_path)
+    assert [entry.order.scene.id for entry in plan.entries] == ["b"]
+    assert "of memory are too little" in plan.faults[0].why
+
+
+def test_the_command_tells_what_would_be_done(
+    command: Callable[..., tuple[int, str, str]],  # noqa: F811  # the fixture
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    scene(tmp_path / "a.tif", 1)
+    scene(tmp_path / "b.tif", 2)
+    (tmp_path / "bad.tif").write_text("nothing", encoding="utf-8")
+    job = job_of(tiny_model, ["*.tif"])
+    (tmp_path / "job.yaml").write_text(json.dumps(job.model_dump(mode="json")), encoding="utf-8")
+    status, out, err = command("plan", tmp_path / "job.yaml")
+    assert status == 3
+    assert err.startswith("Cannot be mapped: bad: ")
+    told = {line[:22].strip(): line[23:] for line in out.splitlines()}
+    assert told["scenes"] == "2 (2 new), 1 cannot be mapped"
+    assert told["to be mapped"] == "2 scenes, 2 tiles, 0.0 megapixels"
+    assert told["forward passes"] == "12, 0.0% of them again at borders of tiles"
+    assert told["time"].startswith("about 0:0")
+    assert not (tmp_path / "maps").exists()
+    run_archive(plan_archive(job, tmp_path))
+    (tmp_path / "bad.tif").unlink()
+    status, out, err = command("plan", tmp_path / "job.yaml", "--no-time", "--cluster", "processes:4")
+    assert (status, err) == (0, "")
+    assert "2 (2 complete), 0 cannot be mapped" in out
+    assert "time" not in {line.split()[0] for line in out.splitlines()}
