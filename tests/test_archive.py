@@ -302,11 +302,11 @@ def test_a_device_that_is_too_small_gets_fewer_patches(
     scene(tmp_path / "a.tif")
     honest, sizes = NetworkPredict.__call__, []
 
-    def small(self: NetworkPredict, patches: Any) -> Any:
+    def small(self: NetworkPredict, patches: Any, cells: Any) -> Any:
         sizes.append(len(patches))
         if len(patches) > 2:
             raise OutOfMemory("CUDA out of memory")
-        return honest(self, patches)
+        return honest(self, patches, cells)
 
     monkeypatch.setattr(NetworkPredict, "__call__", small)
     carry_out(job_of(tiny_model, ["a.tif"], batch=2), tmp_path, out=tmp_path / "two")
