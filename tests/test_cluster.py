@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 ROWS, COLS, NAMES = 2600, 70, ("a", "b", "c")
 """Three tiles of 1024 rows each."""
 
+ATTEMPTS = 8
 PATIENCE = 600
 """Seconds to wait for a process on a machine that has other things to do."""
 
@@ -476,19 +478,26 @@ def test_a_client_that_is_stopped_or_killed_loses_nothing(
     dask: Dask, town: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     job = remote_job(tiny_model, dask)
-    before = 0
-    for how in (signal.SIGINT, signal.SIGKILL):
-        client = dask.command(job, town, tmp_path)
-        deadline = time.monotonic() + PATIENCE
-        while tiles_done(tmp_path) == before and time.monotonic() < deadline and client.poll() is None:
-            time.sleep(0.1)
-        client.send_signal(how)
-        _, err = client.communicate(timeout=PATIENCE)
-        assert client.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err
-        assert how == signal.SIGKILL or "Stopped. What was computed is kept" in err
-        assert "Traceback" not in err
-        before = tiles_done(tmp_path)
-        assert before > 0
+    for _ in range(ATTEMPTS):  # nine tiles of this model are done in the twinkling of an eye
+        before = 0
+        for how in (signal.SIGINT, signal.SIGKILL):
+            client = dask.command(job, town, tmp_path)
+            deadline = time.monotonic() + PATIENCE
+            while tiles_done(tmp_path) == before and time.monotonic() < deadline and client.poll() is None:
+                time.sleep(0.002)
+            client.send_signal(how)
+            _, err = client.communicate(timeout=PATIENCE)
+            assert "Traceback" not in err
+            before = tiles_done(tmp_path)
+            assert before > 0
+            if client.returncode == 0:
+                break
+            assert client.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err
+            assert how == signal.SIGKILL or "Stopped. What was computed is kept" in err
+        if client.returncode != 0:
+            break
+        shutil.rmtree(tmp_path)
+    assert client.returncode == -signal.SIGKILL
     with on(dask, 3) as workers:
         report = run_archive(plan_archive(job, town, tmp_path), workers)
     assert report.failures == ()
