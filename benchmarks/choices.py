@@ -1,4 +1,4 @@
-"""What the choice of an architecture, a loss, a patch and a stride is worth: the experiments behind `docs/choosing.md`.
+"""What the choice of an architecture, a loss, a patch and a stride is worth.
 
     python workflows/prepare_buildings.py --data DATA --out PREPARED
     python benchmarks/choices.py DATA PREPARED --out RUNS [--seconds 150] [--only architecture|loss|patch]
