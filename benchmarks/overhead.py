@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from geoseg.models.networks import at_own_stride
 from geoseg.models.weights import NetworkPredict, choose_device, load_network, load_predict
 from geoseg.pipeline import Plan, SegmentJob, plan, run
 from geoseg.predict import default_lanes, keep_freed_memory
@@ -110,7 +111,7 @@ def main() -> None:
         planned = plan(job)
         predict = load_predict(planned.model, choose_device("cpu"))
         patches = scaled_patches(planned, predict)
-        network = load_network(planned.model).eval().to(memory_format=torch.channels_last)
+        network = at_own_stride(load_network(planned.model)).eval().to(memory_format=torch.channels_last)
         work = {"forward": lambda: forward_passes(planned, network, patches), "whole": lambda: command(job)}
         costs: dict[str, list[Cost]] = {name: [] for name in work}
         for repeat in range(args.repeats):

@@ -20,6 +20,7 @@ import shapely
 from pydantic import Field, model_validator
 
 from geoseg.errors import OptionError, SceneError
+from geoseg.io.vectors import read_polygons
 from geoseg.jobs import Strict
 
 if TYPE_CHECKING:
@@ -134,19 +135,7 @@ def narrowing(scenes: Scenes, data: Path) -> Narrowing:
 
 def read_area(path: Path) -> BaseGeometry:
     """All polygons of a vector file, in longitude and latitude. Raises `OptionError` if there are none."""
-    import geopandas as gpd
-
-    try:
-        frame = gpd.read_file(path)
-    except Exception as error:  # pyogrio raises various errors of its own and of GDAL's
-        msg = f"{path}: cannot be read as a vector file: {error}"
-        raise OptionError(msg) from error
-    polygons = frame.geometry[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
-    if frame.crs is None or polygons.empty:
-        missing = "no CRS" if frame.crs is None else "no polygons"
-        msg = f"{path}: has {missing}; an area of interest is one or more polygons with a CRS"
-        raise OptionError(msg)
-    area: BaseGeometry = polygons.to_crs(4326).union_all()
+    area: BaseGeometry = read_polygons(path).to_crs(4326).union_all()
     shapely.prepare(area)
     return area
 

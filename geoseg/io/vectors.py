@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 LONLAT_DIGITS = 7  # RFC 7946, section 11.2, suggests six (10 cm); a roof wants a centimetre
 
 
-def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]]:
-    """A function that tells which pixels of a window of the grid have their centre in the file's polygons.
-
-    Any vector format that GDAL reads, any CRS. Raises `OptionError` if it holds no polygon that meets the grid.
-    """
+def read_polygons(path: Path) -> gpd.GeoSeries:
+    """All polygons of a vector file, one at least, in its CRS. Raises `OptionError` for what is no area of interest."""
     if path.is_dir():
         msg = f"{path}: is a folder; name one vector file, such as a GeoPackage"
         raise OptionError(msg)
@@ -46,6 +43,15 @@ def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]
         missing = "no CRS" if frame.crs is None else "no polygons"
         msg = f"{path}: has {missing}; an area of interest is one or more polygons with a CRS"
         raise OptionError(msg)
+    return polygons
+
+
+def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]]:
+    """A function that tells which pixels of a window of the grid have their centre in the file's polygons.
+
+    Any vector format that GDAL reads, any CRS. Raises `OptionError` if it holds no polygon that meets the grid.
+    """
+    polygons = read_polygons(path)
     # a fixed binary fraction of a pixel makes later shifts by whole pixels exact, so windows agree on every pixel
     pixels = to_pixels(polygons.to_crs(crs_of(geobox).wkt).to_numpy(), geobox, fraction=1024)
     pixels = pixels[shapely.intersects(pixels, shapely.box(0, 0, geobox.shape[1], geobox.shape[0]))]
