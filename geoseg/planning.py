@@ -16,7 +16,7 @@ import numpy as np
 
 from geoseg.errors import OptionError
 from geoseg.raster import Raster
-from geoseg.tiling import CHUNK, Tiling, patch_starts
+from geoseg.tiling import CHUNK, Axis, Tiling
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -65,29 +65,26 @@ def read_bytes(text: str) -> int:
     raise OptionError(msg)
 
 
-def _touched(size: int, patch: int, stride: int, tile: int) -> int:
-    """How many (tile, patch) pairs touch along an axis: what is predicted, where tiles are `tile` pixels long."""
-    starts = np.array(patch_starts(size, patch, stride))
-    low = np.arange(0, size, tile)
-    high = np.minimum(low + tile, size)
-    return int((np.searchsorted(starts, high, "left") - np.searchsorted(starts, low - patch, "right")).sum())
-
-
 def tiles_of(tiling: Tiling) -> int:
     """How many tiles a scene has."""
-    (rows, cols), (high, wide) = tiling.shape, tiling.tile
-    return -(-rows // high) * -(-cols // wide)
+    down, along = tiling.bounds
+    return (len(down) - 1) * (len(along) - 1)
 
 
 def passes_of(tiling: Tiling) -> int:
     """Patches that the network sees of a scene, those that two tiles share counted for each."""
-    down, along = (_touched(*axis) for axis in zip(tiling.shape, tiling.patch, tiling.stride, tiling.tile, strict=True))
+    down, along = (int(axis.touched(each).sum()) for axis, each in zip(tiling.axes, tiling.bounds, strict=True))
     return down * along
+
+
+def whole(tiling: Tiling) -> Tiling:
+    """The same scene as one tile."""
+    return replace(tiling, tile=tiling.shape, first=None)
 
 
 def repeated(tiling: Tiling) -> float:
     """Patches that are predicted again because tiles share them, as a share of those of the scene."""
-    return passes_of(tiling) / passes_of(replace(tiling, tile=tiling.shape)) - 1
+    return passes_of(tiling) / passes_of(whole(tiling)) - 1
 
 
 def memory_of(tiling: Tiling, model: ModelSpec, batch: int, lanes: int) -> int:
@@ -112,7 +109,7 @@ def fitting_tile(tiling: Tiling, model: ModelSpec, batch: int, lanes: int, limit
     while True:
         wide = tiling.tile[1]
         while True:
-            tried = replace(tiling, tile=(tiling.tile[0], wide))
+            tried = tiling if wide == tiling.tile[1] else replace(tiling, tile=(tiling.tile[0], wide), first=None)
             if memory_of(tried, model, batch, lanes) <= limit:
                 return tried, batch
             if wide <= CHUNK:
@@ -127,22 +124,49 @@ def fitting_tile(tiling: Tiling, model: ModelSpec, batch: int, lanes: int, limit
 
 @lru_cache(maxsize=1024)
 def tile_for_many(tiling: Tiling) -> Tiling:
-    """The smallest tiles that repeat at most a tenth of the passes at their borders, so that many workers have some."""
-    axes = zip(tiling.shape, tiling.patch, tiling.stride, strict=True)
-    rows, cols = (_cuts(*axis) for axis in axes)
-    once = rows[0][1] * cols[0][1]
-    fitting = [
-        (high * wide, high, wide) for high, down in rows for wide, along in cols if down * along <= MOST_REPEATED * once
-    ]
-    _, high, wide = min(fitting)
-    return replace(tiling, tile=(high, wide))
+    """Tiles that keep many workers busy: the largest as small as it can be with a tenth of the passes repeated.
+
+    Where an axis is cut matters as much as how often: a tile's border may cross one row of patches or two.
+    """
+    rows, cols = (_cuts(axis) for axis in tiling.axes)
+    once = rows[0].passes * cols[0].passes
+    _, _, down, along = min(
+        (down.most * along.most, down.passes * along.passes, down, along)
+        for down in rows
+        for along in cols
+        if down.passes * along.passes <= MOST_REPEATED * once
+    )
+    return replace(tiling, tile=(down.tile, along.tile), first=(down.first, along.first))
 
 
-def _cuts(size: int, patch: int, stride: int) -> list[tuple[int, int]]:
-    """Lengths of tiles along an axis, longest first, each with the patches that they touch in all."""
-    chunks = -(-size // CHUNK)
-    lengths = {min(-(-chunks // cuts) * CHUNK, size) for cuts in range(1, min(chunks, MOST_CUTS) + 1)}
-    return [(length, _touched(size, patch, stride, length)) for length in sorted(lengths, reverse=True)]
+@dataclass(frozen=True, order=True)
+class _Cut:
+    """An axis, cut into tiles."""
+
+    passes: int
+    """Patches that tiles touch, added up."""
+    most: int
+    """Patches that the tile touches which touches most."""
+    tile: int
+    first: int
+
+
+def _cuts(axis: Axis) -> list[_Cut]:
+    """An axis cut into ever more tiles, each time where the fewest patches are crossed."""
+    chunks = -(-axis.size // CHUNK)
+    lengths = sorted({-(-chunks // count) for count in range(1, min(chunks, MOST_CUTS) + 1)}, reverse=True)
+    return [min(_cut_at(axis, length, first) for first in _firsts(chunks, length)) for length in lengths]
+
+
+def _firsts(chunks: int, length: int) -> range:
+    """How long the first of tiles of that length may be without there being more of them."""
+    return range(chunks - (-(-chunks // length) - 1) * length, length + 1)
+
+
+def _cut_at(axis: Axis, length: int, first: int) -> _Cut:
+    touched = axis.touched(np.array([0, *range(first * CHUNK, axis.size, length * CHUNK), axis.size]))
+    tile = min(length * CHUNK, axis.size)
+    return _Cut(int(touched.sum()), int(touched.max()), tile, min(first * CHUNK, tile))
 
 
 # --- time
@@ -205,7 +229,7 @@ def estimate(tilings: Iterable[Tiling], model: ModelSpec, batch: int, lanes: int
         tiles += tiles_of(tiling)
         pixels += tiling.shape[0] * tiling.shape[1]
         passes += passes_of(tiling)
-        once += passes_of(replace(tiling, tile=tiling.shape))
+        once += passes_of(whole(tiling))
         memory = max(memory, memory_of(tiling, model, batch, lanes))
     again = passes / once - 1 if once else 0.0
     return Estimate(scenes, tiles, pixels, passes, again, memory, int(pixels * KEPT_PER_PIXEL))

@@ -368,7 +368,7 @@ class _Between:
 
     def __init__(self, axis: Axis, low: int, high: int, origin: int, device: torch.device) -> None:
         """`origin`: the cell that `cells` is counted from."""
-        first, second, share = axis.around(low, high)
+        first, second, share = axis.around(np.arange(low, high))
         self.cells = slice(int(first[0]) - origin, int(second[-1]) + 1 - origin)
         self._same = axis.cells == axis.patch
         self._near, self._far, self._share = (

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+_Pixels = TypeVar("_Pixels", int, "NDArray[np.int64]")
 
 CHUNK = 1024
 """Rows and columns of a storage chunk: what a tile's core is aligned to."""
@@ -77,7 +80,7 @@ class Axis:
         """Where patches start."""
         return patch_starts(self.size, self.patch, self.stride, self.unit)
 
-    def cells_of(self, pixels: int) -> int:
+    def cells_of(self, pixels: _Pixels) -> _Pixels:
         """How many cells there are in so many pixels, a multiple of the unit."""
         return pixels * self.cells // self.patch
 
@@ -86,8 +89,8 @@ class Axis:
         """How many cells there are in all; the last ones may lie beyond the scene."""
         return self.cells_of(self.starts[-1] + self.patch)
 
-    def around(self, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Between which two cells the centre of each pixel from `low` to `high` lies: (pixel,) each.
+    def around(self, pixels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Between which two cells the centre of each pixel lies: (pixel,) each.
 
         The first cell, the second, and how far from the one to the other (0 to 1). Counted in whole numbers, so that a
         pixel has the same share, to the last bit, wherever it is counted from. Where the first cell alone counts, the
@@ -95,7 +98,7 @@ class Axis:
         """
         per_unit = self.unit * self.cells // self.patch
         # a pixel's centre from the first cell's, in parts of a cell of which there are 2 * unit
-        parts = (2 * np.arange(low, high) + 1) * per_unit - self.unit
+        parts = (2 * pixels + 1) * per_unit - self.unit
         first, rest = np.divmod(parts, 2 * self.unit)
         last = self.total_cells - 1
         second = np.clip(first + (rest > 0), 0, last)
@@ -110,12 +113,18 @@ class Axis:
 
     def touching(self, low: int, high: int) -> tuple[int, ...]:
         """Where the patches start whose cells the pixels from `low` to `high` depend on."""
-        first, second, _ = self.around(low, high)
+        first, second, _ = self.around(np.array([low, high - 1]))
         return tuple(
             start
             for start in self.starts
-            if self.cells_of(start) <= second[-1] and self.cells_of(start + self.patch) > first[0]
+            if self.cells_of(start) <= second[1] and self.cells_of(start + self.patch) > first[0]
         )
+
+    def touched(self, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many patches are `touching` each of the tiles that begin at `bounds`, the last of which ends there."""
+        first, second = self.around(bounds[:-1])[0], self.around(bounds[1:] - 1)[1]
+        begin = self.cells_of(np.array(self.starts))
+        return np.searchsorted(begin, second, "right") - np.searchsorted(begin + self.cells, first, "right")
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,8 @@ class Tiling:
     """A multiple of `CHUNK` on each axis, except where one tile holds the whole axis."""
     cells: tuple[int, int] | None = None
     """How many scores a patch has along each axis; None: one for each pixel."""
+    first: tuple[int, int] | None = None
+    """The size of the first tile along each axis, where it is smaller than the others; None: it is not."""
 
     def __post_init__(self) -> None:
         """Refuse lattices that leave pixels out or do not fit each other, and tiles that would share a chunk."""
@@ -154,6 +165,10 @@ class Tiling:
             if tile < 1 or (tile % CHUNK and tile < axis.size):
                 msg = f"a tile must be a multiple of the storage chunk of {CHUNK} pixels, got {tile}"
                 raise ValueError(msg)
+        for first, tile in zip(self.first or (), self.tile, strict=False):
+            if not (first == tile or (first % CHUNK == 0 and 0 < first < tile)):
+                msg = f"the first tile must be a multiple of {CHUNK} pixels and at most as long as the others, "
+                raise ValueError(msg + f"got {first} and {tile}")
 
     @cached_property
     def axes(self) -> tuple[Axis, Axis]:
@@ -162,10 +177,21 @@ class Tiling:
         down, along = (Axis(*side) for side in sides)
         return down, along
 
+    @cached_property
+    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where tiles begin along each axis, and behind them where the scene ends."""
+        down, along = (
+            np.array([0, *range(first, size, tile), size])
+            for size, tile, first in zip(self.shape, self.tile, self.first or self.tile, strict=True)
+        )
+        return down, along
+
     def tiles(self) -> Iterator[Tile]:
         """Tiles whose cores are disjoint and cover the scene, row by row."""
-        for core in Window.of_shape(self.shape).blocks(self.tile):
-            yield self.tile_of(core)
+        rows, cols = ([int(each) for each in bounds] for bounds in self.bounds)
+        for row, row_stop in pairwise(rows):
+            for col, col_stop in pairwise(cols):
+                yield self.tile_of(Window(row, row_stop, col, col_stop))
 
     def tile_of(self, core: Window) -> Tile:
         """The tile with this core, which may be any part of the scene: what is left of a tile is a tile."""

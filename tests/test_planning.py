@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from math import gcd
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,23 +27,32 @@ from geoseg.planning import (
     repeated,
     tile_for_many,
     tiles_of,
+    whole,
 )
-from geoseg.tiling import CHUNK, Tiling
+from geoseg.tiling import CHUNK, Tile, Tiling
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-BANEPA = Tiling((8704, 11264), (590, 590), (443, 443), (8704, 11264))
+BANEPA = Tiling((8704, 11264), (584, 576), (438, 432), (8704, 11264), (128, 128))
 
 
 @st.composite
 def tilings(draw: st.DrawFn) -> Tiling:
+    """Patches of pixels or of cells, and tiles of which the first may be shorter."""
     shape = draw(st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
     patch = draw(st.tuples(st.integers(1, 700), st.integers(1, 700)))
-    stride = draw(st.integers(max(1, patch[0] // 4), patch[0])), draw(st.integers(max(1, patch[1] // 4), patch[1]))
+    cells = tuple(draw(st.sampled_from([n for n in (side, side // 4, side // 2) if n])) for side in patch)
+    units = [side // gcd(side, n) for side, n in zip(patch, cells, strict=True)]
+    steps = tuple(
+        unit * draw(st.integers(max(1, side // unit // 4), side // unit))
+        for unit, side in zip(units, patch, strict=True)
+    )
     tile = tuple(min(CHUNK * draw(st.integers(1, 6)), side) for side in shape)
-    return Tiling(shape, patch, stride, (tile[0], tile[1]))
+    first = tuple(min(CHUNK * draw(st.integers(1, 6)), side) for side in tile)
+    return Tiling(shape, patch, (steps[0], steps[1]), (tile[0], tile[1]), (cells[0], cells[1]), (first[0], first[1]))
 
 
 @given(tilings())
@@ -57,10 +67,20 @@ def test_the_planner_repeats_little(tiling: Tiling) -> None:
     chosen = tile_for_many(tiling)
     assert 0 <= repeated(chosen) <= MOST_REPEATED - 1 + 1e-9
     assert all(tile % CHUNK == 0 or tile == side for tile, side in zip(chosen.tile, chosen.shape, strict=True))
+    cores = [tile.core for tile in chosen.tiles()]
+    assert sum(core.size for core in cores) == Window.of_shape(chosen.shape).size
+    assert max(map(_passes, chosen.tiles())) <= _passes(whole(chosen).tile_of(Window.of_shape(chosen.shape)))
+
+
+def _passes(tile: Tile) -> int:
+    return len(tile.patch_rows) * len(tile.patch_cols)
 
 
 def test_a_large_scene_is_cut_for_many_workers() -> None:
-    assert tiles_of(tile_for_many(BANEPA)) >= 2
+    chosen = tile_for_many(BANEPA)
+    assert tiles_of(chosen) == 4
+    largest, *_ = sorted((_passes(tile) for tile in chosen.tiles()), reverse=True)
+    assert largest < 0.35 * passes_of(chosen), "two workers have about as much to do"
     assert tiles_of(tile_for_many(Tiling((100_000, 100_000), (512, 512), (384, 384), (100_000, 100_000)))) >= 64
 
 
@@ -78,20 +98,19 @@ def test_a_plan_of_a_million_tiles_is_quick() -> None:
 
 def test_memory_follows_the_tile_and_the_batch() -> None:
     model = find_model("buildings", None)
-    whole = replace(BANEPA, tile=(8704, 11264))
     assert (
-        memory_of(whole, model, 1, 2)
-        > memory_of(whole, model, 1, 1)
-        > memory_of(replace(whole, tile=(CHUNK, CHUNK)), model, 1, 1)
+        memory_of(BANEPA, model, 1, 2)
+        > memory_of(BANEPA, model, 1, 1)
+        > memory_of(replace(BANEPA, tile=(CHUNK, CHUNK)), model, 1, 1)
     )
-    limit = memory_of(whole, model, 4, 1)
-    assert fitting_tile(whole, model, 4, 1, limit) == (whole, 4)
-    narrow, batch = fitting_tile(whole, model, 4, 1, limit - 1)
+    limit = memory_of(BANEPA, model, 4, 1)
+    assert fitting_tile(BANEPA, model, 4, 1, limit) == (BANEPA, 4)
+    narrow, batch = fitting_tile(BANEPA, model, 4, 1, limit - 1)
     assert (narrow.tile[1], batch) == (6144, 4)
-    least = memory_of(replace(whole, tile=(8704, CHUNK)), model, 1, 1)
-    assert fitting_tile(whole, model, 4, 1, least)[1] == 1
+    least = memory_of(replace(BANEPA, tile=(8704, CHUNK)), model, 1, 1)
+    assert fitting_tile(BANEPA, model, 4, 1, least)[1] == 1
     with pytest.raises(OptionError, match="this scene needs up to"):
-        fitting_tile(whole, model, 4, 1, least - 1)
+        fitting_tile(BANEPA, model, 4, 1, least - 1)
 
 
 def test_the_bound_is_above_what_was_measured() -> None:

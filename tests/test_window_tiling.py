@@ -139,14 +139,14 @@ def around_by_definition(axis: Axis, pixel: int) -> tuple[int, int, Fraction]:
 def test_a_pixel_lies_between_the_cells_around_its_centre(axis: Axis, data: st.DataObject) -> None:
     low = data.draw(st.integers(0, axis.size - 1))
     high = data.draw(st.integers(low + 1, axis.size))
-    first, second, share = axis.around(low, high)
+    first, second, share = axis.around(np.arange(low, high))
     assert share.dtype == np.float32
     for index, pixel in enumerate(range(low, high)):
         expected = around_by_definition(axis, pixel)
         assert (first[index], second[index]) == expected[:2]
         assert share[index] == np.float32(float(expected[2]))
         assert (2 * pixel + 1) * axis.cells // (2 * axis.patch) in (first[index], second[index])  # the one it lies in
-    whole = axis.around(0, axis.size)
+    whole = axis.around(np.arange(axis.size))
     for part, all_of in zip((first, second, share), whole, strict=True):
         np.testing.assert_array_equal(part, all_of[low:high])
 
