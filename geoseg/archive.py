@@ -38,10 +38,19 @@ from geoseg.pipeline import (
     look,
     run,
 )
-from geoseg.planning import Estimate, estimate, fitting_tile, read_bytes, seconds_per_pass, tile_for_many
+from geoseg.planning import Estimate, estimate, fitting_tile, read_bytes, seconds_per_pass, tile_for_many, tiles_of
 from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
 from geoseg.selection import Fault, Narrowing, SceneRef, Scenes, narrowing, select, unique
-from geoseg.work import SceneOrder, SceneOutcome, TileOutcome, make_files, predict_tile, remove_torn
+from geoseg.work import (
+    FILES,
+    FilesOutcome,
+    SceneOrder,
+    TileOutcome,
+    make_files,
+    make_item,
+    predict_tile,
+    remove_torn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,6 +58,7 @@ if TYPE_CHECKING:
     from geoseg.catalog import ModelSpec
     from geoseg.io.store import ResultStore
     from geoseg.pipeline import Machine, Plan
+    from geoseg.tiling import Tile, Tiling
     from geoseg.window import Window
 
 log = logging.getLogger("geoseg")
@@ -58,8 +68,10 @@ State: TypeAlias = Literal["new", "begun", "changed", "complete"]
 TRIES = 2
 """How often a tile is handed out whose workers all died."""
 
-TILES_AHEAD = 2
-"""Tiles handed out for each thread of the crew: one to work on, one so that nobody waits for the next."""
+ITEM = "item"
+
+FEW = 4096
+"""Tiles of a scene up to which the largest are handed out first, so that nobody waits long for the last."""
 
 
 class RunJob(Strict):
@@ -506,6 +518,8 @@ class _Scene:
     """Whether all of its tiles were handed out."""
     machine: Machine | None = None
     failed: list[tuple[Window, str]] = field(default_factory=list)
+    made: dict[str, FilesOutcome] = field(default_factory=dict)
+    """What came of its files, and at last of its item."""
 
 
 @dataclass(frozen=True)
@@ -515,6 +529,14 @@ class _Tile:
     scene: _Scene
     core: Window
     tries: int = 1
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Some of a scene's files that are being made, or its item when they are there."""
+
+    scene: _Scene
+    names: tuple[str, ...]
 
 
 class _ByCrew:
@@ -528,7 +550,7 @@ class _ByCrew:
         tiles = self._tiles(entries)
         more = True
         while more or self._crew.pending:
-            while more and self._crew.pending < max(1, TILES_AHEAD * self._crew.threads):
+            while more and self._crew.pending < max(1, self._crew.threads):
                 item = next(tiles, None)
                 if isinstance(item, _Tile):
                     self._hand_out(item)
@@ -548,7 +570,7 @@ class _ByCrew:
             scene = self._begin(entry)
             if scene is None:
                 continue
-            for tile in entry.order.tiling.tiles():
+            for tile in _largest_first(entry.order.tiling):
                 core = scene.store.undone(tile.core)
                 self._done.skipped(tile.core.size - (0 if core is None else core.size))
                 if core is not None:
@@ -570,11 +592,11 @@ class _ByCrew:
             tile.scene.waiting += 1
         self._crew.submit(tile, predict_tile, tile.scene.order, tile.core)
 
-    def _take(self, tag: _Tile | _Scene, outcome: Any) -> None:
+    def _take(self, tag: _Tile | _Files, outcome: Any) -> None:
         if isinstance(tag, _Tile):
             self._take_tile(tag, outcome)
         else:
-            self._take_scene(tag, outcome)
+            self._take_files(tag, outcome)
 
     def _take_tile(self, tile: _Tile, outcome: Any) -> None:
         scene = tile.scene
@@ -602,15 +624,30 @@ class _ByCrew:
             what = f"{len(scene.failed)} of its tiles failed: {scene.failed[0][1]}"
             self._done.failed(_failure(scene.order, what, (core for core, _ in scene.failed)))
         else:
-            self._crew.submit(scene, make_files, scene.order, scene.machine, first=True)
+            many = tiles_of(scene.order.tiling) > 1
+            for names in [(name,) for name in FILES] if many else [FILES]:
+                self._crew.submit(_Files(scene, names), make_files, scene.order, names, first=True)
 
-    def _take_scene(self, scene: _Scene, outcome: Any) -> None:
-        if not isinstance(outcome, SceneOutcome):
-            outcome = SceneOutcome(0.0, outcome.why)
+    def _take_files(self, made: _Files, outcome: Any) -> None:
+        scene = made.scene
+        if not isinstance(outcome, FilesOutcome):
+            outcome = FilesOutcome(0.0, why=outcome.why)
         if outcome.hopeless:
             raise OutputError(outcome.why)
         self._done.spent({"files": outcome.seconds})
-        if outcome.why is None:
+        scene.made |= dict.fromkeys(made.names, outcome)
+        if len(scene.made) < len(FILES):
+            return
+        why = next((each.why for each in scene.made.values() if each.why), None)
+        if why is not None:
+            self._done.failed(_failure(scene.order, why))
+        elif ITEM in scene.made:
             self._done.scene(scene.order, time.perf_counter() - scene.began)
         else:
-            self._done.failed(_failure(scene.order, outcome.why))
+            kept = scene.made["footprints"].footprints
+            self._crew.submit(_Files(scene, (ITEM,)), make_item, scene.order, kept, scene.machine, first=True)
+
+
+def _largest_first(tiling: Tiling) -> Iterable[Tile]:
+    tiles = tiling.tiles()
+    return tiles if tiles_of(tiling) > FEW else sorted(tiles, key=lambda tile: -tile.core.size)

@@ -12,13 +12,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, Self
 
-from geoseg.footprints import Layer, footprints
+from geoseg import outlines
+from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
 from geoseg.io.vectors import write_geojson, write_parquet
 from geoseg.tiling import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -75,8 +76,8 @@ class Exports:
     def __enter__(self) -> Self:
         """Start following the store."""
         self._pool = ThreadPoolExecutor(1 + len(self._looks))
-        self._kept = self._pool.submit(self._vectorise)
-        self._rasters = [self._pool.submit(self._write_raster, name) for name in self._looks]
+        self._kept = self._pool.submit(self.write_footprints)
+        self._rasters = [self._pool.submit(self.write_raster, name) for name in self._looks]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -91,31 +92,45 @@ class Exports:
             raster.result()
         return self._kept.result()
 
-    def _vectorise(self) -> int:
-        found = footprints(self._parts(), self._layer)
+    def write_footprints(self) -> int:
+        """Write both files of footprints; how many they hold."""
+        found = assemble(self._outlined_windows(), self._layer)
         write_geojson(found, self._store.folder / "footprints.geojson")
         write_parquet(found, self._store.folder / "footprints.parquet")
         return len(found)
 
-    def _parts(self) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]]:
-        names = ["labels", "confidence", *([INTERIOR] if self._layer.separation else [])]
-        for band, (labels, confidence, *score) in self._bands(*names):
-            for window in band.blocks(OUTLINED_AT_ONCE):
-                _, cols = window.relative_to(band).slices
-                yield window, labels[:, cols], confidence[:, cols], score[0][:, cols] if score else None
+    def _outlined_windows(self) -> Iterator[Outlined]:
+        store, names = self._store, arrays_of(self._layer)
+        for band in store.bands():
+            store.wait(band)
+            for window, known in outlines.kept(store.folder, band, self._layer.apart):
+                if known is not None:
+                    yield known
+                else:
+                    yield from outlined(window, [store.read_one(name, window) for name in names], self._layer)
                 self._outlined.add(window.size)
 
-    def _write_raster(self, name: str) -> None:
+    def write_raster(self, name: str) -> None:
+        """Write `labels` or `confidence` as a COG."""
+
         def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-            for band, (values,) in self._bands(name):
-                yield band, values
+            for band in self._store.bands():
+                self._store.wait(band)
+                yield band, self._store.read_one(name, band)
                 self._written.add(band.size)
 
         path = self._store.folder / f"{name}.tif"
         write_cog(path, bands(), self._layer.geobox, self._looks[name], self._tags)
 
-    def _bands(self, *names: str) -> Iterator[tuple[Window, list[NDArray[np.uint8]]]]:
-        """Rows of chunks with these arrays, one after the other, each as soon as it is done."""
-        for band in self._store.bands():
-            self._store.wait(band)
-            yield band, [self._store.read_one(name, band) for name in names]
+
+def arrays_of(layer: Layer) -> tuple[str, ...]:
+    """Which of a store's arrays a layer's outlines are made of."""
+    return "labels", "confidence", *((INTERIOR,) if layer.separation else ())
+
+
+def outlined(window: Window, arrays: Sequence[NDArray[np.uint8]], layer: Layer) -> Iterator[Outlined]:
+    """Outline a window, so many columns at a time that memory has a bound; `arrays` (y, x) as `arrays_of` tells."""
+    for block in window.blocks(OUTLINED_AT_ONCE):
+        _, cols = block.relative_to(window).slices
+        labels, confidence, *score = (values[:, cols] for values in arrays)
+        yield outline(block, labels, confidence, *score, layer=layer)

@@ -85,6 +85,21 @@ class Layer:
         down, along = ground_resolution(self.geobox)
         return down * along
 
+    @property
+    def apart(self) -> Separation | None:
+        """The separation in pixels, if there is one."""
+        return None if self.separation is None else self.separation.in_pixels(self.pixel_area)
+
+
+@dataclass(frozen=True, eq=False)
+class Outlined:
+    """What one window contributes to a scene's footprints; small."""
+
+    columns: dict[str, NDArray[Any]]
+    """Of the footprints that are whole in this window, and kept."""
+    piece: Piece
+    """What may go on beyond the window's borders."""
+
 
 def footprints(
     parts: Iterable[
@@ -103,21 +118,38 @@ def footprints(
     Columns: id (`r<row>c<col>` of the first pixel), class, area_m2, perimeter_m, confidence (mean probability of the
     pixels inside, 0..1), touches_nodata, scene, datetime (if known), geometry.
     """
+    return assemble((outline(*part, layer=layer) for part in parts), layer)
+
+
+def outline(
+    window: Window,
+    labels: NDArray[np.uint8],
+    confidence: NDArray[np.uint8] | None,
+    score: NDArray[np.uint8] | None = None,
+    *,
+    layer: Layer,
+) -> Outlined:
+    """What one window contributes; arrays as in `footprints`."""
+    separation = layer.apart
+    piece = polygonise(
+        labels,
+        window,
+        background=layer.legend.background,
+        confidence=confidence,
+        score=score if separation else None,
+        separation=separation,
+    )
+    return Outlined(_describe(piece.complete, layer), piece.without_complete())
+
+
+def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
+    """The footprints of windows that cover the scene once."""
     found: list[dict[str, NDArray[Any]]] = []
-    separation = layer.separation.in_pixels(layer.pixel_area) if layer.separation else None
 
     def seams() -> Iterable[Piece]:
-        for window, labels, confidence, *rest in parts:
-            piece = polygonise(
-                labels,
-                window,
-                background=layer.legend.background,
-                confidence=confidence,
-                score=rest[0] if rest and separation else None,
-                separation=separation,
-            )
-            found.append(_describe(piece.complete, layer))
-            yield piece.without_complete()
+        for each in outlined:
+            found.append(each.columns)
+            yield each.piece
 
     found.append(_describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
     return _frame({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import rasterio
 
+from geoseg import outlines
 from geoseg.catalog import (
     Legend,
     LegendClass,
@@ -303,12 +304,11 @@ def run(
     written = 2 * CHUNK * planned.scene.shape[1]  # bytes of the rows that the exports put into the same cache
     with (
         rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes() + written),
-        _exports(planned, store, observe) as exports,
+        exports_of(planned, store, observe) as exports,
     ):
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
         kept = exports.footprints_kept()
-    _write_item(planned, store, kept, machine)
-    return Result(planned.folder)
+    return complete(planned, store, kept, machine)
 
 
 def begin(planned: Plan) -> ResultStore:
@@ -317,15 +317,22 @@ def begin(planned: Plan) -> ResultStore:
     (folder / "item.json").unlink(missing_ok=True)
     if planned.job.overwrite or job_of(folder) != planned.parameters:
         model = planned.model
+        outlines.forget(folder)
         return ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
     return ResultStore.open(folder)
 
 
-def finish(planned: Plan, store: ResultStore, machine: Machine, observe: Observer) -> Result:
-    """Make the files of a scene that is predicted, its item last."""
-    with _exports(planned, store, observe) as exports:
-        kept = exports.footprints_kept()
-    _write_item(planned, store, kept, machine)
+def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _stage, _done, _total: None) -> Exports:
+    """What makes the files of a plan from its store."""
+    model, layer = planned.model, layer_of(planned)
+    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
+    return Exports(store, layer, Look(model.product, model.legend), tags, observe)
+
+
+def complete(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> Result:
+    """Write a scene's item, by which it is complete, beside its other files."""
+    _write_item(planned, store, footprints_kept, machine)
+    outlines.forget(planned.folder)
     return Result(planned.folder)
 
 
@@ -431,12 +438,6 @@ def layer_of(planned: Plan) -> Layer:
     scene, model, job = planned.scene, planned.model, planned.job
     apart = GroundSeparation(*model.separation) if model.separation and job.separate else None
     return Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area, separation=apart)
-
-
-def _exports(planned: Plan, store: ResultStore, observe: Observer) -> Exports:
-    model, layer = planned.model, layer_of(planned)
-    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
-    return Exports(store, layer, Look(model.product, model.legend), tags, observe)
 
 
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:

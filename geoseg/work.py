@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import rasterio
 
+from geoseg import outlines
 from geoseg.catalog import find_model
 from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
+from geoseg.export import arrays_of, outlined
 from geoseg.io.scenes import GdalSource
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
@@ -34,17 +36,20 @@ from geoseg.pipeline import (
     Plan,
     Predictor,
     SegmentJob,
+    complete,
+    exports_of,
     failed_entry,
     fingerprint,
-    finish,
+    layer_of,
     machine_of,
     tile_entry,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from geoseg.catalog import ModelSpec, Scene
+    from geoseg.footprints import Layer
     from geoseg.io.scenes import Stretch
     from geoseg.raster import Band
     from geoseg.tiling import Tiling
@@ -127,10 +132,12 @@ class TileOutcome:
 
 
 @dataclass(frozen=True)
-class SceneOutcome:
-    """What comes back for the files of a scene."""
+class FilesOutcome:
+    """What comes back for files of a scene."""
 
     seconds: float
+    footprints: int | None = None
+    """How many there are, if that was asked for."""
     why: str | None = None
     hopeless: bool = False
 
@@ -140,27 +147,55 @@ def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
         with _borrowed(order) as planned, rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes()):
-            sink = _Unentered(_store_of(order))
+            sink = _Unentered(_store_of(order), layer_of(planned))
             predictor = _predictor(order)
             report = predictor.run(planned, core, sink, lambda _: None)
             machine = machine_of(order.job, predictor.batch(order.job))
     except Exception as error:  # noqa: BLE001  # a night's work goes on without this tile
         why = _why(error)
         return TileOutcome(core, (failed_entry(core, why, worker),), None, why, isinstance(error, OutputError))
+    report.seconds["outline"] = sink.outlining
+    report.seconds["write"] -= sink.outlining
     return TileOutcome(core, (*sink.entries, tile_entry(report, worker)), machine)
 
 
-def make_files(order: SceneOrder, machine: Machine | None) -> SceneOutcome:
-    """Outline a scene that is predicted and export it, its item last. What goes wrong is told in the outcome."""
+FILES = ("footprints", "labels", "confidence")
+"""What is made of a scene that is predicted; the one that takes longest first."""
+
+
+def make_files(order: SceneOrder, names: Sequence[str]) -> FilesOutcome:
+    """Make some of the `FILES` of a scene that is predicted. What goes wrong is told in the outcome."""
+
+    def make(planned: Plan, store: ResultStore) -> int | None:
+        exports, kept = exports_of(planned, store), None
+        for name in names:
+            if name == "footprints":
+                kept = exports.write_footprints()
+            else:
+                exports.write_raster(name)
+        return kept
+
+    return _finishing(order, make)
+
+
+def make_item(order: SceneOrder, footprints: int, machine: Machine | None) -> FilesOutcome:
+    """Write the item of a scene whose files are made, by which it is complete. What goes wrong is told."""
+
+    def make(planned: Plan, store: ResultStore) -> None:
+        complete(planned, store, footprints, machine or machine_of(order.job))
+        remove_torn(order.folder)
+
+    return _finishing(order, make)
+
+
+def _finishing(order: SceneOrder, make: Callable[[Plan, ResultStore], int | None]) -> FilesOutcome:
     began = time.perf_counter()
     try:
         planned = replace(order, job=replace(order.job, aoi=None)).planned()  # no pixel of the scene is read
-        store = ResultStore.open(order.folder)
-        finish(planned, store, machine or machine_of(order.job), lambda _stage, _done, _total: None)
-        remove_torn(order.folder)
+        made = make(planned, ResultStore.open(order.folder))
     except Exception as error:  # noqa: BLE001  # a night's work goes on without this scene
-        return SceneOutcome(time.perf_counter() - began, _why(error), isinstance(error, OutputError))
-    return SceneOutcome(time.perf_counter() - began)
+        return FilesOutcome(time.perf_counter() - began, None, _why(error), isinstance(error, OutputError))
+    return FilesOutcome(time.perf_counter() - began, made)
 
 
 def remove_torn(folder: Path) -> None:
@@ -176,14 +211,23 @@ def _why(error: Exception) -> str:
 
 @dataclass
 class _Unentered:
-    """A `Sink` that writes chunks, and keeps what is to be entered in the ledger."""
+    """A `Sink` that writes chunks and outlines them, and keeps what is to be entered in the ledger."""
 
     store: ResultStore
+    layer: Layer
     entries: list[dict[str, Any]] = field(default_factory=list)
+    outlining: float = 0.0
+    """Seconds."""
 
     def write(self, band: Band) -> None:
         """Write a band."""
         self.entries.append(self.store.put(band))
+        began = time.perf_counter()
+        scores = dict(zip(self.store.auxiliary, band.auxiliary, strict=True))
+        arrays = {"labels": band.labels, "confidence": band.confidence, **scores}
+        for each in outlined(band.window, [arrays[name] for name in arrays_of(self.layer)], self.layer):
+            outlines.keep(self.store.folder, each)
+        self.outlining += time.perf_counter() - began
 
 
 def _store_of(order: SceneOrder) -> ResultStore:

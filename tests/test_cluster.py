@@ -30,7 +30,7 @@ from geoseg.cluster import Lost, Recipe, crew, recipe_of
 from geoseg.errors import ClusterError, OptionError, OutputError
 from geoseg.io.store import entries_of
 from geoseg.window import Window
-from geoseg.work import TileOutcome, make_files, predict_tile
+from geoseg.work import FILES, TileOutcome, make_files, make_item, predict_tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ class Inline:
         return {"inline": function(*args)}
 
     def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
-        assert first == (function is make_files)
+        assert first == (function is not predict_tile)
         call = pickle.dumps((function, args))
         self.sizes.append(len(call))
         self.handed.append((function, args[0].scene.id, args[1]))
@@ -153,15 +153,15 @@ def test_any_order_of_tiles_gives_the_same(seed: int, small: Path, tiny_model: P
     for name in NAMES:
         entered = chunks_entered(tmp_path / name)
         assert len(entered) == len(set(entered)) == len(tiles_of(tmp_path / name)) == 6
-    assert set(report.seconds) == {"read", "forward", "blend", "write", "files"}
+    assert set(report.seconds) == {"read", "forward", "blend", "outline", "write", "files"}
 
 
 def test_few_tiles_are_under_way_and_they_are_small(small: Path, tiny_model: Path, tmp_path: Path) -> None:
     workers = Inline(threads=3)
     by(workers, small, tmp_path, tiny_model)
-    assert workers.most == 6
+    assert workers.most == 3
     assert max(workers.sizes) < 6000  # hrefs, windows, the header of the scene and the model's card
-    assert len(workers.handed) == 3 * 6 + 3
+    assert len(workers.handed) == 3 * (6 + len(FILES) + 1)
     order = [scene for _, scene, _ in workers.handed]
     assert order.index("b") < max(i for i, scene in enumerate(order) if scene == "a")  # scenes overlap
 
@@ -192,7 +192,9 @@ def test_threads_of_one_worker_do_not_meet(small: Path, tiny_model: Path, tmp_pa
         assert [outcome.why for outcome in outcomes] == [None] * 6
         for outcome in outcomes:
             store.enter(*outcome.entries)
-        assert make_files(order, outcomes[0].machine).why is None
+        made = make_files(order, FILES)
+        assert made.footprints is not None
+        assert make_item(order, made.footprints, outcomes[0].machine).why is None
     assert_same(tmp_path, small / "through", ("a",))
 
 
@@ -240,7 +242,7 @@ def test_a_defect_costs_one_scene(
 
     with monkeypatch.context() as patched:
         if stage == "files":
-            patched.setattr("geoseg.work.finish", broken)
+            patched.setattr("geoseg.work.exports_of", broken)
         else:
             patched.setattr("geoseg.pipeline.Predictor.run", broken)
         report = by(Inline(), small, tmp_path, tiny_model)
