@@ -8,7 +8,9 @@ outlined from the store. Files are plain arrays, read without running anything.
 from __future__ import annotations
 
 import shutil
+import uuid
 import zipfile
+from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,7 @@ GEOMETRY = "geometry"
 def keep(folder: Path, outlined: Outlined) -> None:
     """Keep what was found in a window. Raises `OutputError` if the disk refuses."""
     path = folder / FOLDER / _name(outlined.piece.window)
-    part = path.with_name(f".{path.name}")
+    part = path.with_name(f".{uuid.uuid4().hex}")  # another worker may be at the same window
     try:
         path.parent.mkdir(exist_ok=True)
         with part.open("wb") as stream:
@@ -50,7 +52,8 @@ def keep(folder: Path, outlined: Outlined) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def kept(folder: Path, band: Window, separation: Separation | None) -> Iterator[tuple[Window, Outlined | None]]:
@@ -110,7 +113,7 @@ def _fields_of(name: str, record: object) -> Arrays:
 def _read(path: Path, window: Window, separation: Separation | None) -> Outlined | None:
     """What is kept of a window; None if it is damaged, or if another version of geoseg has made it."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays: Arrays = dict(stored)
         return _outlined(arrays, window, separation) if str(arrays["version"]) == version("geoseg") else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, shapely.GEOSException):
