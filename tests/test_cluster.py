@@ -153,6 +153,7 @@ def test_any_order_of_tiles_gives_the_same(seed: int, small: Path, tiny_model: P
     for name in NAMES:
         entered = chunks_entered(tmp_path / name)
         assert len(entered) == len(set(entered)) == len(tiles_of(tmp_path / name)) == 6
+        assert not (tmp_path / name / "outlines").exists()
     assert set(report.seconds) == {"read", "forward", "blend", "outline", "write", "files"}
 
 
