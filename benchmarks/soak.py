@@ -6,8 +6,8 @@ Cuts the scene into an archive of small scenes that overlap by a quarter. First 
 nobody disturbs: resident memory of each worker after every scene, its slope by least squares, its peak against the
 plan's bound. Then once more into another folder, while at random moments a worker, the client (`geoseg run`) or the
 scheduler is killed with SIGKILL, or the client is interrupted with SIGINT; what was killed is started again, and
-`geoseg run` again goes on. Compares all files of all scenes byte by byte with the undisturbed run, and counts in the ledgers the
-rows of chunks that were entered more than once. At last `geoseg verify` has to find nothing wrong.
+`geoseg run` again goes on. Compares all files of all scenes byte by byte with the undisturbed run, and counts in the
+ledgers the rows of chunks that were entered more than once. At last `geoseg verify` has to find nothing wrong.
 
 Exits with status 1 if a byte differs, `verify` finds something, or memory grows by more than `--growth-mb` per scene.
 """
