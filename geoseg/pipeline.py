@@ -38,6 +38,7 @@ from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, Sce
 from geoseg.export import OUTLINED_AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
+from geoseg.io.remote import state_of
 from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
@@ -482,7 +483,7 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
     )
     part = folder / ".item.json.part"
     try:
-        part.write_text(json.dumps(item.to_dict(include_self_link=False), indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=2) + "\n", encoding="utf-8")
         part.replace(folder / "item.json")
     except OSError as error:
         raise cannot_write(folder / "item.json", error) from error
@@ -578,13 +579,10 @@ def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:
 
 def fingerprint(scene: Scene) -> dict[str, Any]:
     """What tells whether a scene is still the same, without reading it."""
-    path = Path(scene.path)
-    state = path.stat() if path.exists() else None
     return {
-        "name": path.name,
+        "name": Path(scene.path).name,
         "shape": list(scene.shape),
-        "bytes": state and state.st_size,
-        "modified": state and dt.datetime.fromtimestamp(state.st_mtime, dt.UTC).isoformat(),
+        **state_of(scene.path),
         "datetime": scene.datetime and scene.datetime.isoformat(),
     }
 

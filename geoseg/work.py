@@ -28,6 +28,7 @@ from geoseg import outlines
 from geoseg.catalog import find_model
 from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
 from geoseg.export import arrays_of, outlined
+from geoseg.io.remote import differs, is_remote, state_of
 from geoseg.io.scenes import GdalSource
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
@@ -39,7 +40,6 @@ from geoseg.pipeline import (
     complete,
     exports_of,
     failed_entry,
-    fingerprint,
     layer_of,
     machine_of,
     tile_entry,
@@ -98,14 +98,11 @@ class SceneOrder:
         return Plan(self.job, self.scene, self.model, self.folder, source, self.tiling, parameters, complete=False)
 
 
-def is_remote(path: str) -> bool:
-    """Whether a scene comes over a network, as far as its path tells."""
-    return "://" in path or path.startswith("/vsi")
-
-
-def _check_unchanged(scene: Scene, before: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(fingerprint(scene)))
-    if now != before:
+def _check_unchanged(scene: Scene, planned: dict[str, Any]) -> None:
+    """Raises `SceneError` if the file is another than the one that was planned, or gone."""
+    now = state_of(scene.path)
+    before = {key: planned[key] for key in now}
+    if differs(before, now):
         gone = before["bytes"] is not None and now["bytes"] is None
         what = "is not there any more" if gone else "has changed since the run was planned"
         msg = f"{scene.path}: {what}; when it is as it should be, run the same command again"

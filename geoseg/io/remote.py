@@ -1,0 +1,78 @@
+"""Whether a file is still the same, without reading it: also one that comes over a network."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("geoseg")
+
+ANSWER_WITHIN = 30.0
+"""Seconds that a server has to tell of a file."""
+
+WAITS = (1.0, 4.0)
+"""Seconds to wait before it is asked again."""
+
+State = dict[str, Any]
+
+
+def is_remote(path: str) -> bool:
+    """Whether a scene comes over a network, as far as its path tells."""
+    return "://" in path or path.startswith("/vsi")
+
+
+def state_of(path: str) -> State:
+    """Size in bytes, time of the last change and, of what a web server gives, the entity tag (RFC 9110, 8.8.3).
+
+    None for what is unknown: all of it where nothing is there, or where nobody can be asked but with credentials.
+    """
+    if is_remote(path):
+        return _told_by_server(path.removeprefix("/vsicurl/"))
+    state = Path(path).stat() if Path(path).exists() else None
+    return {
+        "bytes": state and state.st_size,
+        "modified": state and dt.datetime.fromtimestamp(state.st_mtime, dt.UTC).isoformat(),
+    }
+
+
+def differs(before: State, now: State) -> bool:
+    """Whether a file is another one; what is not known now says nothing of a remote one."""
+    if "etag" not in before:
+        return before != now
+    return any(now[key] is not None and now[key] != value for key, value in before.items())
+
+
+def _told_by_server(url: str) -> State:
+    if not url.startswith(("http://", "https://")):
+        return {"bytes": None, "modified": None, "etag": None}
+    headers = _headers(url)
+    length = headers.get("Content-Length")
+    return {
+        "bytes": int(length) if length and length.isdecimal() else None,
+        "modified": headers.get("Last-Modified"),
+        "etag": headers.get("ETag"),
+    }
+
+
+def _headers(url: str) -> dict[str, str]:
+    """What a server says of a file; nothing if it does not want to, or cannot be reached after some tries."""
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310  http and https alone come here
+    why: Exception | None = None
+    for wait in (0.0, *WAITS):
+        time.sleep(wait)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_WITHIN) as answer:  # noqa: S310
+                return dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            error.close()
+            why = error
+            break
+        except (OSError, ValueError) as error:
+            why = error
+    log.info("%s: its server does not tell whether it has changed: %s", url, why)
+    return {}
