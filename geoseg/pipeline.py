@@ -483,7 +483,9 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
     )
     part = folder / ".item.json.part"
     try:
-        part.write_text(json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=2) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=2) + "\n", encoding="utf-8"
+        )
         part.replace(folder / "item.json")
     except OSError as error:
         raise cannot_write(folder / "item.json", error) from error
