@@ -179,23 +179,43 @@ def test_the_model_is_loaded_once(
     assert len(loaded) == 1
 
 
-def test_threads_of_one_worker_do_not_meet(small: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_threads_of_one_worker_do_not_meet(
+    small: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tiles of one scene at the same time in one process, each with the open file to itself."""
+    from geoseg.io.scenes import GdalSource
     from geoseg.pipeline import begin
     from geoseg.work import SceneOrder
+
+    honest, reading, met = GdalSource.read, set[int](), list[int]()
+
+    def read(source: GdalSource, window: Window) -> Any:
+        if id(source) in reading:
+            met.append(id(source))
+        reading.add(id(source))
+        time.sleep(0.05)
+        try:
+            return honest(source, window)
+        finally:
+            reading.discard(id(source))
+
+    monkeypatch.setattr(GdalSource, "read", read)
 
     with chunks_of(64):
         plan = plan_archive(job_of(tiny_model, tile=64), small, tmp_path)
         order: SceneOrder = plan.entries[0].order
         store = begin(order.planned())
+        first, *others = order.tiling.tiles()
+        outcomes = [predict_tile(order, first.core)]  # from now on there is an open file to be had
         with ThreadPoolExecutor(4) as pool:
-            outcomes = list(pool.map(lambda tile: predict_tile(order, tile.core), order.tiling.tiles()))
+            outcomes += pool.map(lambda tile: predict_tile(order, tile.core), others)
         assert [outcome.why for outcome in outcomes] == [None] * 6
         for outcome in outcomes:
             store.enter(*outcome.entries)
         made = make_files(order, FILES)
         assert made.footprints is not None
         assert make_item(order, made.footprints, outcomes[0].machine).why is None
+    assert met == []
     assert_same(tmp_path, small / "through", ("a",))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import tempfile
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -378,3 +379,21 @@ def test_waiting_ends_with_the_last_chunk_or_the_store(tmp_path: Path) -> None:
         with pytest.raises(CancelledError):
             waiting[lower].result(60)
         ResultStore.open(tmp_path).wait(upper)
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
+    """A file that may not grow any more takes a part of the line, as a disk does that is full."""
+    store = ResultStore.create(tmp_path, grid((5, 5)), LEGEND, JOB)
+    entry = {"window": [0, 5, 0, 5], "valid_by_chunk": [[3]]}
+    before = (tmp_path / LEDGER).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 7, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            store.enter(entry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / LEDGER).read_bytes() == before
+    assert not store.done.any()
+    store.enter(entry)
+    assert ResultStore.open(tmp_path).valid_pixels == 3
