@@ -163,6 +163,9 @@ def test_few_tiles_are_under_way_and_they_are_small(small: Path, tiny_model: Pat
     assert workers.most == 3
     assert max(workers.sizes) < 6000  # hrefs, windows, the header of the scene and the model's card
     assert len(workers.handed) == 3 * (6 + len(FILES) + 1)
+    sizes = [what.size for function, scene, what in workers.handed if function is predict_tile and scene == "a"]
+    assert sizes == sorted(sizes, reverse=True), "or everybody may wait for a large one at the end"
+    assert sizes[-1] < sizes[0]
     order = [scene for _, scene, _ in workers.handed]
     assert order.index("b") < max(i for i, scene in enumerate(order) if scene == "a")  # scenes overlap
 
@@ -210,6 +213,8 @@ def test_threads_of_one_worker_do_not_meet(
         with ThreadPoolExecutor(4) as pool:
             outcomes += pool.map(lambda tile: predict_tile(order, tile.core), others)
         assert [outcome.why for outcome in outcomes] == [None] * 6
+        assert len(list((order.folder / "outlines").glob("*.npz"))) == 6
+        assert all(outcome.seconds["outline"] > 0 for outcome in outcomes)
         for outcome in outcomes:
             store.enter(*outcome.entries)
         made = make_files(order, FILES)

@@ -214,6 +214,12 @@ def test_a_tile_that_would_share_a_chunk_is_refused(tile: int) -> None:
         Tiling((9999, 9999), (64, 64), (64, 64), (CHUNK, tile))
 
 
+@pytest.mark.parametrize("first", [0, -512, 100, CHUNK + 1, 3 * CHUNK])
+def test_a_first_tile_that_would_share_a_chunk_or_be_the_largest_is_refused(first: int) -> None:
+    with pytest.raises(ValueError, match=f"first tile must be a multiple of {CHUNK} pixels .* got {first}"):
+        Tiling((9999, 9999), (64, 64), (64, 64), (CHUNK, 2 * CHUNK), first=(CHUNK, first))
+
+
 @pytest.mark.parametrize("cells", [0, -1, 65])
 def test_cells_that_are_none_or_smaller_than_pixels_are_refused(cells: int) -> None:
     with pytest.raises(ValueError, match=f"a patch of 64 pixels has from 1 to 64 cells, got {cells}"):
