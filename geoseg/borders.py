@@ -175,20 +175,27 @@ class Contact:
     """Pixels between the two pieces at most, measured by way of the border."""
 
 
-def contact(first: Any, second: Any, views: tuple[View, View], *, alike: bool = False) -> Contact | None:
+def goes_on(first: Any, second: Any, views: tuple[View, View], *, alike: bool) -> tuple[bool, bool]:
+    """Whether the second polygon goes on where its scene's edge cuts the first, and the other way round."""
+    one, other = views
+    there, here = on_grid(np.array([second]), other, one)[0], on_grid(np.array([first]), one, other)[0]
+    behind = _cut(first, there, one, other, alike=alike), _cut(second, here, other, one, alike=alike)
+    return len(behind[0]) > 0, len(behind[1]) > 0
+
+
+def contact(first: Any, second: Any, views: tuple[View, View]) -> Contact | None:
     """Where two polygons are pieces of one, each cut by the edge of its own scene; None if they are not.
 
     Each polygon comes in the pixel coordinates of its own scene. Where one is cut, the other must go on behind: it must
     be the first that its scene saw there, within `JOIN_WITHIN` pixels; and the other way round. So sheets may leave a
-    gap, meet or overlap. `alike`: the two share so much ground that they may be views of one which the same edge cuts;
-    the ground that the other scene saw must go on for some pixels then.
+    gap, meet or overlap.
     """
     one, other = views
     there = on_grid(np.array([second]), other, one)[0]
-    cut = _cut(first, there, one, other, alike=alike)
+    cut = _cut(first, there, one, other)
     if not len(cut):
         return None
-    back = _cut(second, on_grid(np.array([first]), one, other)[0], other, one, alike=alike)
+    back = _cut(second, on_grid(np.array([first]), one, other)[0], other, one)
     if not len(back):
         return None
     lines = np.concatenate([cut, on_grid(back, other, one)])
@@ -197,10 +204,11 @@ def contact(first: Any, second: Any, views: tuple[View, View], *, alike: bool = 
     return Contact(shapely.multilinestrings(lines), gap if gap > _NO_GAP else 0.0)
 
 
-def _cut(polygon: Any, other: Any, view: View, beside: View, *, alike: bool) -> NDArray[np.object_]:
+def _cut(polygon: Any, other: Any, view: View, beside: View, *, alike: bool = False) -> NDArray[np.object_]:
     """The sides of pixels where a polygon is cut and another one lies beyond; none if they are too few.
 
-    Both polygons come in the pixel coordinates of `view`, the scene of the first.
+    Both polygons come in the pixel coordinates of `view`, the scene of the first. `alike`: they share so much ground
+    that they may be views of one that the same edge cuts; the ground that `beside` saw must go on for some pixels then.
     """
     coarse = max(1.0, beside.side / view.side)
     within = JOIN_WITHIN * coarse
@@ -277,7 +285,7 @@ def bridge(first: Any, second: Any, views: tuple[View, View]) -> Any:
     found = contact(first, second, views)
     if found is None or not found.gap:
         return shapely.Polygon()
-    reach = found.gap + LEAST_CONTACT
+    reach = found.gap + LEAST_CONTACT + max(view.simplify for view in views)
     there = on_grid(np.array([second]), views[1], views[0])[0]
     around = [shapely.buffer(piece, reach, join_style="mitre") for piece in (first, there)]
     return polygons_of(shapely.intersection_all([shapely.buffer(found.line, reach), *around]))

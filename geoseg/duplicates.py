@@ -16,7 +16,6 @@ import io
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import geopandas as gpd
@@ -32,7 +31,7 @@ from geoseg.borders import (
     LEAST_PIXELS,
     View,
     bridge,
-    contact,
+    goes_on,
     on_grid,
     polygons_of,
     transformed,
@@ -61,9 +60,16 @@ FARTHEST_EAST = 179.9
 METRES_PER_DEGREE = 110_000.0
 """A little less than there are, so that a reach in degrees is rather too long."""
 
-OVERLAPPING, MATCHING, JOINED = 0, 1, 2
+OVERLAPPING, MATCHING, JOINED, FIRST_IS_PART, SECOND_IS_PART = range(5)
 """How two footprints of different scenes stand to each other: they share some ground, enough ground to be the same
-building, or they are pieces of one that the border between the scenes cuts."""
+building, or they are pieces of one that the border between the scenes cuts; or they match, and one is cut where the
+other goes on."""
+
+
+ALIKE = (MATCHING, FIRST_IS_PART, SECOND_IS_PART)
+
+DEEPEST = 8
+"""How often a part may be a part of a part."""
 
 
 class Merge(Strict):
@@ -132,7 +138,7 @@ class OneLayer:
         frame, node = frame[stays].reset_index(drop=True), node[stays]
         columns = {name: frame[name].to_numpy(copy=True) for name in Changes.COLUMNS}
         views = np.ones(len(frame), np.int64)
-        geometry = transformed(frame.geometry.to_numpy(), view.crs, self.crs)
+        geometry = transformed(frame.geometry.to_numpy(), view.crs, self.crs).copy()
         for place in np.flatnonzero(node >= 0):
             unit = self._verdict.unit[node[place]]
             views[place] = self._verdict.views[unit]
@@ -243,13 +249,6 @@ class Nodes:
         found[found] = self.key[place[found]] == keys[found]
         return np.where(found, place, -1)
 
-    @cached_property
-    def rank(self) -> NDArray[np.int64]:
-        """(n,): each one's place if the best come first: whole before cut, then by merit, scene and place in it."""
-        rank = np.empty(len(self), np.int64)
-        rank[np.lexsort((self.key, self.view, -self.merit, self.cut))] = np.arange(len(self))
-        return rank
-
 
 @dataclass(frozen=True, eq=False)
 class Pieces(Nodes):
@@ -276,9 +275,9 @@ class Pairs:
     second: NDArray[np.int64]
     relation: NDArray[np.int8]
 
-    def of(self, relation: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The pairs of one relation."""
-        wanted = self.relation == relation
+    def of(self, *relations: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pairs of some relations."""
+        wanted = np.isin(self.relation, relations)
         return self.first[wanted], self.second[wanted]
 
 
@@ -428,8 +427,11 @@ def _relations(
     for pair in np.flatnonzero(alike):
         a, b = first[pair], second[pair]
         views = grid.views[pieces.view[a]], grid.views[pieces.view[b]]
-        if contact(pieces.pixels[a], pieces.pixels[b], views, alike=relation[pair] == MATCHING) is not None:
+        behind = goes_on(pieces.pixels[a], pieces.pixels[b], views, alike=relation[pair] == MATCHING)
+        if all(behind):
             relation[pair] = JOINED
+        elif any(behind) and relation[pair] == MATCHING:
+            relation[pair] = FIRST_IS_PART if behind[0] else SECOND_IS_PART
     return relation
 
 
@@ -454,7 +456,8 @@ class Verdict:
 
 def decide(nodes: Nodes, pairs: Pairs) -> Verdict:
     """Keep the best view of each, and put pieces together."""
-    kept = _suppress(nodes.rank, *pairs.of(MATCHING))
+    place = ranks(nodes, pairs)
+    kept = _suppress(place, *pairs.of(*ALIKE))
     first, second = pairs.of(JOINED)
     both = kept[first] & kept[second]
     number = connect(len(nodes), first[both], second[both])
@@ -462,12 +465,29 @@ def decide(nodes: Nodes, pairs: Pairs) -> Verdict:
     _, unit[kept] = np.unique(number[kept], return_inverse=True)
     units = int(kept.sum() and unit.max() + 1)
     rank = np.full(units, len(nodes), np.int64)
-    np.minimum.at(rank, unit[kept], nodes.rank[kept])
+    np.minimum.at(rank, unit[kept], place[kept])
     leads = np.zeros(len(nodes), bool)
-    largest = np.lexsort((nodes.rank, -nodes.area))
+    largest = np.lexsort((place, -nodes.area))
     largest = largest[kept[largest]]
     leads[largest[np.unique(unit[largest], return_index=True)[1]]] = True
     return Verdict(kept, unit, leads, rank, _views(nodes, pairs, unit, units))
+
+
+def ranks(nodes: Nodes, pairs: Pairs) -> NDArray[np.int64]:
+    """(n,): each one's place if the best come first.
+
+    Whole ones before those that an edge cuts, those before what is only a part of them, and then by merit, scene and
+    place in it.
+    """
+    part, whole = (
+        np.concatenate(sides) for sides in zip(pairs.of(FIRST_IS_PART), pairs.of(SECOND_IS_PART)[::-1], strict=True)
+    )
+    depth = np.zeros(len(nodes), np.int64)
+    for _ in range(DEEPEST):
+        np.maximum.at(depth, part, depth[whole] + 1)
+    place = np.empty(len(nodes), np.int64)
+    place[np.lexsort((nodes.key, nodes.view, -nodes.merit, depth, nodes.cut))] = np.arange(len(nodes))
+    return place
 
 
 def _suppress(rank: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -485,7 +505,7 @@ def _suppress(rank: NDArray[np.int64], first: NDArray[np.int64], second: NDArray
 def _views(nodes: Nodes, pairs: Pairs, unit: NDArray[np.int64], units: int) -> NDArray[np.int64]:
     """(units,): the scenes of a unit's pieces and of all that match one of them."""
     kept = unit >= 0
-    first, second = pairs.of(MATCHING)
+    first, second = pairs.of(*ALIKE)
     whose = np.concatenate([unit[kept], unit[first], unit[second]])
     which = np.concatenate([nodes.view[kept], nodes.view[second], nodes.view[first]])
     seen = np.unique(np.stack([whose, which])[:, whose >= 0], axis=1)

@@ -14,7 +14,7 @@ import pytest
 import rasterio
 import shapely
 from conftest import BANEPA, legend_of
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 HOW = Merge()
 NODATA = 255
+QUICK = (Phase.explicit, Phase.generate)  # an example takes a second: making it smaller would take an hour
 
 
 class Drawn:
@@ -147,7 +148,7 @@ def overlapping(draw: st.DrawFn) -> list[View]:
 RULES = st.builds(Merge, keep=st.sampled_from(["confidence", "date", "edge"]), overlap=st.sampled_from([0.3, 0.5, 1.0]))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10, phases=QUICK)
 @given(views=overlapping(), how=RULES, cell=st.sampled_from([1.7, 4.1]), order=st.randoms())
 def test_the_layer_keeps_its_laws(views: list[View], how: Merge, cell: float, order: Any) -> None:
     layer = one_layer(views, how)
@@ -201,7 +202,7 @@ def test_one_scene_is_its_footprints() -> None:
 # --- sheets that meet
 
 
-@settings(max_examples=15)
+@settings(max_examples=10, phases=QUICK)
 @given(
     seed=st.integers(0, 2**20),
     row=st.integers(6, 23),
