@@ -288,7 +288,11 @@ def bridge(first: Any, second: Any, views: tuple[View, View]) -> Any:
     reach = found.gap + LEAST_CONTACT + max(view.simplify for view in views)
     there = on_grid(np.array([second]), views[1], views[0])[0]
     around = [shapely.buffer(piece, reach, join_style="mitre") for piece in (first, there)]
-    return polygons_of(shapely.intersection_all([shapely.buffer(found.line, reach), *around]))
+    gap = polygons_of(shapely.intersection_all([shapely.buffer(found.line, reach), *around]))
+    rings = shapely.get_rings(shapely.get_parts(shapely.union_all([first, there, gap])))
+    holes = shapely.polygons(rings)
+    small = (shapely.area(holes) < (2 * reach) ** 2) & shapely.dwithin(holes, found.line, reach)
+    return polygons_of(shapely.union_all([gap, *holes[small]]))
 
 
 def polygons_of(geometry: Any) -> Any:
