@@ -44,6 +44,9 @@ STEP = 0.5
 FAR_BEYOND = 2 * JOIN_WITHIN
 """How far the ground goes on, in the same pixels, that a scene saw which does not end in the same place."""
 
+NEARLY_ONE = 0.9
+"""How far a polygon goes on, in the same pixels, that does not end in the same place."""
+
 LATTICE = 2.0**-20
 """Part of a pixel to which outlines are rounded where they are joined or cut: so grids that coincide do exactly."""
 
@@ -221,7 +224,8 @@ def _cut(polygon: Any, other: Any, view: View, beside: View, *, alike: bool = Fa
     middle = ends.mean(axis=1)
     goes_on = _goes_on(middle, outward, np.arange(BEYOND, JOIN_WITHIN + BEYOND, STEP) * coarse, other, (view, beside))
     if alike:
-        goes_on &= _is_valid(shapely.points(middle + outward * FAR_BEYOND * coarse), view, beside)
+        further = shapely.intersects(shapely.points(middle + outward * NEARLY_ONE * coarse), other)
+        goes_on &= further | _is_valid(shapely.points(middle + outward * FAR_BEYOND * coarse), view, beside)
     cut = ends[goes_on]
     return np.asarray(shapely.linestrings(cut if len(cut) >= LEAST_CONTACT * coarse else cut[:0]))
 
@@ -288,7 +292,11 @@ def bridge(first: Any, second: Any, views: tuple[View, View]) -> Any:
     reach = found.gap + LEAST_CONTACT + max(view.simplify for view in views)
     there = on_grid(np.array([second]), views[1], views[0])[0]
     around = [shapely.buffer(piece, reach, join_style="mitre") for piece in (first, there)]
-    gap = polygons_of(shapely.intersection_all([shapely.buffer(found.line, reach), *around]))
+    near = shapely.buffer(found.line, reach)
+    between = shapely.convex_hull(
+        shapely.intersection(shapely.union(first, there), shapely.buffer(found.line, 2 * reach))
+    )
+    gap = polygons_of(shapely.intersection_all([near, between, *around]))  # without bulges where the border ends
     rings = shapely.get_rings(shapely.get_parts(shapely.union_all([first, there, gap])))
     holes = shapely.polygons(rings)
     small = (shapely.area(holes) < (2 * reach) ** 2) & shapely.dwithin(holes, found.line, reach)
