@@ -22,11 +22,13 @@ import numpy as np
 from pydantic import Field
 
 from geoseg.catalog import Scene, find_model
+from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
 from geoseg.io.scenes import open_scene
 from geoseg.io.store import entries_of, job_of
 from geoseg.jobs import Strict
+from geoseg.merge import Merged, check_background, merge_results
 from geoseg.pipeline import (
     Predictor,
     SegmentJob,
@@ -92,6 +94,11 @@ class RunJob(Strict):
     min_area: float = Field(default=4.0, ge=0, description="square metres below which a footprint is dropped")
     simplify: float = Field(default=1.0, ge=0, description="tolerance of outlines in pixels; 0: the pixels' sides")
     separate: bool = Field(default=True, description="tell objects that touch apart, where the model can")
+    merge: Merge | None = Field(
+        default=None,
+        description="at the end, make one layer of all footprints: each once where scenes overlap, whole where they "
+        "meet; {} for the defaults, None: `geoseg merge` can do it later",
+    )
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -174,6 +181,8 @@ class RunReport:
     """By stage, summed over all threads and workers: read, forward, blend, write, files."""
     wall: float
     footprints: int = 0
+    merged: Merged | None = None
+    """If the job asks for it and there are results."""
 
     @property
     def forward_share(self) -> float:
@@ -224,6 +233,8 @@ def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite:
         msg = f"{data / job.aoi}: there is no such file; check aoi in the job"
         raise OptionError(msg)
     model = find_model(job.product, job.model)
+    if job.merge is not None:
+        check_background(job.product, model.legend.background)
     check_machine(job.device if job.cluster == "local" else "cpu", model)
     collection = f"{job.product}-{out.name}"
     fitting = _Fitting.of(job)
@@ -369,9 +380,10 @@ def run_archive(
         finally:
             write_failures(plan.out, done.failures)
             footprints = write_collection(plan.out, plan.collection, plan.job.title, plan.job.license, plan.model)
+        merged = merge_results(plan.out, plan.job.merge) if plan.job.merge is not None and footprints else None
     kept = len(plan.entries) - len(plan.pending)
     wall = time.perf_counter() - began
-    return RunReport(done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints)
+    return RunReport(done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints, merged)
 
 
 def _check_room(plan: ArchivePlan) -> None:

@@ -17,6 +17,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
+from geoseg import merge
 from geoseg.archive import RunJob, plan_archive
 from geoseg.catalog import COLLECTION, MULTIHASH_SHA256
 from geoseg.errors import GeosegError
@@ -118,7 +119,8 @@ def verify(out: Path, observe: Observer = lambda _stage, _done, _total: None) ->
 
     Each scene's valid pixels, read again, are those that have a label, and the ledger has as many of each chunk. Each
     file has the size and checksum that its item tells. Outlines, found again in other windows, are those of the file.
-    The collection has all results, and every link and asset is there. Raises `OutputError` if OUT holds no run.
+    The collection has all results, and every link and asset is there; merged footprints are of these
+    results, too. Raises `OutputError` if OUT holds no run.
     """
     content = read_list(out)
     plan = plan_archive(RunJob.model_validate(content["job"]), Path(content["data"]), out)
@@ -229,6 +231,7 @@ def _collection_findings(plan: ArchivePlan) -> Iterator[str]:
         return
     content = json.loads(path.read_text(encoding="utf-8"))
     yield from _dead_links(content, plan.out)
+    yield from merge.findings(plan.out, wanted=plan.job.merge is not None)
     linked = {Path(link["href"]).parent.name for link in content["links"] if link["rel"] == "item"}
     for item in items_of(plan.out, plan.collection):
         if item["id"] not in linked:

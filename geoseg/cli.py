@@ -80,6 +80,7 @@ def cli() -> None:
       geoseg sample amsterdam                        fetch it, print where it is
       geoseg segment SCENE.tif buildings --out maps  map its buildings
       geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
+      geoseg merge maps                              each building once, where scenes overlap or meet
       geoseg models                                  which models there are
       geoseg evaluate maps/SCENE drawn.gpkg          how well a map agrees with a reference
     """
@@ -210,6 +211,7 @@ def run(job: Path | None, schema: bool, verbose: int, log_json: Path | None, **h
       items.parquet       its items as stac-geoparquet, with the extra `archive`
       failed.geojson      what failed, where and why; absent if nothing did
       run.json            the job and its scenes
+      footprints.*        all footprints as one layer, if the job has the key `merge`
 
     A scene that cannot be mapped is told and left out; the status is 3 then. The same command again does what is
     missing, and maps anew whatever scene's file, model or parameters have changed.
@@ -394,7 +396,7 @@ def verify(out: Path) -> None:
       every valid pixel has a label, nothing else has, and the ledger counted as many
       every file has the checksum that its STAC item tells
       the outlines, found again in other windows, are those of the file
-    And every STAC link and asset is there.
+    And every STAC link and asset is there, and merged footprints are of these results.
 
     The status is 3 if anything is not so, and each such thing is told.
 
@@ -415,6 +417,63 @@ def verify(out: Path) -> None:
     )
     if proof.findings:
         sys.exit(INCOMPLETE)
+
+
+@cli.command()
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--keep",
+    type=click.Choice(["confidence", "date", "edge"]),
+    default="confidence",
+    show_default=True,
+    help="Which view of a building stays: the most confident, the latest, or the one farthest from its scene's edge.",
+)
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the smaller footprint that two scenes' footprints have in common if they are the same building.",
+)
+@click.option("--overwrite", is_flag=True, help="Do it again, although it is done.")
+def merge(out: Path, overwrite: bool, **how: Any) -> None:  # noqa: FBT001
+    r"""Make one layer of the footprints of an archive run's scenes: each building once.
+
+    Where scenes overlap, the better view of a building stays; one that its scene's edge cuts gives way to one that is
+    whole. What little ground two different footprints still share, the better one has. Where scenes meet edge to
+    edge, the pieces of a building are joined. The scenes' own results stay as they are.
+
+    \b
+    Writes into OUT:
+      footprints.parquet  GeoParquet, in the scenes' CRS, or longitude and latitude if they have several
+      footprints.geojson  the same, longitude and latitude
+
+    The columns are those of the scenes, with <scene>/<id> as id, and `views`: how many scenes saw it.
+
+    \b
+    Examples:
+      geoseg merge maps
+      geoseg merge maps --keep date
+    """
+    from geoseg.duplicates import Merge
+    from geoseg.merge import merge as carry_out
+
+    with _Progress(unit="steps", scale=1) as observe:
+        merged = carry_out(out, Merge(**how), overwrite=overwrite, observe=observe)
+    if merged.anew:
+        click.echo(_merged_line(merged))
+    else:
+        click.echo(f"Nothing left to do: {out} holds the layer of these results (--overwrite makes it again).")
+    for name in ("footprints.parquet", "footprints.geojson"):
+        click.echo(str(out / name))
+
+
+def _merged_line(merged: Any) -> str:
+    covered = f", {merged.covered} covered by better ones" if merged.covered else ""
+    return (
+        f"{merged.footprints} footprints of {merged.scenes} scenes: {merged.duplicates} duplicates left out, "
+        f"{merged.joined} joined across borders{covered}."
+    )
 
 
 class _Events:
@@ -452,6 +511,8 @@ def _print_report(report: Any, planned: Any) -> None:
         f"{report.done} scenes mapped, {report.kept} were there already, {len(report.failures)} failed{outside}; "
         f"{report.footprints} footprints in all."
     )
+    if report.merged is not None:
+        click.echo(_merged_line(report.merged))
     if report.pixels:
         _print_seconds(report)
     if (planned.out / "collection.json").exists():

@@ -195,8 +195,10 @@ def _frame(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
     return everything.drop(columns=unknown)
 
 
-def measure(polygons: NDArray[np.object_], geobox: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Areas in square metres and perimeters in metres on the ground of polygons in a grid's CRS, whatever that is.
+def measure(
+    polygons: NDArray[np.object_], geobox: GeoBox, crs: CRS | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Areas in square metres and perimeters in metres on the ground of polygons on a grid, in its CRS or another `crs`.
 
     Areas by an equal-area projection about the grid's centre (Lambert azimuthal, Snyder 1987), so that a polygon's does
     not depend on its company; perimeters by geodesics between vertices (Karney 2013); both on the WGS 84 ellipsoid.
@@ -204,11 +206,11 @@ def measure(polygons: NDArray[np.object_], geobox: GeoBox) -> tuple[NDArray[np.f
     """
     if not len(polygons):
         return np.zeros(0), np.zeros(0)
-    to_lonlat, to_equal_area = _transformers(geobox)
+    to_lonlat, to_equal_area = _transformers(geobox, crs_of(geobox).wkt if crs is None else crs.to_wkt())
     xy, owner = shapely.get_coordinates(polygons, return_index=True)
     lon, lat = to_lonlat.transform(xy[:, 0], xy[:, 1])
     flat = shapely.set_coordinates(polygons.copy(), np.column_stack(to_equal_area.transform(lon, lat)))
-    _, ring = shapely.get_coordinates(shapely.get_rings(polygons), return_index=True)
+    _, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(polygons)), return_index=True)
     same_ring = ring[1:] == ring[:-1]
     _, _, length = WGS84.inv(lon[:-1], lat[:-1], lon[1:], lat[1:])
     perimeter = np.bincount(owner[1:][same_ring], np.asarray(length)[same_ring], minlength=len(polygons))
@@ -216,9 +218,10 @@ def measure(polygons: NDArray[np.object_], geobox: GeoBox) -> tuple[NDArray[np.f
 
 
 @lru_cache(maxsize=4)
-def _transformers(geobox: GeoBox) -> tuple[Transformer, Transformer]:
-    """From the grid's CRS to longitude and latitude, and from there to metres of equal area; slow to build."""
-    to_lonlat = Transformer.from_crs(CRS.from_wkt(crs_of(geobox).wkt), 4326, always_xy=True)
-    lon_0, lat_0 = to_lonlat.transform(*(geobox.affine @ (geobox.shape[1] / 2, geobox.shape[0] / 2)))
+def _transformers(geobox: GeoBox, wkt: str) -> tuple[Transformer, Transformer]:
+    """From a CRS to longitude and latitude, and from there to metres of equal area about a grid's centre."""
+    to_lonlat = Transformer.from_crs(CRS.from_wkt(wkt), 4326, always_xy=True)
+    of_grid = Transformer.from_crs(CRS.from_wkt(crs_of(geobox).wkt), 4326, always_xy=True)
+    lon_0, lat_0 = of_grid.transform(*(geobox.affine @ (geobox.shape[1] / 2, geobox.shape[0] / 2)))
     equal_area = f"+proj=laea +lat_0={lat_0} +lon_0={lon_0} +ellps=WGS84"
     return to_lonlat, Transformer.from_crs(4326, equal_area, always_xy=True)

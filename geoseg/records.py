@@ -3,6 +3,7 @@
 OUT/run.json         the job, its scenes, and those that could not be planned: the latest run's
 OUT/failed.geojson   where something failed in the latest run; absent where nothing did
 OUT/collection.json  STAC collection of all results; each scene's item lies in its folder
+OUT/footprints.*     all footprints as one layer, if they were merged (see `geoseg.merge`); assets of the collection
 OUT/items.parquet    the same items as stac-geoparquet (with the extra `archive`)
 OUT/<scene>/         results, with a ledger of what is done
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    import pystac
     from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import ModelSpec
@@ -36,6 +38,15 @@ if TYPE_CHECKING:
     from geoseg.window import Window
 
 log = logging.getLogger("geoseg")
+
+BACKGROUND = "geoseg:background"
+"""The class of a collection's label maps that is no object; null where every class is one."""
+
+MERGE = "geoseg:merge"
+"""What a collection says of its merged footprints: how, from what, and how many."""
+
+MERGED = {"footprints": "footprints.geojson", "footprints_parquet": "footprints.parquet"}
+"""Assets of a collection, and their files."""
 
 RUN, FAILED, INDEX, LOCK = "run.json", "failed.geojson", "items.parquet", ".lock"
 
@@ -156,6 +167,23 @@ def items_of(out: Path, collection: str) -> Iterator[dict[str, Any]]:
             yield item
 
 
+def read_collection(out: Path) -> dict[str, Any]:
+    """The collection of the results in OUT. Raises `OutputError` if there is none."""
+    try:
+        content: dict[str, Any] = json.loads((out / COLLECTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        msg = f"{out}: holds no results of an archive run ({COLLECTION}: {why}); name the --out of `geoseg run`"
+        raise OutputError(msg) from error
+    return content
+
+
+def write_merged(out: Path, content: dict[str, Any], assets: dict[str, pystac.Asset], record: dict[str, Any]) -> None:
+    """Write a collection that has merged footprints among its assets, and the record of them."""
+    told = {**content["assets"], **{key: asset.to_dict() for key, asset in assets.items()}}
+    write_json(out / COLLECTION, {**content, "assets": told, MERGE: record})
+
+
 def write_collection(out: Path, collection: str, title: str, licence: str, model: ModelSpec) -> int:
     """Write the STAC collection of all results in OUT, and their index; how many footprints they hold.
 
@@ -164,9 +192,20 @@ def write_collection(out: Path, collection: str, title: str, licence: str, model
     items = list(items_of(out, collection))
     if not items:
         return 0
-    write_json(out / COLLECTION, _collection(collection, title, licence, model, items, out))
+    made = _collection(collection, title, licence, model, items, out)
+    if (out / COLLECTION).exists():
+        made = _with_merged(made, read_collection(out))
+    write_json(out / COLLECTION, made)
     _write_index(out / INDEX, items)
     return sum(item["properties"]["geoseg:counts"]["footprints"] for item in items)
+
+
+def _with_merged(made: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """A collection, with what an earlier one says of merged footprints."""
+    if MERGE not in before:
+        return made
+    kept = {key: asset for key, asset in before["assets"].items() if key in MERGED}
+    return {**made, "assets": {**made.get("assets", {}), **kept}, MERGE: before[MERGE]}
 
 
 def _collection(
@@ -185,6 +224,7 @@ def _collection(
         extent=pystac.Extent(pystac.SpatialExtent([around]), pystac.TemporalExtent([interval])),
         license=licence,
         summaries=pystac.Summaries({"geoseg:model": [{"name": model.name, "sha256": model.sha256}]}),
+        extra_fields={BACKGROUND: model.legend.background},
     )
     made.add_link(pystac.Link("root", f"./{COLLECTION}", media_type="application/json"))
     for item in items:
