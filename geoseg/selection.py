@@ -442,6 +442,8 @@ def _scene_of(found: Found, asset: str | None, rule: Rule) -> SceneRef:
     properties = item.get("properties", {})
     chosen = _asset(item.get("assets", {}), asset)
     when = properties.get("datetime") or properties.get("start_datetime")
+    if properties.get("geoseg:datetime_known") is False:
+        when = None  # what stands there says that nothing is known
     bands = chosen.get("bands") or chosen.get("eo:bands") or ()
     names = tuple(str(band.get("eo:common_name") or band.get("common_name") or "") for band in bands)
     geometry = item.get("geometry")

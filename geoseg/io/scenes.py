@@ -50,6 +50,9 @@ DESCRIBED = VISIBLE | RED_EDGE | INFRARED
 
 DAMAGED = "the file is damaged or incomplete; copy or download it again"
 
+OVERVIEW = 1024
+"""Rows and columns at most of the overview that tells where a scene has data."""
+
 STRETCH_PERCENTILES = (1.0, 99.0)
 STRETCH_SAMPLE = 1024
 """Rows and columns at most of the overview that a stretch is estimated from."""
@@ -239,7 +242,7 @@ class GdalSource:
 
 
 def _validity(dataset: Any, bands: list[int], place: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which pixels have data: by mask or alpha band, nodata value, and never NaN or infinity.
+    """Which pixels of values read from a place have data: by mask or alpha band, nodata value, never NaN or infinity.
 
     A pixel of integers is nodata when all bands are (a dark roof may well be 0 in one of them); of floats when any is.
     """
@@ -247,9 +250,9 @@ def _validity(dataset: Any, bands: list[int], place: Any, values: NDArray[Any]) 
     valid: NDArray[np.bool_] = np.ones(values.shape[1:], bool)
     floating = np.issubdtype(values.dtype, np.floating)
     if MaskFlags.per_dataset in flags:
-        valid = dataset.read_masks(bands[0], window=place) > 0
+        valid = dataset.read_masks(bands[0], window=place, out_shape=values.shape[1:]) > 0
     elif MaskFlags.nodata in flags:
-        masks = dataset.read_masks(bands, window=place) > 0
+        masks = dataset.read_masks(bands, window=place, out_shape=values.shape) > 0
         valid = masks.all(axis=0) if floating else masks.any(axis=0)
     return valid & np.isfinite(values).all(axis=0) if floating else valid
 
@@ -265,8 +268,7 @@ def estimate_stretch(scene: Scene, bands: tuple[int, ...]) -> Stretch | None:
         msg = f"{scene.path}: its values are complex ({scene.dtype}); geoseg maps real-valued imagery"
         raise SceneError(msg)
     with _open(scene.path) as dataset:
-        factor = max(1, *(-(-side // STRETCH_SAMPLE) for side in scene.shape))
-        shape = tuple(-(-side // factor) for side in scene.shape)
+        shape = overview_shape(scene.shape, STRETCH_SAMPLE)
         try:
             values = dataset.read(list(bands), out_shape=(len(bands), *shape), masked=True)
         except RasterioError as error:
@@ -281,3 +283,61 @@ def estimate_stretch(scene: Scene, bands: tuple[int, ...]) -> Stretch | None:
         tuple(float(low) for low, _ in limits),
         tuple(float(high if high > low else low + 1) for low, high in limits),
     )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a catalog tells of a scene's file besides its grid, bands and date."""
+
+    media_type: str | None
+    """None: there is none for this format."""
+    names: tuple[str, ...]
+    """What the file itself calls each band; "" where it says nothing."""
+    dtypes: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    valid: NDArray[np.bool_] | None
+    """Which pixels (y, x) of an overview of the scene have data; None: all, as far as the file says."""
+
+
+def survey(scene: Scene) -> Survey:
+    """What a catalog wants to know of a scene's file; an overview is read where not all of it may have data.
+
+    Raises `SceneError` if that cannot be read.
+    """
+    with _open(scene.path) as dataset:
+        try:
+            return Survey(
+                _media_type(dataset),
+                tuple((text or "").strip() for text in dataset.descriptions),
+                tuple(dataset.dtypes),
+                tuple(dataset.nodatavals),
+                _valid_overview(dataset, [index for index, name in enumerate(scene.bands, 1) if name != "alpha"]),
+            )
+        except RasterioError as error:
+            msg = f"{scene.path}: cannot be read: {DAMAGED}"
+            raise SceneError(msg) from error
+
+
+def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:
+    flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+    if flags == {MaskFlags.all_valid} and np.issubdtype(np.result_type(*dataset.dtypes), np.integer):
+        return None
+    values = dataset.read(bands, out_shape=(len(bands), *overview_shape(dataset.shape, OVERVIEW)))
+    return _validity(dataset, bands, None, values)
+
+
+def overview_shape(shape: tuple[int, int], most: int) -> tuple[int, int]:
+    """Rows and columns of an overview with at most so many of them: every so-manieth pixel.
+
+    >>> overview_shape((100, 30), 40)
+    (34, 10)
+    """
+    factor = max(1, *(-(-side // most) for side in shape))
+    return -(-shape[0] // factor), -(-shape[1] // factor)
+
+
+def _media_type(dataset: Any) -> str | None:
+    if dataset.driver == "GTiff":
+        cloud = dataset.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
+        return "image/tiff; application=geotiff" + ("; profile=cloud-optimized" if cloud else "")
+    return "image/jp2" if dataset.driver.startswith("JP2") else None
