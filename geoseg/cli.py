@@ -140,7 +140,7 @@ def cli() -> None:
 @click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")
 @click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
 def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
-    r"""Map one scene: PRODUCT is what to look for, such as `buildings`.
+    r"""Map one scene, a GeoTIFF or whatever GDAL reads, or a Zarr store: PRODUCT is what to look for, as `buildings`.
 
     \b
     Writes into OUT/<name of the scene>/:
@@ -505,7 +505,7 @@ def _print_seconds(report: Any) -> None:
 )
 @click.option("-v", "--verbose", count=True, help="More to read; -vv for everything.")
 def catalog(folder: Path, id_: str | None, verbose: int, **options: Any) -> None:
-    r"""Make a STAC catalog of the scenes in FOLDER and below: GeoTIFF, JPEG 2000, VRT.
+    r"""Make a STAC catalog of the scenes in FOLDER and below: GeoTIFF, JPEG 2000, VRT, Zarr.
 
     \b
     Writes beside the scenes, with relative links:

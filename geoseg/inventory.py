@@ -31,8 +31,11 @@ from scipy import ndimage
 
 from geoseg.catalog import COLLECTION, MULTIHASH_SHA256, Scene, sha256_of
 from geoseg.errors import GeosegError, OptionError, OutputError, SceneError
-from geoseg.io.scenes import DESCRIBED, Survey, open_scene, survey
+from geoseg.io.pixels import DESCRIBED, Survey
+from geoseg.io.remote import size_and_time
+from geoseg.io.scenes import open_scene, survey
 from geoseg.io.store import LEDGER, cannot_write
+from geoseg.io.zarr_scenes import is_zarr
 from geoseg.raster import crs_of
 from geoseg.records import write_json
 from geoseg.selection import Fault
@@ -158,7 +161,7 @@ def write_catalog(job: CatalogJob, observe: Observer = lambda _stage, _done, _to
     how = How.of(job, before)
     found, outside = scenes_below(folder)
     if not found:
-        msg = f"{job.folder}: holds no scenes ({', '.join(sorted(RASTERS))}); check the folder"
+        msg = f"{job.folder}: holds no scenes ({', '.join(sorted(RASTERS))}, Zarr); check the folder"
         raise OptionError(msg)
     maker = _Maker(how, path, before)
     contents: list[dict[str, Any]] = []
@@ -191,13 +194,17 @@ def scenes_below(folder: Path) -> tuple[list[Path], list[Path]]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        stores: set[str] = set()
         for name in (*folders, *files):
             path = Path(here, name)
-            wanted = path.suffix.lower() in RASTERS and not name.startswith(".")
+            wanted = not name.startswith(".") and (name in folders or path.suffix.lower() in RASTERS)
+            wanted = wanted and (name in files or is_zarr(str(path)))
             if path.is_symlink() and not path.resolve().is_relative_to(folder):
                 outside += [path] if wanted or path.is_dir() else []
-            elif wanted and name in files:
+            elif wanted:
                 found.append(path)
+                stores.add(name)
+        folders[:] = [name for name in folders if name not in stores]
     known = {path for path in found if not path.is_symlink()}
     return sorted(p for p in found if not p.is_symlink() or p.resolve() not in known), sorted(outside)
 
@@ -405,7 +412,7 @@ def scene_item(path: Path, collection: Path, name: str, how: How) -> pystac.Item
         shape=list(scene.shape),
         transform=[*scene.geobox.affine][:9],
     )
-    checksum = {"file:checksum": MULTIHASH_SHA256 + sha256_of(path)} if how.checksum else {}
+    checksum = {"file:checksum": MULTIHASH_SHA256 + sha256_of(path)} if how.checksum and path.is_file() else {}
     colours = {"red", "green", "blue"} <= set(scene.bands) and scene.dtype == "uint8"
     asset = pystac.Asset(
         href_of(path, collection),
@@ -426,13 +433,15 @@ def href_of(path: Path, collection: Path) -> str:
 
 def _state(path: Path) -> dict[str, Any]:
     """What tells whether a file is still the same, in the words of STAC."""
-    state = path.stat()
-    changed = dt.datetime.fromtimestamp(state.st_mtime_ns // 1000 / 1e6, dt.UTC)
-    return {"file:size": state.st_size, "updated": changed.isoformat().replace("+00:00", "Z")}
+    size, time = size_and_time(path)
+    changed = UNKNOWN_SINCE + dt.timedelta(microseconds=time // 1000)
+    return {"file:size": size, "updated": changed.isoformat().replace("+00:00", "Z")}
 
 
 def _refuse_descriptions(path: Path) -> None:
     """Raises `SceneError` for XML under another name than .vrt: nobody expects that it names other files."""
+    if path.is_dir():
+        return
     with path.open("rb") as stream:
         if path.suffix.lower() != ".vrt" and stream.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
             msg = f"{path}: is a description (VRT or other XML) that may name any file; call it .vrt if you trust it"
