@@ -354,6 +354,8 @@ def irregular(image: xr.DataArray) -> xr.DataArray:
 
 
 def without_crs(image: xr.DataArray) -> xr.DataArray:
+    for dim in ("x", "y"):
+        image[dim].attrs.clear()  # which tell it, too
     return image.drop_vars("spatial_ref")
 
 
