@@ -72,7 +72,18 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     assert status == 0
     assert "geoseg segment SCENE.tif buildings --out maps" in out
     commands = re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["segment", "run", "plan", "status", "verify", "evaluate", "models", "sample", "train"]
+    assert commands == [
+        "segment",
+        "run",
+        "plan",
+        "status",
+        "verify",
+        "catalog",
+        "evaluate",
+        "models",
+        "sample",
+        "train",
+    ]
     assert command("-h")[1] == out
 
 
