@@ -39,7 +39,7 @@ from geoseg.catalog import ModelSpec, find_model
 from geoseg.evaluation.objects import ObjectScores, object_scores
 from geoseg.evaluation.pixels import confusion_of, pixel_scores
 from geoseg.footprints import GroundSeparation
-from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
+from geoseg.io.scenes import estimate_stretch, open_scene, open_source
 from geoseg.jobs import read_job
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.pipeline import patch_on_scene
@@ -150,7 +150,7 @@ def places(data: Path) -> Iterator[Labelled]:
     scene = open_scene(path)
     bands = scene.bands_for(("red", "green", "blue"))
     whole = Window.of_shape(scene.shape)
-    image = GdalSource(scene, bands, estimate_stretch(scene, bands)).read(whole).values.astype(np.uint8)
+    image = open_source(scene, bands, estimate_stretch(scene, bands)).read(whole).values.astype(np.uint8)
     shapes = gpd.read_file(path.with_name("atlanta_footprints.geojson")).to_crs(str(scene.geobox.crs)).geometry
     yield (
         "Atlanta, panchromatic 0.5 m",

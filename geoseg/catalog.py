@@ -345,7 +345,7 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
 
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
-    yield scene.path, "image/tiff"
+    yield scene.path, "application/vnd.zarr" if Path(scene.path).is_dir() else "image/tiff"
     if scene.item is not None:
         yield scene.item, "application/geo+json"
     yield str(model.weights.parent / "item.json"), "application/geo+json"

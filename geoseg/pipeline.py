@@ -39,7 +39,7 @@ from geoseg.export import OUTLINED_AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
 from geoseg.io.remote import state_of
-from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
+from geoseg.io.scenes import estimate_stretch, open_scene, open_source
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
 from geoseg.models.architectures import own_stride
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
 
+    from geoseg.io.pixels import SceneSource
     from geoseg.predict import TileReport
     from geoseg.raster import Sink
 
@@ -123,7 +124,7 @@ class Plan:
     scene: Scene
     model: ModelSpec
     folder: Path
-    source: GdalSource
+    source: SceneSource
     tiling: Tiling
     parameters: dict[str, Any]
     """What the result depends on: two jobs with equal parameters have equal results."""
@@ -215,7 +216,7 @@ def _label_raster(
         if scene.dtype != "uint8" or len(scene.bands) != 1:
             msg = f"{labels}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}"
             raise SceneError(msg)
-        source = GdalSource(scene, (1,))
+        source = open_source(scene, (1,))
         return scene.geobox, lambda window: _labels_of(source, window), {}, scene.id
     from odc.geo.geobox import GeoBox
     from odc.geo.xr import ODCExtensionDa
@@ -239,7 +240,7 @@ def _label_raster(
     )
 
 
-def _labels_of(source: GdalSource, window: Window) -> NDArray[np.uint8]:
+def _labels_of(source: SceneSource, window: Window) -> NDArray[np.uint8]:
     raster = source.read(window)
     labels: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
     return labels
@@ -288,7 +289,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "separation": model.separation if job.separate else None,
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
-    source = GdalSource(scene, bands, stretch, inside)
+    source = open_source(scene, bands, stretch, inside)
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False)
 
 

@@ -10,6 +10,7 @@ archive to read its metadata; each file is checked once more by its own sha256, 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
-from geoseg.catalog import sha256_of
-from geoseg.errors import OptionError, SampleError
+from geoseg.catalog import COLLECTION, catalogs_folder, sha256_of
+from geoseg.errors import OptionError, OutputError, SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,6 +199,29 @@ def fetch_sample(sample: Sample, folder: Path | None = None, progress: Callable[
             msg = f"sample {sample.name} cannot be written to {target}: {error}; choose another folder ($GEOSEG_CACHE)"
             raise SampleError(msg) from error
     return target / sample.entry
+
+
+def put_catalog(folder: Path) -> Path:
+    """Put the STAC collection of all samples into a folder that samples are fetched into; its path.
+
+    An item's asset is where `fetch(name, folder)` leaves the file. Raises `OutputError` if another collection is there,
+    or if it cannot be written.
+    """
+    source, target = catalogs_folder() / "scenes", folder / COLLECTION
+    collection = json.loads((source / COLLECTION).read_text(encoding="utf-8"))
+    collection["links"] = [link for link in collection["links"] if link["rel"] == "item"]  # what is above stays there
+    if target.exists() and collection["id"] not in target.read_text(encoding="utf-8"):
+        msg = f"{target}: is another collection and is left as it is; choose another --into"
+        raise OutputError(msg)
+    try:
+        (folder / "items").mkdir(parents=True, exist_ok=True)
+        for item in (source / "items").glob("*.json"):
+            shutil.copyfile(item, folder / "items" / item.name)
+        target.write_text(json.dumps(collection, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        msg = f"{target}: cannot be written: {error.strerror or error}; choose another --into"
+        raise OutputError(msg) from error
+    return target
 
 
 def _download(sample: Sample, scratch: Path, target: Path) -> Path:

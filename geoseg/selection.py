@@ -442,6 +442,8 @@ def _scene_of(found: Found, asset: str | None, rule: Rule) -> SceneRef:
     properties = item.get("properties", {})
     chosen = _asset(item.get("assets", {}), asset)
     when = properties.get("datetime") or properties.get("start_datetime")
+    if properties.get("geoseg:datetime_known") is False:
+        when = None  # what stands there says that nothing is known
     bands = chosen.get("bands") or chosen.get("eo:bands") or ()
     names = tuple(str(band.get("eo:common_name") or band.get("common_name") or "") for band in bands)
     geometry = item.get("geometry")
@@ -455,6 +457,10 @@ def _scene_of(found: Found, asset: str | None, rule: Rule) -> SceneRef:
     )
 
 
+READ = ("image/tiff", "image/jp2", "application/vnd.zarr", "application/vnd+zarr")
+"""How media types begin that are scenes."""
+
+
 def _asset(assets: dict[str, Any], key: str | None) -> dict[str, Any]:
     """The asset of that key, or else the only raster, or else the one whose role or key is visual or data."""
     if key is not None:
@@ -463,9 +469,7 @@ def _asset(assets: dict[str, Any], key: str | None) -> dict[str, Any]:
             raise SceneError(msg)
         chosen: dict[str, Any] = assets[key]
         return chosen
-    rasters = {
-        k: a for k, a in assets.items() if str(a.get("type", "image/tiff")).startswith(("image/tiff", "image/jp2"))
-    }
+    rasters = {k: a for k, a in assets.items() if str(a.get("type", "image/tiff")).startswith(READ)}
     for kind in ("visual", "data"):
         of_kind = [a for k, a in rasters.items() if k == kind or kind in (a.get("roles") or ())]
         if len(rasters) > 1 and len(of_kind) == 1:

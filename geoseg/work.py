@@ -29,7 +29,7 @@ from geoseg.catalog import find_model
 from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
 from geoseg.export import arrays_of, outlined
 from geoseg.io.remote import differs, is_remote, state_of
-from geoseg.io.scenes import GdalSource
+from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
 from geoseg.pipeline import (
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from geoseg.catalog import ModelSpec, Scene
     from geoseg.footprints import Layer
-    from geoseg.io.scenes import Stretch
+    from geoseg.io.pixels import Stretch
     from geoseg.raster import Band
     from geoseg.tiling import Tiling
     from geoseg.window import Window
@@ -94,7 +94,7 @@ class SceneOrder:
         _check_unchanged(self.scene, parameters["scene"])
         inside = None if self.job.aoi is None else read_aoi(Path(self.job.aoi), self.scene.geobox)
         waits = REMOTE_WAITS if is_remote(self.scene.path) else WAITS
-        source = GdalSource(self.scene, self.bands, self.stretch, inside, waits)
+        source = open_source(self.scene, self.bands, self.stretch, inside, waits)
         return Plan(self.job, self.scene, self.model, self.folder, source, self.tiling, parameters, complete=False)
 
 

@@ -72,7 +72,18 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     assert status == 0
     assert "geoseg segment SCENE.tif buildings --out maps" in out
     commands = re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["segment", "run", "plan", "status", "verify", "evaluate", "models", "sample", "train"]
+    assert commands == [
+        "segment",
+        "run",
+        "plan",
+        "status",
+        "verify",
+        "catalog",
+        "evaluate",
+        "models",
+        "sample",
+        "train",
+    ]
     assert command("-h")[1] == out
 
 
@@ -94,8 +105,12 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             *("PREDICTION", "REFERENCE", "255 = nodata", "GeoPackage", "a folder that `geoseg segment` wrote"),
             *("--aoi", "--classes", "--class-column", "--objects", "--tolerance", "--iou", "--json", "[default: 0.5]"),
         ),
+        "catalog": (
+            *("collection.json", "items/ID.json", "--out", "--license", "--checksum", "--datetime-pattern", "yearday"),
+            *("the status is 3", "[default: other]", "20240531T101112", "what is gone loses it"),
+        ),
         "models": ("geoseg models buildings-deeplabv3plus",),
-        "sample": ("geoseg segment", "list the samples"),
+        "sample": ("geoseg segment", "list the samples", "--all", "--into"),
         "train": ("geoseg train", "--schema", "geoseg[train]"),
     }.items():
         status, out, err = command(name, "--help")

@@ -25,7 +25,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as Place
 
 from geoseg.errors import EvaluationError, SceneError
-from geoseg.io.scenes import DAMAGED, GdalSource, open_scene
+from geoseg.io.pixels import DAMAGED
+from geoseg.io.scenes import open_scene, open_source
 from geoseg.io.vectors import to_pixels
 from geoseg.raster import NODATA, crs_of
 
@@ -317,7 +318,7 @@ class GridLabels:
     """A raster on its own grid."""
 
     def __init__(self, scene: Scene) -> None:
-        self._source = GdalSource(scene, (1,))
+        self._source = open_source(scene, (1,))
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Labels (y, x) of a window."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -33,11 +35,20 @@ def state_of(path: str) -> State:
     """
     if is_remote(path):
         return _told_by_server(path.removeprefix("/vsicurl/"))
-    state = Path(path).stat() if Path(path).exists() else None
-    return {
-        "bytes": state and state.st_size,
-        "modified": state and dt.datetime.fromtimestamp(state.st_mtime, dt.UTC).isoformat(),
-    }
+    if not Path(path).exists():
+        return {"bytes": None, "modified": None}
+    size, time_ns = size_and_time(Path(path))
+    return {"bytes": size, "modified": dt.datetime.fromtimestamp(time_ns / 1e9, dt.UTC).isoformat()}
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and time of the last change, in nanoseconds since 1970; of a folder, of all that is in it."""
+    state = path.stat()
+    if not path.is_dir():
+        return state.st_size, state.st_mtime_ns
+    states = [Path(here, name).lstat() for here, folders, files in os.walk(path) for name in (*folders, *files)]
+    size = sum(each.st_size for each in states if not stat.S_ISDIR(each.st_mode))
+    return size, max([state.st_mtime_ns, *(each.st_mtime_ns for each in states)])
 
 
 def differs(before: State, now: State) -> bool:

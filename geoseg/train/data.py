@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.io.scenes import GdalSource, estimate_stretch, open_scene
+from geoseg.io.scenes import estimate_stretch, open_scene, open_source
 from geoseg.raster import crs_of
 from geoseg.train.job import Chips, Ground
 from geoseg.train.labels import RasterLabels, VectorLabels
@@ -149,7 +149,7 @@ def _ground_place(
         msg = f"{scene.path}: is turned or upside down; for training, warp it first (gdalwarp)"
         raise SceneError(msg)
     bands = scene.bands_for(job.bands)
-    source = GdalSource(scene, bands, estimate_stretch(scene, bands))
+    source = open_source(scene, bands, estimate_stretch(scene, bands))
     unit = (scene.ground_resolution[0] / -affine.e + scene.ground_resolution[1] / affine.a) / 2
     outline = shapely.box(*scene.geobox.boundingbox)
     ground = outline if data.area is None else outline & _polygons(folder / data.area, scene)
@@ -244,7 +244,7 @@ def _raster_labels(scene: Scene, data: Ground, job: TrainJob, folder: Path) -> R
         msg = f"{found[0]}: its CRS is {truth.geobox.crs}, that of its image {scene.geobox.crs}; warp it first"
         raise OptionError(msg)
     table = _value_table(job, data.values)
-    raster = GdalSource(truth, (1,)).read(Window.of_shape(truth.shape))
+    raster = open_source(truth, (1,)).read(Window.of_shape(truth.shape))
     labels = np.where(raster.valid, table[raster.values[0]], IGNORED).astype(np.uint8)
     return RasterLabels(labels, truth.geobox.affine, _background(job), len(job.classes))
 

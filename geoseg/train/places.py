@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
     from torchgeo.datasets.utils import GeoSlice
 
-    from geoseg.io.scenes import GdalSource
+    from geoseg.io.pixels import SceneSource
     from geoseg.train.labels import Labels
 
 HELD_BYTES = 2 << 30
@@ -88,7 +88,7 @@ class LabelledRaster(GeoDataset):
     """One georeferenced raster with its labels, as torchgeo indexes ground: x, y, t slices, the step a resolution."""
 
     def __init__(
-        self, source: GdalSource, labels: Labels, ground: BaseGeometry, hidden: BaseGeometry | None, fill: int
+        self, source: SceneSource, labels: Labels, ground: BaseGeometry, hidden: BaseGeometry | None, fill: int
     ) -> None:
         """`ground`: where labels count, in the raster's CRS; `hidden`: what must not even be seen.
 
@@ -123,7 +123,7 @@ class LabelledRaster(GeoDataset):
 class _Pixels:
     """A raster's pixels at any resolution, from coarser copies of itself where it fits into memory."""
 
-    def __init__(self, source: GdalSource) -> None:
+    def __init__(self, source: SceneSource) -> None:
         self._source = source
         rows, cols = source.shape
         self._held = rows * cols * len(source.bands) <= HELD_BYTES
