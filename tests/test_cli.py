@@ -78,6 +78,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
         "plan",
         "status",
         "verify",
+        "merge",
         "catalog",
         "evaluate",
         "models",
