@@ -47,6 +47,13 @@ FAR_BEYOND = 2 * JOIN_WITHIN
 NEARLY_ONE = 0.9
 """How far a polygon goes on, in the same pixels, that does not end in the same place."""
 
+SHORT_OF = 1.25
+"""How far from the edge, in its scene's pixels, a piece may end that another goes on from right behind it.
+
+Along the rim a network sees half a neighbourhood, and its scores are coarser than pixels: what the edge cuts is often
+a pixel short. Where outlines follow the pixels exactly, pieces are taken as exactly.
+"""
+
 LATTICE = 2.0**-20
 """Part of a pixel to which outlines are rounded where they are joined or cut: so grids that coincide do exactly."""
 
@@ -99,6 +106,11 @@ class View:
         """Metres on the ground along a pixel."""
         return math.sqrt(math.prod(ground_resolution(self.geobox)))
 
+    @property
+    def short_of(self) -> float:
+        """Pixels before the edge in which a piece may end that the edge cuts."""
+        return SHORT_OF if self.simplify else 0.0
+
     def outline(self, crs: CRS) -> Any:
         """The grid's outline in a CRS."""
         rows, cols = self.geobox.shape
@@ -108,7 +120,7 @@ class View:
     def at_edge(self, pixels: NDArray[np.object_]) -> NDArray[np.bool_]:
         """Which polygons, in pixel coordinates, reach the raster's edge as far as simplifying lets one say."""
         rows, cols = self.geobox.shape
-        bounds, near = shapely.bounds(pixels), self.simplify + _NO_GAP
+        bounds, near = shapely.bounds(pixels), self.simplify + self.short_of + _NO_GAP
         reaching: NDArray[np.bool_] = (bounds[:, :2] <= near).any(1) | (
             bounds[:, 2:] >= (cols - near, rows - near)
         ).any(1)
@@ -180,10 +192,25 @@ class Contact:
 
 def goes_on(first: Any, second: Any, views: tuple[View, View], *, alike: bool) -> tuple[bool, bool]:
     """Whether the second polygon goes on where its scene's edge cuts the first, and the other way round."""
+    behind = _both_cut(first, second, views, alike=alike)
+    return len(behind[0]) > 0, len(behind[1]) > 0
+
+
+def _both_cut(
+    first: Any, second: Any, views: tuple[View, View], *, alike: bool = False
+) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Where the edge of its scene cuts each of two polygons, the other going on behind; in pixels of its own scene.
+
+    One of them may end a little before the edge.
+    """
     one, other = views
     there, here = on_grid(np.array([second]), other, one)[0], on_grid(np.array([first]), one, other)[0]
-    behind = _cut(first, there, one, other, alike=alike), _cut(second, here, other, one, alike=alike)
-    return len(behind[0]) > 0, len(behind[1]) > 0
+    cut, back = _cut(first, there, one, other, alike=alike), _cut(second, here, other, one, alike=alike)
+    if len(back) and not len(cut):
+        cut = _cut(first, there, one, other, alike=alike, short_of=one.short_of)
+    elif len(cut) and not len(back):
+        back = _cut(second, here, other, one, alike=alike, short_of=other.short_of)
+    return cut, back
 
 
 def contact(first: Any, second: Any, views: tuple[View, View]) -> Contact | None:
@@ -194,21 +221,22 @@ def contact(first: Any, second: Any, views: tuple[View, View]) -> Contact | None
     gap, meet or overlap.
     """
     one, other = views
+    cut, back = _both_cut(first, second, views)
+    if not len(cut) or not len(back):
+        return None
     there = on_grid(np.array([second]), other, one)[0]
-    cut = _cut(first, there, one, other)
-    if not len(cut):
-        return None
-    back = _cut(second, on_grid(np.array([first]), one, other)[0], other, one)
-    if not len(back):
-        return None
     lines = np.concatenate([cut, on_grid(back, other, one)])
     middle = shapely.line_interpolate_point(lines, 0.5, normalized=True)
     gap = float((shapely.distance(middle, first) + shapely.distance(middle, there)).max())
     return Contact(shapely.multilinestrings(lines), gap if gap > _NO_GAP else 0.0)
 
 
-def _cut(polygon: Any, other: Any, view: View, beside: View, *, alike: bool = False) -> NDArray[np.object_]:
+def _cut(
+    polygon: Any, other: Any, view: View, beside: View, *, alike: bool = False, short_of: float = 0.0
+) -> NDArray[np.object_]:
     """The sides of pixels where a polygon is cut and another one lies beyond; none if they are too few.
+
+    It is also cut where it ends `short_of` pixels before the edge.
 
     Both polygons come in the pixel coordinates of `view`, the scene of the first. `alike`: they share so much ground
     that they may be views of one that the same edge cuts; the ground that `beside` saw must go on for some pixels then.
@@ -216,11 +244,12 @@ def _cut(polygon: Any, other: Any, view: View, beside: View, *, alike: bool = Fa
     coarse = max(1.0, beside.side / view.side)
     within = JOIN_WITHIN * coarse
     a, b = shapely.bounds(polygon), shapely.bounds(other)
-    low = np.floor(np.maximum(a[:2], b[:2] - within)) - 1
-    high = np.ceil(np.minimum(a[2:], b[2:] + within)) + 1
+    low = np.floor(np.maximum(a[:2] - short_of, b[:2] - within)) - 1
+    high = np.ceil(np.minimum(a[2:] + short_of, b[2:] + within)) + 1
     if not (low < high).all():
         return np.zeros(0, object)
-    ends, outward = edge_of(polygon, view, Window(int(low[1]), int(high[1]), int(low[0]), int(high[0])))
+    reaching = shapely.buffer(polygon, short_of, join_style="mitre") if short_of else polygon
+    ends, outward = edge_of(reaching, view, Window(int(low[1]), int(high[1]), int(low[0]), int(high[0])))
     middle = ends.mean(axis=1)
     goes_on = _goes_on(middle, outward, np.arange(BEYOND, JOIN_WITHIN + BEYOND, STEP) * coarse, other, (view, beside))
     if alike:
@@ -239,7 +268,8 @@ def _goes_on(
 ) -> NDArray[np.bool_]:
     """(n,): whether on each way out, of so many pixels, the ground that another scene saw begins with its polygon."""
     view, beside = views
-    slack = beside.simplify * beside.side / view.side + _NO_GAP  # what simplifying may have taken from the polygon
+    # what simplifying may have taken from the polygon, or the rim
+    slack = max(beside.simplify, beside.short_of) * beside.side / view.side + _NO_GAP
     ways = middle[:, None] + outward[:, None] * steps[:, None]
     inside = shapely.intersects(shapely.linestrings(np.stack([ways, ways + slack * outward[:, None]], axis=2)), other)
     seen = inside | _is_valid(shapely.points(ways), view, beside)

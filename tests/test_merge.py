@@ -250,9 +250,22 @@ def test_a_building_across_a_border_is_one() -> None:
 
 
 @pytest.mark.parametrize("simplify", [0.0, 1.0])
+def test_a_piece_that_ends_a_pixel_short_is_joined_unless_outlines_are_exact(simplify: float) -> None:
+    """As what networks find along the rim does; two that both stand off the border are two."""
+    west, east = blocks(40, 20, (2, 10, 9, 19), (20, 28, 9, 19)), blocks(40, 20, (2, 10, 0, 8), (20, 28, 1, 8))
+    sheets = [view("a", west, at(0, 0, west.shape), simplify=simplify)]
+    sheets.append(view("b", east, at(0, 20, east.shape), simplify=simplify))
+    layer = one_layer(sheets, HOW)
+    frame = merged(layer)
+    assert (layer.counts.joined, len(frame)) == ((1, 3) if simplify else (0, 4))
+    assert set(frame.geom_type) == {"Polygon"}
+    assert max(frame["area_m2"]) == pytest.approx((19 if simplify else 10) * 8 * 0.09, rel=0.05)
+
+
+@pytest.mark.parametrize("simplify", [0.0, 1.0])
 def test_neighbours_at_a_border_stay_apart(simplify: float) -> None:
-    """A corner is no edge, and what ends before the border is not cut by it; nor are two classes one building."""
-    west = blocks(40, 20, (2, 10, 12, 20), (20, 28, 11, 19), (30, 38, 12, 20))
+    """A corner is no edge, and what ends well before the border is not cut by it; nor are two classes one building."""
+    west = blocks(40, 20, (2, 10, 12, 20), (20, 28, 9, 17), (30, 38, 12, 20))
     east = blocks(40, 20, (10, 18, 0, 8), (20, 28, 0, 8), (30, 38, 0, 8)) * np.where(np.arange(40) < 29, 1, 2)[:, None]
     for gap in (0, 0.6):
         sheets = [view("a", west, at(0, 0, west.shape), simplify=simplify)]
