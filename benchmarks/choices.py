@@ -79,7 +79,8 @@ class Clock:
 
 def changed(job: TrainJob, name: str, steps: int, change: dict[str, Any]) -> TrainJob:
     """The job with a change, that many steps and one look at the validation places, at the end."""
-    values = job.model_dump() | {"validate_every": steps, "class_weights": "none"} | change | {"name": name}
+    values = job.model_dump(exclude_unset=True) | {"validate_every": steps, "class_weights": "none"}
+    values |= change | {"name": name}
     values["optimiser"] |= {"steps": steps, "warm_up": min(50, steps), "averaging": 0.99}
     return TrainJob.model_validate(values)
 

@@ -8,6 +8,7 @@ prediction: bands, stretch and validity cannot differ.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ import pandas as pd
 import rasterio
 import shapely
 import torch
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from torch.nn import functional
 from torchgeo.datasets import GeoDataset
@@ -351,6 +353,8 @@ class ChipPlace:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    with rasterio.open(path) as dataset:
-        values: NDArray[np.uint8] = dataset.read()
-        return values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips have no place on the ground
+        with rasterio.open(path) as dataset:
+            values: NDArray[np.uint8] = dataset.read()
+            return values
