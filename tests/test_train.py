@@ -31,6 +31,7 @@ from geoseg.train.job import TrainJob
 from geoseg.train.labels import Grid, VectorLabels
 from geoseg.train.losses import IGNORED
 from geoseg.train.places import GroundPlace
+from geoseg.train.publish import job_file
 from geoseg.train.run import _filled, _network, train
 
 if TYPE_CHECKING:
@@ -382,6 +383,14 @@ class TestRuns:
             train(job_of(), toy, tmp_path, device="cpu", observe=stop_after(3))
         with pytest.raises(OptionError, match="holds a run of another job"):
             train(job_of(seed=5), toy, tmp_path, device="cpu")
+
+    @pytest.mark.parametrize("kind", ["cross_entropy", "focal", "dice", "tversky", "lovasz"])
+    def test_the_job_beside_the_weights_is_the_job(self, kind: str, tmp_path: Path) -> None:
+        job = job_of(
+            losses=[{"kind": kind}, {"kind": "dice", "weight": 0.5}], class_weights="inverse", boundary_weight=1
+        )
+        (tmp_path / "job.yaml").write_text(job_file(job), "utf-8")
+        assert read_job(tmp_path / "job.yaml", TrainJob) == job
 
     def test_it_learns_and_its_folder_makes_maps(self, toy: Path, tmp_path: Path) -> None:
         """With the auxiliary score, a split and its scores, and a card that is right."""

@@ -58,13 +58,22 @@ def publish(folder: Path, job: TrainJob, network: torch.nn.Module, learned: Lear
         for name, value in network.state_dict().items()
     }
     save_file(tensors, weights, metadata={"format": "pt"})
-    settings = job.model_dump(mode="json", exclude_defaults=True)
-    (folder / "job.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "job.yaml").write_text(job_file(job), encoding="utf-8")
     item = _item(job, weights, sum(value.numel() for value in tensors.values()), learned)
     text = json.dumps(item.to_dict(include_self_link=False), indent=2)
     (folder / "item.json").write_text(text + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_page(job, learned), encoding="utf-8")
     return folder
+
+
+def job_file(job: TrainJob) -> str:
+    """The job as YAML that gives the same job again: what differs from the defaults."""
+    settings = job.model_dump(mode="json", exclude_defaults=True)
+    if "losses" in settings:  # a term's kind is the default of its own class, and tells which that is
+        told = zip(job.losses, settings["losses"], strict=True)
+        settings["losses"] = [{"kind": term.kind, **options} for term, options in told]
+    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _item(job: TrainJob, weights: Path, parameters: int, learned: Learned) -> pystac.Item:
