@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 ROWS, COLS, NAMES = 2600, 70, ("a", "b", "c")
 """Three tiles of 1024 rows each."""
 
+LONG = 12
+"""Tiles of each scene where a run must last until somebody stops it."""
+
 ATTEMPTS = 8
 PATIENCE = 600
 """Seconds to wait for a process on a machine that has other things to do."""
@@ -502,21 +505,22 @@ def tiles_done(out: Path) -> int:
     return sum(len(tiles_of(out / name)) for name in NAMES)
 
 
-def test_a_client_that_is_stopped_or_killed_loses_nothing(
-    dask: Dask, town: Path, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_client_that_is_stopped_or_killed_loses_nothing(dask: Dask, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "long").mkdir()
+    town, out = scenes(tmp_path / "long", LONG * 1024, COLS), tmp_path / "maps"
+    assert run_archive(plan_archive(job_of(tiny_model), town, town / "through")).done == 3
     job = remote_job(tiny_model, dask)
-    for _ in range(ATTEMPTS):  # nine tiles of this model are done in the twinkling of an eye
+    for _ in range(ATTEMPTS):  # tiles of this model are done in the twinkling of an eye
         before = 0
         for how in (signal.SIGINT, signal.SIGKILL):
-            client = dask.command(job, town, tmp_path)
+            client = dask.command(job, town, out)
             deadline = time.monotonic() + PATIENCE
-            while tiles_done(tmp_path) == before and time.monotonic() < deadline and client.poll() is None:
+            while tiles_done(out) == before and time.monotonic() < deadline and client.poll() is None:
                 time.sleep(0.002)
             client.send_signal(how)
             _, err = client.communicate(timeout=PATIENCE)
             assert "Traceback" not in err
-            before = tiles_done(tmp_path)
+            before = tiles_done(out)
             assert before > 0
             if client.returncode == 0:
                 break
@@ -524,13 +528,13 @@ def test_a_client_that_is_stopped_or_killed_loses_nothing(
             assert how == signal.SIGKILL or "Stopped. What was computed is kept" in err
         if client.returncode != 0:
             break
-        shutil.rmtree(tmp_path)
+        shutil.rmtree(out)
     assert client.returncode == -signal.SIGKILL
     with on(dask, 3) as workers:
-        report = run_archive(plan_archive(job, town, tmp_path), workers)
+        report = run_archive(plan_archive(job, town, out), workers)
     assert report.failures == ()
-    assert tiles_done(tmp_path) == 9  # each tile was entered once, whoever did it
-    assert_same(tmp_path, town / "through")
+    assert tiles_done(out) == 3 * LONG  # each tile was entered once, whoever did it
+    assert_same(out, town / "through")
 
 
 def test_a_scheduler_that_is_killed_loses_nothing(dask: Dask, town: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ def test_a_defect_of_ours_is_status_1_and_asks_for_a_report(
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a cat on the keyboard")
 
-    monkeypatch.setattr("geoseg.export.footprints", fail)
+    monkeypatch.setattr("geoseg.export.assemble", fail)
     status, out, err = segment(write_tif(tmp_path / "town.tif", picture()))
     assert (status, out) == (1, "")
     assert re.match(
