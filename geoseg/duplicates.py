@@ -68,6 +68,9 @@ other goes on."""
 
 ALIKE = (MATCHING, FIRST_IS_PART, SECOND_IS_PART)
 
+ROUNDING = 1e-6
+"""Of a share of an area."""
+
 DEEPEST = 8
 """How often a part may be a part of a part."""
 
@@ -176,7 +179,7 @@ def one_layer(
     cell = cell or (CELL_DEGREES if crs.is_geographic else CELL)
     grid = _Grid(ordered, crs, cell)
     nodes, pairs = _compare(grid, how, observe)
-    verdict = decide(nodes, pairs)
+    verdict = decide(nodes, pairs, how.overlap)
     changes = Changes(len(verdict.rank), io.BytesIO() if spool is None else spool)
     _reshape(grid, how, nodes, pairs, verdict, changes, observe)
     pieces = np.bincount(verdict.unit[verdict.kept], minlength=len(changes.vanished))
@@ -274,6 +277,8 @@ class Pairs:
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     relation: NDArray[np.int8]
+    share: NDArray[np.float64]
+    """(n, 2): how much of the first, and of the second, they have in common."""
 
     def of(self, *relations: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The pairs of some relations."""
@@ -368,33 +373,36 @@ class _Grid:
 def _compare(grid: _Grid, how: Merge, observe: Observe) -> tuple[Nodes, Pairs]:
     """All footprints that have a partner in another scene, by scene and key, and the pairs."""
     cells = grid.shared()
-    found: list[tuple[Nodes, Nodes, NDArray[np.int8]]] = []
+    found: list[_Found] = []
     for done, (cell, numbers) in enumerate(cells):
         observe("comparing", done, len(cells))
         pieces = grid.read(grid.box(cell), numbers, how.keep)
         first, second = _candidates(grid, cell, pieces)
-        relation = _relations(grid, pieces, first, second, how.overlap)
+        relation, share = _relations(grid, pieces, first, second, how.overlap)
         related = relation >= 0
         one, other = (pieces.numbers.select(side[related]) for side in (first, second))
-        found.append((one, other, relation[related]))
+        found.append((one, other, relation[related], share[related]))
     observe("comparing", len(cells), len(cells))
     return _collect(found)
 
 
-def _collect(found: Sequence[tuple[Nodes, Nodes, NDArray[np.int8]]]) -> tuple[Nodes, Pairs]:
+_Found: TypeAlias = tuple[Nodes, Nodes, "NDArray[np.int8]", "NDArray[np.float64]"]
+
+
+def _collect(found: Sequence[_Found]) -> tuple[Nodes, Pairs]:
     if not found:
         empty = np.zeros(0, np.int64)
         none, false = np.zeros(0), np.zeros(0, bool)
         nodes = Nodes(empty.astype(np.int32), empty, false, none, none, none, false, np.zeros((0, 4)))
-        return nodes, Pairs(empty, empty, np.zeros(0, np.int8))
-    every = Nodes.concatenate([*(first for first, _, _ in found), *(second for _, second, _ in found)])
+        return nodes, Pairs(empty, empty, np.zeros(0, np.int8), np.zeros((0, 2)))
+    every = Nodes.concatenate([*(first for first, *_ in found), *(second for _, second, *_ in found)])
     names = np.empty(len(every), [("view", np.int32), ("key", np.int64)])
     names["view"], names["key"] = every.view, every.key
     _, place, number = np.unique(names, return_index=True, return_inverse=True)
     half = len(every) // 2
-    relation = np.concatenate([relation for _, _, relation in found])
+    relation, share = (np.concatenate([each[column] for each in found]) for column in (2, 3))
     order = np.lexsort((number[half:], number[:half]))
-    return every.select(place), Pairs(number[:half][order], number[half:][order], relation[order])
+    return every.select(place), Pairs(number[:half][order], number[half:][order], relation[order], share[order])
 
 
 def _candidates(grid: _Grid, cell: _Cell, pieces: Pieces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -414,8 +422,8 @@ def _candidates(grid: _Grid, cell: _Cell, pieces: Pieces) -> tuple[NDArray[np.in
 
 def _relations(
     grid: _Grid, pieces: Pieces, first: NDArray[np.int64], second: NDArray[np.int64], overlap: float
-) -> NDArray[np.int8]:
-    """How the footprints of each pair stand to each other; -1 for not at all."""
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """How the footprints of each pair stand to each other, -1 for not at all; and what of each both have in common."""
     geometry, area = pieces.geometry, shapely.area(pieces.geometry)
     common = shapely.area(shapely.intersection(geometry[first], geometry[second]))
     relation = np.full(len(first), -1, np.int8)
@@ -432,7 +440,7 @@ def _relations(
             relation[pair] = JOINED
         elif any(behind) and relation[pair] == MATCHING:
             relation[pair] = FIRST_IS_PART if behind[0] else SECOND_IS_PART
-    return relation
+    return relation, common[:, None] / np.stack([area[first], area[second]], axis=1)
 
 
 # --- second step: deciding
@@ -454,10 +462,10 @@ class Verdict:
     """(units,): how many scenes saw it or a piece of it."""
 
 
-def decide(nodes: Nodes, pairs: Pairs) -> Verdict:
+def decide(nodes: Nodes, pairs: Pairs, overlap: float) -> Verdict:
     """Keep the best view of each, and put pieces together."""
     place = ranks(nodes, pairs)
-    kept = _suppress(place, *pairs.of(*ALIKE))
+    kept = _suppress(place, pairs, overlap)
     first, second = pairs.of(JOINED)
     both = kept[first] & kept[second]
     number = connect(len(nodes), first[both], second[both])
@@ -490,15 +498,22 @@ def ranks(nodes: Nodes, pairs: Pairs) -> NDArray[np.int64]:
     return place
 
 
-def _suppress(rank: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,): greedily, in order of rank: whether each one matches none that is kept."""
-    matches: defaultdict[int, list[int]] = defaultdict(list)
-    for a, b in zip(first.tolist(), second.tolist(), strict=True):
-        matches[a].append(b)
-        matches[b].append(a)
+def _suppress(rank: NDArray[np.int64], pairs: Pairs, overlap: float) -> NDArray[np.bool_]:
+    """(n,): greedily, in order of rank: whether those that match it and are kept leave enough of each one.
+
+    One that is left out is there all the same, by that share at least: a shed does not stand for the house around it.
+    """
+    matches: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
+    alike = np.isin(pairs.relation, ALIKE)
+    for a, b, shares in zip(
+        pairs.first[alike].tolist(), pairs.second[alike].tolist(), pairs.share[alike].tolist(), strict=True
+    ):
+        matches[a].append((b, shares[0]))
+        matches[b].append((a, shares[1]))
     kept = np.ones(len(rank), bool)
     for node in sorted(matches, key=lambda node: rank[node]):
-        kept[node] = not any(kept[other] and rank[other] < rank[node] for other in matches[node])
+        covered = sum(share for other, share in matches[node] if kept[other] and rank[other] < rank[node])
+        kept[node] = covered < overlap - ROUNDING
     return kept
 
 

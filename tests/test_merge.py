@@ -404,8 +404,17 @@ def test_a_block_over_houses_leaves_out_no_other() -> None:
         np.arange(3, dtype=np.int32), np.zeros(3, np.int64), np.zeros(3, bool), np.array([3.0, 2.0, 1.0]),
         np.ones(3), np.ones(3), np.zeros(3, bool), np.zeros((3, 4)),
     )  # fmt: skip
-    pairs = Pairs(np.array([0, 1]), np.array([1, 2]), np.full(2, MATCHING, np.int8))
-    assert decide(nodes, pairs).kept.tolist() == [True, False, True]
+    pairs = Pairs(np.array([0, 1]), np.array([1, 2]), np.full(2, MATCHING, np.int8), np.ones((2, 2)))
+    assert decide(nodes, pairs, 0.5).kept.tolist() == [True, False, True]
+
+
+def test_a_shed_does_not_stand_for_the_house_around_it() -> None:
+    """However sure its scene is: what is left out must be there by the share that matching asks for."""
+    shed, house = blocks(30, 30, (12, 14, 12, 14)), blocks(30, 30, (10, 20, 10, 20))
+    a, b = view("a", shed, at(0, 0, shed.shape), 245), view("b", house, at(0, 0, house.shape), 150)
+    frame = two(a, b)
+    assert frame["area_m2"].sum() == pytest.approx(100 * 0.09, rel=0.01)
+    assert "b/r10c10" in set(frame["id"])
 
 
 def test_ground_that_is_shared_goes_to_the_better_one() -> None:
