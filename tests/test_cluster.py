@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 ROWS, COLS, NAMES = 2600, 70, ("a", "b", "c")
 """Three tiles of 1024 rows each."""
 
-LONG = 12
-"""Tiles of each scene where a run must last until somebody stops it."""
+LONG, SLOW = 12, {"stride": 24}
+"""Tiles of each scene, and what makes them slow, where a run must last until somebody stops it."""
 
 ATTEMPTS = 8
 PATIENCE = 600
@@ -508,8 +508,8 @@ def tiles_done(out: Path) -> int:
 def test_a_client_that_is_stopped_or_killed_loses_nothing(dask: Dask, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "long").mkdir()
     town, out = scenes(tmp_path / "long", LONG * 1024, COLS), tmp_path / "maps"
-    assert run_archive(plan_archive(job_of(tiny_model), town, town / "through")).done == 3
-    job = remote_job(tiny_model, dask)
+    assert run_archive(plan_archive(job_of(tiny_model, **SLOW), town, town / "through")).done == 3
+    job = remote_job(tiny_model, dask).model_copy(update=SLOW)
     for _ in range(ATTEMPTS):  # tiles of this model are done in the twinkling of an eye
         before = 0
         for how in (signal.SIGINT, signal.SIGKILL):
