@@ -2,9 +2,9 @@
 
 Four steps, each in bounded memory. Footprints of neighbouring scenes are compared, one cell of a grid at a time, and
 only numbers are kept of those that have a partner. From the numbers alone it is decided which view of a building stays
-(non-maximum suppression: in order of rank, one is kept unless it matches one that is) and which pieces are one
-building that a border cuts. The outlines that change are made, again cell by cell. Then all is read once more, scene
-by scene, and passed on.
+(non-maximum suppression: in order of rank, one is kept unless those kept that match it cover enough of it) and which
+pieces are one building that a border cuts. The outlines that change are made, again cell by cell. Then all is read
+once more, scene by scene, and passed on.
 
 No answer depends on the cells: a pair is looked at in the cell of a point that only the pair determines, and all
 geometry is done in the layer's CRS or on a scene's own pixels.
@@ -87,7 +87,8 @@ class Merge(Strict):
         default=0.5,
         gt=0,
         le=1,
-        description="share of the smaller footprint that two scenes' footprints have in common if they are the same",
+        description="share of the smaller footprint that two scenes' footprints have in common if they are the same; "
+        "one is left out only if better ones cover that share of it, too",
     )
 
 

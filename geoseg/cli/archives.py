@@ -295,8 +295,9 @@ def merge(out: Path, overwrite: bool, **how: Any) -> None:  # noqa: FBT001
     r"""Make one layer of the footprints of an archive run's scenes: each building once.
 
     Where scenes overlap, the better view of a building stays; one that its scene's edge cuts gives way to one that is
-    whole. What little ground two different footprints still share, the better one has. Where scenes meet edge to
-    edge, the pieces of a building are joined. The scenes' own results stay as they are.
+    whole. What is left out is there by the share --overlap in better views, so a shed never stands for the house
+    around it. What ground two footprints that stay still share, the better one has. Where scenes meet edge to edge, the
+    pieces of a building are joined. The scenes' own results stay as they are.
 
     \b
     Writes into OUT:
