@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 ROWS, COLS, NAMES = 2600, 70, ("a", "b", "c")
 """Three tiles of 1024 rows each."""
 
-LONG, SLOW = 12, {"stride": 24}
-"""Tiles of each scene, and what makes them slow, where a run must last until somebody stops it."""
-
 ATTEMPTS = 8
 PATIENCE = 600
 """Seconds to wait for a process on a machine that has other things to do."""
@@ -416,6 +413,8 @@ class Dask:
 
     def command(self, job: RunJob, data: Path, out: Path) -> subprocess.Popen[str]:
         """`geoseg run` in a process of its own."""
+        # a check that a shell runs in the background ignores SIGINT, and so would what it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         (data / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")), "utf-8")
         command = [sys.executable, "-m", "geoseg", "run", str(data / "job.yaml"), "--out", str(out)]
         command += ["--cluster", self.address]
@@ -505,22 +504,21 @@ def tiles_done(out: Path) -> int:
     return sum(len(tiles_of(out / name)) for name in NAMES)
 
 
-def test_a_client_that_is_stopped_or_killed_loses_nothing(dask: Dask, tiny_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "long").mkdir()
-    town, out = scenes(tmp_path / "long", LONG * 1024, COLS), tmp_path / "maps"
-    assert run_archive(plan_archive(job_of(tiny_model, **SLOW), town, town / "through")).done == 3
-    job = remote_job(tiny_model, dask).model_copy(update=SLOW)
-    for _ in range(ATTEMPTS):  # tiles of this model are done in the twinkling of an eye
+def test_a_client_that_is_stopped_or_killed_loses_nothing(
+    dask: Dask, town: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    job = remote_job(tiny_model, dask)
+    for _ in range(ATTEMPTS):  # nine tiles of this model are done in the twinkling of an eye
         before = 0
         for how in (signal.SIGINT, signal.SIGKILL):
-            client = dask.command(job, town, out)
+            client = dask.command(job, town, tmp_path)
             deadline = time.monotonic() + PATIENCE
-            while tiles_done(out) == before and time.monotonic() < deadline and client.poll() is None:
+            while tiles_done(tmp_path) == before and time.monotonic() < deadline and client.poll() is None:
                 time.sleep(0.002)
             client.send_signal(how)
             _, err = client.communicate(timeout=PATIENCE)
             assert "Traceback" not in err
-            before = tiles_done(out)
+            before = tiles_done(tmp_path)
             assert before > 0
             if client.returncode == 0:
                 break
@@ -528,13 +526,13 @@ def test_a_client_that_is_stopped_or_killed_loses_nothing(dask: Dask, tiny_model
             assert how == signal.SIGKILL or "Stopped. What was computed is kept" in err
         if client.returncode != 0:
             break
-        shutil.rmtree(out)
+        shutil.rmtree(tmp_path)
     assert client.returncode == -signal.SIGKILL
     with on(dask, 3) as workers:
-        report = run_archive(plan_archive(job, town, out), workers)
+        report = run_archive(plan_archive(job, town, tmp_path), workers)
     assert report.failures == ()
-    assert tiles_done(out) == 3 * LONG  # each tile was entered once, whoever did it
-    assert_same(out, town / "through")
+    assert tiles_done(tmp_path) == 9  # each tile was entered once, whoever did it
+    assert_same(tmp_path, town / "through")
 
 
 def test_a_scheduler_that_is_killed_loses_nothing(dask: Dask, town: Path, tiny_model: Path, tmp_path: Path) -> None:
