@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import gc
 import json
 import logging
 import math
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +50,7 @@ from geoseg.tiling import CHUNK, Axis, Tiling
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import geopandas as gpd
     import xarray as xr
@@ -305,12 +307,24 @@ def run(
     store = begin(planned)
     written = 2 * CHUNK * planned.scene.shape[1]  # bytes of the rows that the exports put into the same cache
     with (
+        _unfrozen_at_last(),
         rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes() + written),
         exports_of(planned, store, observe) as exports,
     ):
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
         kept = exports.footprints_kept()
     return complete(planned, store, kept, machine)
+
+
+@contextmanager
+def _unfrozen_at_last() -> Iterator[None]:
+    """Give back to the garbage collector what is frozen meanwhile, unless some was so already."""
+    frozen = gc.get_freeze_count()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
 
 
 def begin(planned: Plan) -> ResultStore:
@@ -401,6 +415,7 @@ def _predict(
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
     predictor = model()
+    gc.freeze()  # a million objects of libraries: looking through them again and again stops all threads, for nothing
     failures: list[GeosegError] = []
     for core in todo:
         try:

@@ -371,22 +371,35 @@ class _Between:
         first, second, share = axis.around(np.arange(low, high))
         self.cells = slice(int(first[0]) - origin, int(second[-1]) + 1 - origin)
         self._same = axis.cells == axis.patch
+        near, far = first - first[0], second - first[0]
         self._near, self._far, self._share = (
-            torch.from_numpy(each).to(device) for each in (first - first[0], second - first[0], share[:, None, None])
+            torch.from_numpy(each).to(device) for each in (near, far, share[:, None, None])
         )
+        starts = [0, *(np.flatnonzero(np.diff(near) | np.diff(far)) + 1).tolist()]
+        stops = [*starts[1:], len(near)]
+        self._spans = [(slice(a, b), int(near[a]), int(far[a])) for a, b in zip(starts, stops, strict=True)]
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
-        """The values (pixel, a, b) of those of the cells (cell, a, b)."""
+        """The values (pixel, a, b) of those of the cells (cell, a, b), where a and b are short."""
         if self._same:
             return values
         near, far = values.index_select(0, self._near), values.index_select(0, self._far)
         return far.sub_(near).mul_(self._share).add_(near)
 
+    def of_long(self, values: torch.Tensor) -> torch.Tensor:
+        """The same bits, faster where a and b are long: what pixels between the same cells share is done once."""
+        if self._same:
+            return values
+        found = values.new_empty((len(self._share), *values.shape[1:]))
+        for span, near, far in self._spans:
+            torch.mul(values[far] - values[near], self._share[span], out=found[span]).add_(values[near])
+        return found
+
 
 def _upsampled(scores: torch.Tensor, rows: _Between, cols: _Between) -> torch.Tensor:
     """Scores (score, y, x) of pixels of those of cells, bilinear; each axis in turn comes first, as it lies best."""
     along = cols.of(scores.permute(2, 1, 0).contiguous())
-    return rows.of(along.permute(1, 2, 0).contiguous()).permute(1, 0, 2)
+    return rows.of_long(along.permute(1, 2, 0).contiguous()).permute(1, 0, 2)
 
 
 def _codes(scores: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ alone keeps. So the same tile may be done twice, by whomever, and nothing is dif
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -253,7 +254,9 @@ def _load(model: ModelSpec, device: str) -> Predictor:
             msg = f"{here.weights}: this worker has other weights of {model.name}; install the same geoseg everywhere"
             raise ModelError(msg)
         model = here
-    return Predictor(model, device, lanes=1)
+    predictor = Predictor(model, device, lanes=1)
+    gc.freeze()  # what libraries have made by now stays: the collector need not look through it for each tile
+    return predictor
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import signal
@@ -367,6 +368,19 @@ def test_a_store_of_another_blend_is_not_continued(tiny_model: Path, tmp_path: P
     ledger.write_text(json.dumps(entry) + "\n" + rest, "utf-8")
     with pytest.raises(OutputError, match=r"another job \(cells was None, now \[16, 16\]\); use --overwrite"):
         geoseg.segment(scene, "buildings", out, model=model)
+
+
+def test_the_garbage_collector_gets_everything_back(tiny_model: Path, tmp_path: Path) -> None:
+    scene, frozen = town(tmp_path / "town.tif", 70, 90), []
+    geoseg.segment(
+        scene,
+        "buildings",
+        tmp_path / "maps",
+        model=str(tiny_model),
+        observe=lambda *_: frozen.append(gc.get_freeze_count()),
+    )
+    assert max(frozen) > 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_overwrite_redoes_it(tiny_model: Path, tmp_path: Path) -> None:

@@ -160,6 +160,8 @@ def _validity(dataset: Any, bands: list[int], place: Any, values: NDArray[Any]) 
         return validity(values, np.broadcast_to(mask, values.shape))
     if MaskFlags.nodata in flags:
         return validity(values, dataset.read_masks(bands, window=place, out_shape=values.shape) > 0)
+    if np.issubdtype(values.dtype, np.integer):
+        return np.ones(values.shape[1:], bool)
     return validity(values, np.broadcast_to(np.True_, values.shape))
 
 
