@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 INTERIOR = "interior"
 """The auxiliary score by which objects that touch are told apart: high in the middle of each."""
 
-OUTLINED_AT_ONCE = (CHUNK, 8 * CHUNK)
-"""Rows and columns of the windows whose objects are outlined together: some 10 bytes of memory for each pixel."""
+AT_ONCE = (CHUNK, 4 * CHUNK)
+"""Rows and columns of what is outlined, or read from the store, in one go, however wide a scene is.
+
+Outlining takes some 20 bytes of memory for each pixel.
+"""
 
 
 class Observer(Protocol):
@@ -106,8 +109,9 @@ class Exports:
             for window, known in outlines.kept(store.folder, band, self._layer.apart):
                 if known is not None:
                     yield known
-                else:
-                    yield from outlined(window, [store.read_one(name, window) for name in names], self._layer)
+                    continue
+                for block in window.blocks(AT_ONCE):
+                    yield outline(block, *(store.read_one(name, block) for name in names), layer=self._layer)
                 self._outlined.add(window.size)
 
     def write_raster(self, name: str) -> None:
@@ -116,7 +120,8 @@ class Exports:
         def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
             for band in self._store.bands():
                 self._store.wait(band)
-                yield band, self._store.read_one(name, band)
+                for block in band.blocks(AT_ONCE):
+                    yield block, self._store.read_one(name, block)
                 self._written.add(band.size)
 
         path = self._store.folder / f"{name}.tif"
@@ -130,7 +135,7 @@ def arrays_of(layer: Layer) -> tuple[str, ...]:
 
 def outlined(window: Window, arrays: Sequence[NDArray[np.uint8]], layer: Layer) -> Iterator[Outlined]:
     """Outline a window, so many columns at a time that memory has a bound; `arrays` (y, x) as `arrays_of` tells."""
-    for block in window.blocks(OUTLINED_AT_ONCE):
+    for block in window.blocks(AT_ONCE):
         _, cols = block.relative_to(window).slices
         labels, confidence, *score = (values[:, cols] for values in arrays)
         yield outline(block, labels, confidence, *score, layer=layer)

@@ -37,7 +37,7 @@ from geoseg.catalog import (
     sha256_of,
 )
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, SceneError
-from geoseg.export import OUTLINED_AT_ONCE, Count, Exports, Observer
+from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
 from geoseg.io.remote import state_of
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoseg.io.pixels import SceneSource
-    from geoseg.predict import TileReport
+    from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Sink
 
 log = logging.getLogger("geoseg")
@@ -204,7 +204,7 @@ def vectorize(
         tuple(LegendClass(value, named.get(value, str(value)), "#000000") for value in range(255)), background
     )
     rows, cols = geobox.shape
-    windows = Window.of_shape((rows, cols)).blocks(OUTLINED_AT_ONCE)
+    windows = Window.of_shape((rows, cols)).blocks(AT_ONCE)
     layer = Layer(geobox, legend, name, simplify=simplify, min_area=min_area, confident=False)
     return footprints(((window, read(window), None) for window in windows), layer)
 
@@ -377,7 +377,8 @@ class Predictor:
             one_torch_thread()
         where = choose_device(device)
         self._fill = tuple(round(255 * mean) for mean in model.mean)
-        self._lanes = lanes or default_lanes(where)
+        self._count = lanes or default_lanes(where)
+        self._idle: list[Lanes] = []
         self._predict = load_predict(model, where)
         self._most = sys.maxsize
 
@@ -388,20 +389,27 @@ class Predictor:
 
     def run(self, planned: Plan, core: Window, sink: Sink, observe: Callable[[int], None]) -> TileReport:
         """Predict one tile's core into a sink; `observe` is told how many pixels were written."""
-        from geoseg.predict import Decision, Engine, OutOfMemory
+        from geoseg.predict import Decision, Engine, Lanes, OutOfMemory
 
         decision, tile = Decision(planned.model.legend, planned.job.threshold), planned.tiling.tile_of(core)
         while True:
             batch = self.batch(planned.job)
             try:
-                with Engine(self._predict, decision, self._fill, batch, self._lanes) as engine:
-                    return engine.run(planned.source, tile, planned.tiling, sink, observe)
+                lanes = self._idle.pop()
+            except IndexError:  # none, or another thread was faster
+                lanes = Lanes(self._count)
+            try:
+                with Engine(self._predict, decision, self._fill, batch, lanes) as engine:
+                    report = engine.run(planned.source, tile, planned.tiling, sink, observe)
             except OutOfMemory as error:
                 if batch == 1:
                     msg = f"{planned.model.name}: the device has too little memory for one patch; use --device cpu"
                     raise ModelError(msg) from error
                 self._most = min(self._most, batch // 2)
                 log.warning("the device has too little memory for %d patches at once; going on with fewer", batch)
+            else:
+                self._idle.append(lanes)
+                return report
 
 
 def _predict(

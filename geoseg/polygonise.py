@@ -536,7 +536,7 @@ def _rank(back: _Ints) -> tuple[_Ints, _Ints]:
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """Pixels on one kind of side, of all windows: where they are, their score, the number of their part or -1 or -2."""
+    """Pixels on one kind of side, of all windows: where they are, their score, the number of their part or -2."""
 
     key: _Ints
     part: _Ints
@@ -594,7 +594,7 @@ class _Seams:
             self.parts.touches_edge[part[part >= 0]] = True
 
     def contacts(self) -> Edges:
-        """Of all pairs of pixels that face each other across a seam: the parts, or -1 or -2, and the scores."""
+        """Of all pairs of pixels of objects or nodata that face each other across a seam: parts or -2, and scores."""
         return Edges.concatenate(
             [_facing(self.bottom, self.top, self.stride, 1), _facing(self.right, self.left, self.stride, 0)]
         )
@@ -658,12 +658,14 @@ def _chain_vertices(pieces: Sequence[Piece], offsets: _Ints) -> Vertices:
 
 
 def _gather(pieces: Sequence[Piece], offsets: _Ints, side: str, stride: int) -> _Line:
-    """One side of all pieces, their parts numbered through."""
+    """One side of all pieces, their parts numbered through; without what is no object, which is most of it."""
     keys, parts, scores = [], [], []
     for piece, offset in zip(pieces, offsets, strict=False):
-        part = getattr(piece.border, side).astype(np.int64)
-        scores.append(getattr(piece.scores, side) if piece.scores else np.zeros(len(part), np.uint8))
-        keys.append(_keys(piece.window, side, stride))
+        part = getattr(piece.border, side)
+        some = np.flatnonzero(part != NO_PART)
+        part = part[some].astype(np.int64)
+        scores.append(getattr(piece.scores, side)[some] if piece.scores else np.zeros(len(part), np.uint8))
+        keys.append(_keys(piece.window, side, stride)[some])
         parts.append(np.where(part >= 0, part + offset, part))
     return _Line(np.concatenate(keys), np.concatenate(parts), np.concatenate(scores))
 

@@ -74,31 +74,52 @@ class TileReport:
     """Time by stage (read, forward, blend, write); stages overlap, and forward is summed over the lanes."""
 
 
+class Lanes:
+    """The threads of an engine: those of the forward passes side by side, one that reads, one that writes.
+
+    They may serve one engine after the other. A thread that lives on finds the memory that it has freed; one that is
+    new may be given that of any thread that is gone, of which then nothing is left for others.
+    """
+
+    def __init__(self, count: int) -> None:
+        """`count`: forward passes side by side."""
+        self.count = count
+        self.forward = ThreadPoolExecutor(count, initializer=one_torch_thread)
+        self.reader, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+
+    def close(self) -> None:
+        """End the threads, dropping what is queued."""
+        for pool in (self.writer, self.reader, self.forward):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
 class Engine:
     """A network on a device, with the threads that feed it. Use it as a context manager."""
 
-    def __init__(self, predict: Predict, decision: Decision, fill: tuple[int, ...], batch: int, lanes: int) -> None:
-        """`fill`: what the network sees where there is no data, per band; `batch`: patches per forward pass."""
-        self.predict, self.decision, self.batch, self.lanes = predict, decision, batch, lanes
+    def __init__(
+        self, predict: Predict, decision: Decision, fill: tuple[int, ...], batch: int, lanes: int | Lanes
+    ) -> None:
+        """`fill`: what the network sees where there is no data, per band; `batch`: patches per forward pass.
+
+        `lanes`: how many forward passes side by side, or threads that are there already and stay, unless something
+        goes wrong.
+        """
+        self.predict, self.decision, self.batch = predict, decision, batch
         self.fill = np.array(fill, np.uint8)
-        self._stack = contextlib.ExitStack()
+        self._borrowed = isinstance(lanes, Lanes)
+        self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes)
+        self._torch = _one_torch_thread()
 
     def __enter__(self) -> Self:
-        """Start the threads."""
-        self._stack.enter_context(_one_torch_thread())
-        self._forward = self._pool(self.lanes, lambda: torch.set_num_threads(1))
-        self._reader = self._pool(1)
-        self._writer = self._pool(1)
+        """Start."""
+        self._torch.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stop the threads, dropping what is queued."""
-        self._stack.close()
-
-    def _pool(self, threads: int, initializer: Callable[[], None] | None = None) -> ThreadPoolExecutor:
-        pool = ThreadPoolExecutor(threads, initializer=initializer)
-        self._stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        return pool
+        if kind is not None or not self._borrowed:
+            self._lanes.close()
+        self._torch.__exit__(None, None, None)
 
     @torch.inference_mode()
     def run(
@@ -107,7 +128,7 @@ class Engine:
         """Predict one tile and write it, chunk row by chunk row; `observe` is told how many pixels were written."""
         clock = Counter[str]()
         sums = _Accumulator(tile, tiling, self.predict)
-        rows = _RowWriter(tile.core, sink, self._writer, observe, clock)
+        rows = _RowWriter(tile.core, sink, self._lanes.writer, observe, clock)
         cells = (tiling.axes[0].cells, tiling.axes[1].cells)
         taper_of_patch = _taper(cells, self.predict.device)
         begun: deque[_Strip] = deque()
@@ -146,9 +167,9 @@ class Engine:
 
     def _ahead(self, strips: Iterator[_Strip]) -> Iterator[_Strip]:
         """The same strips, the next one being read while this one is worked on."""
-        coming = self._reader.submit(next, strips, None)
+        coming = self._lanes.reader.submit(next, strips, None)
         while (strip := coming.result()) is not None:
-            coming = self._reader.submit(next, strips, None)
+            coming = self._lanes.reader.submit(next, strips, None)
             yield strip
 
     def _in_order(
@@ -157,8 +178,8 @@ class Engine:
         """Batches with their scores, in order, while the lanes work on the following ones."""
         running: deque[tuple[list[_Patch], Future[torch.Tensor]]] = deque()
         for batch in batches:
-            running.append((batch, self._forward.submit(forward, batch)))
-            if len(running) > self.lanes + 1:
+            running.append((batch, self._lanes.forward.submit(forward, batch)))
+            if len(running) > self._lanes.count + 1:
                 done, future = running.popleft()
                 yield done, future.result()
         while running:
@@ -478,7 +499,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def one_torch_thread() -> None:
-    """One thread for each operation, from now on: for a process that runs engines in several threads at a time."""
+    """One thread for each operation, from now on: for a thread of forward passes, or a process that runs many."""
     torch.set_num_threads(1)
 
 
@@ -502,6 +523,6 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    never_mmap, never_trim, grow_by, arenas = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1)
-    for option in (never_mmap, never_trim, grow_by, arenas):
+    never_mmap, never_trim, grow_by = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)
+    for option in (never_mmap, never_trim, grow_by):
         mallopt(*option)

@@ -274,7 +274,7 @@ def test_files_are_made_while_the_network_predicts(
     scene = town(tmp_path / "town.tif", 200, 150)
     with chunks_of(64):
         with monkeypatch.context() as patched:
-            patched.setattr("geoseg.export.OUTLINED_AT_ONCE", (64, 40))
+            patched.setattr("geoseg.export.AT_ONCE", (64, 40))
             followed = geoseg.segment(scene, "buildings", tmp_path / "a", model=str(tiny_model), observe=observe)
         plain = geoseg.segment(scene, "buildings", tmp_path / "b", model=str(tiny_model))
     assert everything(followed) == everything(plain)

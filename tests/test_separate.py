@@ -20,6 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from test_polygonise import assert_identical, covers, random_confidence
 
+from geoseg import simplify
 from geoseg.catalog import Legend, LegendClass
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.polygonise import Objects, Piece, join, polygonise, polygonise_whole
@@ -327,6 +328,29 @@ def test_a_block_is_simplified_for_itself(seed: int, tolerance: float) -> None:
         alone = simplified(objects.geometry[mine], objects.block[mine], tolerance)
         assert shapely.to_wkb(alone).tolist() == shapely.to_wkb(together[mine]).tolist()
         assert shapely.coverage_is_valid(alone)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 40, 300]))
+def test_how_many_are_simplified_at_once_does_not_matter(seed: int, sides: int) -> None:
+    """And no more are than are asked for, unless one block is larger."""
+    labels, score = hills((40, 50), seed)
+    objects = polygonise_whole(labels, score=score, separation=Separation(0.6))
+    _, number = np.unique(objects.block, return_inverse=True)
+    largest = np.bincount(number, shapely.length(objects.geometry)).max()
+    at_once: list[float] = []
+    original = simplify.simplified_together
+
+    def watched(polygons: Any, block: Any, tolerance: float) -> Any:
+        at_once.append(float(shapely.length(polygons).sum()))
+        return original(polygons, block, tolerance)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(simplify, "SIDES_AT_ONCE", sides)
+        patched.setattr(simplify, "simplified_together", watched)
+        few = simplified(objects.geometry, objects.block, 1.0)
+    assert shapely.to_wkb(few).tolist() == shapely.to_wkb(simplified(objects.geometry, objects.block, 1.0)).tolist()
+    assert max(at_once, default=0) <= sides + largest
 
 
 def test_a_wall_is_straight_and_is_the_same_for_both() -> None:

@@ -171,8 +171,8 @@ class ResultStore:
     def read_one(self, name: str, window: Window) -> NDArray[np.uint8]:
         """`labels`, `confidence` or an auxiliary score (y, x) of a window, not to be changed."""
         latest = self._latest
-        if latest and latest[0] == window:
-            return latest[1][name]
+        if latest and latest[0].intersection(window) == window:
+            return latest[1][name][window.relative_to(latest[0]).slices]
         return _read_only(np.asarray(self._arrays[name][window.slices], np.uint8))
 
     @cached_property
