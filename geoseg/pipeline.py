@@ -598,7 +598,8 @@ def _axis(model: ModelSpec, side: int, step: int) -> Axis:
 
 def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:
     if tile is None:
-        return shape[0], min(shape[1], WIDEST_TILE)
+        tiles = -(-shape[1] // WIDEST_TILE)  # of one width, as far as there are whole chunks
+        return shape[0], min(shape[1], -(-shape[1] // (tiles * CHUNK)) * CHUNK)
     whole = -(-tile // CHUNK) * CHUNK
     return min(whole, shape[0]), min(whole, shape[1])
 

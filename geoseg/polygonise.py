@@ -47,9 +47,12 @@ from geoseg.separate import Edges, Separation, Watershed, heights, merge, pair_k
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Border", "Objects", "Parts", "Piece", "Vertices", "join", "polygonise", "polygonise_whole"]
+
+VERTICES_AT_ONCE: Final = 1 << 17
+"""Of objects that are joined: some hundred bytes of memory for each while they are outlined."""
 
 _NODATA_PART: Final = -2
 
@@ -63,7 +66,7 @@ _IS_CORNER: Final[NDArray[np.bool_]] = np.isin(np.arange(16), [1, 2, 4, 8, 7, 11
 
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
-_Index: TypeAlias = NDArray[np.bool_] | NDArray[np.integer[Any]]
+_Index: TypeAlias = NDArray[np.bool_] | NDArray[np.integer[Any]] | slice
 
 
 _DTYPES: Final[dict[str, type[np.generic]]] = {
@@ -263,8 +266,22 @@ def join(pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> Objects:
     if seams.separation:
         seams.mark_blocks(firsts[same], seconds[same])
     number = seams.numbers(contacts.select(same), place)
-    vertices = replace(seams.vertices, part=number[place[seams.vertices.part]])
-    return _with_geometry(_merge(parts.select(order), number), _add_masks(vertices))
+    objects, owner = _merge(parts.select(order), number), number[place[seams.vertices.part]]
+    return Objects.concatenate(
+        _with_geometry(objects.select(slice(first, stop)), _add_masks(replace(few, part=few.part - np.int32(first))))
+        for first, stop, few in _few_at_once(replace(seams.vertices, part=owner), len(objects))
+    )
+
+
+def _few_at_once(vertices: Vertices, count: int) -> Iterator[tuple[int, int, Vertices]]:
+    """The vertices of `count` parts in portions of about `VERTICES_AT_ONCE`: from which part to which, and theirs."""
+    order = np.argsort(vertices.part, kind="stable")
+    ends = np.cumsum(np.bincount(vertices.part, minlength=count))
+    first = begin = 0
+    while first < count:
+        stop = max(first + 1, int(np.searchsorted(ends, begin + VERTICES_AT_ONCE, side="right")))
+        yield first, stop, vertices.select(order[begin : ends[stop - 1]])
+        first, begin = stop, int(ends[stop - 1])
 
 
 def polygonise_whole(

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
+from geoseg import polygonise as module
 from geoseg.polygonise import NODATA, Objects, Piece, _order, join, polygonise, polygonise_whole
 from geoseg.window import Window
 
@@ -165,6 +166,31 @@ def test_every_cover_gives_the_same_objects(
     windows = data.draw(covers(labels.shape))
     whole = polygonise_whole(labels, background=background, confidence=confidence)
     assert_identical(polygonise_cover(labels, windows, background, confidence), whole)
+
+
+@settings(max_examples=50)
+@given(st.data(), rasters(), st.integers(1, 40))
+def test_how_many_are_outlined_at_once_does_not_matter(
+    data: st.DataObject, labels: NDArray[np.uint8], at_once: int
+) -> None:
+    windows = data.draw(covers(labels.shape))
+    whole = polygonise_cover(labels, windows, None, None)
+    outlined: list[int] = []
+    original = module._with_geometry
+
+    def watched(parts: Any, corners: Any) -> Any:
+        outlined.append(len(parts))
+        return original(parts, corners)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "VERTICES_AT_ONCE", at_once)
+        patched.setattr(module, "_with_geometry", watched)
+        pieces = [polygonise(labels[window.slices], window, background=None) for window in windows]
+        before = len(outlined)
+        joined = join(pieces, labels.shape)
+    assert_identical(Objects.concatenate([*(piece.complete for piece in pieces), joined]), whole)
+    if at_once == 1:
+        assert outlined[before:] == [1] * len(joined)
 
 
 @pytest.mark.parametrize("background", [0, None])
