@@ -84,6 +84,9 @@ SQUARE_WITHIN = 0.05
 WIDEST_TILE = 12288
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
+LARGE = 1 << 26
+"""Pixels of a scene from which on what lanes have kept is given back before its files are made."""
+
 BYTES_PER_PIXEL = 5.5
 """Disk space that a run may need for each pixel of the scene, at its worst moment."""
 
@@ -305,13 +308,17 @@ def run(
     """
     model = model or (lambda: Predictor(planned.model, planned.job.device))
     store = begin(planned)
-    written = 2 * CHUNK * planned.scene.shape[1]  # bytes of the rows that the exports put into the same cache
+    written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
     with (
         _unfrozen_at_last(),
         rasterio.Env(GDAL_CACHEMAX=planned.source.cache_bytes() + written),
         exports_of(planned, store, observe) as exports,
     ):
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
+        if store.shape[0] * store.shape[1] >= LARGE:
+            from geoseg.predict import give_back_freed_memory
+
+            give_back_freed_memory()
         kept = exports.footprints_kept()
     return complete(planned, store, kept, machine)
 
