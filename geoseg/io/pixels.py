@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import Scene
+    from geoseg.io.masks import Mask
 
 log = logging.getLogger("geoseg")
 
@@ -93,6 +94,7 @@ class SceneSource(ABC):
         self.scene, self.bands, self.stretch, self.inside, self.waits = scene, bands, stretch, inside, waits
         self._extent = Window.of_shape(scene.shape)
         self._dataset: Any = None  # opened by whoever reads first, and again after an error
+        self._mask: Mask | None = None  # the same
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,17 +129,38 @@ class SceneSource(ABC):
         """What the file holds, asked for again after each wait, for networks and disks have their moments."""
         for wait in self.waits:
             try:
-                return self._read_file(window)
+                return self._read_asked(window)
             except self.errors + (SceneError,) as error:  # noqa: RUF005  # mypy cannot tell what is unpacked
                 log.info("%s: %s; trying again in %.1f s", self.scene.path, error, wait)
-                self._dataset = None
+                self._dataset = self._mask = None
                 time.sleep(wait)
         try:
-            return self._read_file(window)
+            return self._read_asked(window)
         except self.errors as error:
             rows = f"rows {window.row_start} to {window.row_stop - 1}"
             msg = f"{self.scene.path}: {rows} cannot be read: {DAMAGED}"
             raise SceneError(msg) from error
+
+    def _read_asked(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """What the file holds, valid as far as the job has it."""
+        values, valid = self._read_file(window)
+        if self.scene.fill:
+            valid = valid & self._not_fill(values)
+        if self.scene.mask is not None:
+            valid = valid & self._masked(*(np.arange(*span) for span in (window.row_range, window.col_range)))
+        return values, valid
+
+    def _not_fill(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        fill = np.asarray(self.scene.fill, np.float64).astype(values.dtype)
+        return validity(values, values != fill[:, None, None])
+
+    def _masked(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether pixels (y, x) are valid by the scene's mask."""
+        from geoseg.io.masks import Mask
+
+        mask = self._mask or Mask(self.scene)
+        self._mask = mask
+        return mask.valid(rows, cols)
 
     @abstractmethod
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -157,8 +180,15 @@ class SceneSource(ABC):
 
     def overview(self, most: int) -> np.ma.MaskedArray[Any, Any]:
         """An overview of the chosen bands, with at most so many rows and columns. Raises `SceneError`."""
+        shape = overview_shape(self.shape, most)
         try:
-            return self._read_overview(overview_shape(self.shape, most))
+            values = self._read_overview(shape)
+            missing = np.zeros(shape, bool)
+            if self.scene.fill:
+                missing |= ~self._not_fill(values.data)
+            if self.scene.mask is not None:
+                missing |= ~self._masked(*(nearest(*sides) for sides in zip(self.shape, shape, strict=True)))
+            return np.ma.MaskedArray(values.data, np.ma.getmaskarray(values) | missing) if missing.any() else values
         except self.errors as error:
             msg = f"{self.scene.path}: cannot be read: {DAMAGED}"
             raise SceneError(msg) from error
