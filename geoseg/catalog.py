@@ -192,7 +192,7 @@ class Scene:
             return tuple(data[: len(wanted)])
         have = ", ".join(name or "unnamed" for name in self.bands)
         msg = f"{self.path}: the model needs the bands {', '.join(wanted)}, the scene has {have}; name its bands "
-        raise SceneError(msg + "(gdal_edit.py -colorinterp_1 red ...) or choose another model")
+        raise SceneError(msg + "(--bands red=1,..., or gdal_edit.py -colorinterp_1 red ...) or choose another model")
 
 
 def sha256_of(path: Path) -> str:

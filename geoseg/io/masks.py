@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from geoseg.catalog import Scene
 
@@ -69,7 +70,15 @@ def chosen(asked: str, scene: Scene) -> tuple[str, str]:
     if kind != "mask" and not np.issubdtype(np.dtype(raster.dtype), np.integer):
         msg = f"{path}: {kind} codes are whole numbers, these are {raster.dtype}; give the raster as it was published"
         raise SceneError(msg)
+    if not _outline(raster).intersects(_outline(scene)):
+        msg = f"{path}: the mask covers nothing of {scene.path}, so nothing would be valid; give that of this scene"
+        raise SceneError(msg)
     return kind, path
+
+
+def _outline(scene: Scene) -> BaseGeometry:
+    outline: BaseGeometry = scene.geobox.footprint(4326, buffer=0, npoints=16).geom
+    return outline
 
 
 def in_full(asked: str, home: Path) -> str:
