@@ -112,7 +112,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     \b
     SCENE is one of
       FILE                a GeoTIFF or whatever GDAL reads, or a Zarr store
-      FOLDER              with a file for each band: B02 ... of Sentinel-2 (.SAFE, too), Landsat, red.tif ...
+      FOLDER              a file for each band: Sentinel-2 (B02 ..., .SAFE), Landsat, red.tif ...
       red=FILE,green=FILE,blue=FILE
                           a file for each band, each at its own resolution
       item.json           a STAC item; item.json#B04,B03,B02 for assets of these keys

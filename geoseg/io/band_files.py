@@ -178,29 +178,33 @@ class _BandFile:
         self.shape = (int(here.shape[0]), int(here.shape[1]))
         corners = [(0, 0), scene.shape[::-1]]
         off = max(np.abs(np.subtract(self._to_file @ corner, corner)).max() for corner in corners)
+        self._all_valid = self._dataset.mask_flag_enums[0] == [MaskFlags.all_valid]
         self.same = self.shape == tuple(scene.shape) and bool(off < SAME_PLACE)
 
-    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Values, where the file has data, and where it covers the scene, each (y, x), of a window of the scene."""
+    def read(self, window: Window, out: NDArray[Any]) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+        """Put values (y, x) of a window of the scene into `out`; tell where the file has data, and covers the scene.
+
+        None: everywhere.
+        """
         if self.same:
-            values, has_data = self._stored(window.row_range, window.col_range)
-            return values, has_data, np.ones(values.shape, bool)
+            place = _place(window.row_range, window.col_range)
+            self._dataset.read(1, window=place, out=out)
+            return self._has_data(out, place), None
         rows = _Axis.of(self._to_file.e, self._to_file.f, window.row_range, self.shape[0])
         cols = _Axis.of(self._to_file.a, self._to_file.c, window.col_range, self.shape[1])
-        values, has_data = self._stored((rows.first, rows.stop), (cols.first, cols.stop))
-        inside = np.logical_and.outer(rows.inside, cols.inside)
-        return _between(values, has_data, rows, cols), has_data[np.ix_(rows.near, cols.near)], inside
-
-    def _stored(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        place = rasterio.windows.Window(cols[0], rows[0], cols[1] - cols[0], rows[1] - rows[0])
+        place = _place((rows.first, rows.stop), (cols.first, cols.stop))
         values = self._dataset.read(1, window=place)
-        return values, self._has_data(values, place)
+        has_data = self._has_data(values, place)
+        out[:] = _between(values, has_data, rows, cols)
+        inside = None if rows.inside.all() and cols.inside.all() else np.logical_and.outer(rows.inside, cols.inside)
+        return None if has_data is None else has_data[np.ix_(rows.near, cols.near)], inside
 
-    def _has_data(self, values: NDArray[Any], place: Any, **how: Any) -> NDArray[np.bool_]:
-        finite = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, bool)
-        if self._dataset.mask_flag_enums[0] == [MaskFlags.all_valid]:
+    def _has_data(self, values: NDArray[Any], place: Any, **how: Any) -> NDArray[np.bool_] | None:
+        finite = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else None
+        if self._all_valid:
             return finite
-        return np.asarray(finite & (self._dataset.read_masks(1, window=place, **how) > 0), bool)
+        told = np.asarray(self._dataset.read_masks(1, window=place, **how) > 0, bool)
+        return told if finite is None else told & finite
 
     def overview(self, scene: tuple[int, int], shape: tuple[int, int]) -> np.ma.MaskedArray[Any, Any]:
         """An overview (y, x) of the scene by nearest, masked where the file has no data or does not reach."""
@@ -219,7 +223,8 @@ class _BandFile:
         size = {"out_shape": (there[0].stop - there[0].start, there[1].stop - there[1].start)}
         values = self._dataset.read(1, window=place, **size)
         overview, missing = np.zeros(shape, values.dtype), np.ones(shape, bool)
-        overview[tuple(there)], missing[tuple(there)] = values, ~self._has_data(values, place, **size)
+        has_data = self._has_data(values, place, **size)
+        overview[tuple(there)], missing[tuple(there)] = values, False if has_data is None else ~has_data
         return np.ma.MaskedArray(overview, missing)
 
     @property
@@ -234,12 +239,16 @@ class _BandFile:
         return media_type(self._dataset), self._dataset.descriptions[0] or "", self._dataset.nodatavals[0]
 
 
-def _between(values: NDArray[Any], has_data: NDArray[np.bool_], rows: _Axis, cols: _Axis) -> NDArray[Any]:
+def _place(rows: tuple[int, int], cols: tuple[int, int]) -> Any:
+    return rasterio.windows.Window(cols[0], rows[0], cols[1] - cols[0], rows[1] - rows[0])
+
+
+def _between(values: NDArray[Any], has_data: NDArray[np.bool_] | None, rows: _Axis, cols: _Axis) -> NDArray[Any]:
     """Values (y, x) interpolated between those of pixels with data, in their own type."""
-    whole = bool(has_data.all())
-    weighted = values.astype(np.float64) if whole else np.where(has_data, values, 0).astype(np.float64)
-    made = _blend(weighted, rows, cols)
-    if not whole:
+    if has_data is None or has_data.all():
+        made = _blend(values.astype(np.float64), rows, cols)
+    else:
+        made = _blend(np.where(has_data, values, 0).astype(np.float64), rows, cols)
         weight = _blend(has_data.astype(np.float64), rows, cols)
         made = np.divide(made, weight, out=np.zeros_like(made), where=weight > 0)
     if np.issubdtype(values.dtype, np.integer):
@@ -252,6 +261,14 @@ def _blend(values: NDArray[np.float64], rows: _Axis, cols: _Axis) -> NDArray[np.
     down = rows.share[:, None]
     made: NDArray[np.float64] = across[rows.low] * (1 - down) + across[rows.high] * down
     return made
+
+
+def _valid(values: NDArray[Any], has_data: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_]:
+    """What `validity` says of bands (band, y, x) of which some have data everywhere (None)."""
+    if np.issubdtype(values.dtype, np.integer) and any(part is None for part in has_data):
+        return np.ones(values.shape[1:], bool)
+    parts = [np.ones(values.shape[1:], bool) if part is None else part for part in has_data]
+    return validity(values, np.stack(parts))
 
 
 class BandFilesSource(SceneSource):
@@ -268,9 +285,14 @@ class BandFilesSource(SceneSource):
         return opened
 
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        read = {band: file.read(window) for band, file in self._opened().items()}
-        values, has_data, inside = (np.stack([read[band][part] for band in self.bands]) for part in range(3))
-        return values, validity(values, has_data) & inside.all(axis=0)
+        files = self._opened()
+        values = np.empty((len(self.bands), *window.shape), self.scene.dtype)
+        told = [files[band].read(window, out) for band, out in zip(self.bands, values, strict=True)]
+        valid = _valid(values, [has_data for has_data, _ in told])
+        for _, inside in told:
+            if inside is not None:
+                valid &= inside
+        return values, valid
 
     def _read_overview(self, shape: tuple[int, int]) -> np.ma.MaskedArray[Any, Any]:
         files = self._opened()

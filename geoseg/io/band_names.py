@@ -176,8 +176,8 @@ def folder_of(path: str) -> BandFiles:
             found[band] = metres, file
     if not set(found) - set(MASKS):
         names = ", ".join(file.name for file in list(_rasters(Path(path)))[:3])
-        msg = f"{path}: no file's name ends in a band (B02, red ...), there are {names} ...; name one file of it, or "
-        raise SceneError(msg + "each band's: red=FILE,green=FILE,blue=FILE")
+        msg = f"{path}: cannot be read as a raster, nor as a file for each band: no name ends in one (B02, red ...), "
+        raise SceneError(msg + f"there are {names} ...; name one file of it, or each band's: red=FILE,green=FILE")
     return _parted(id_of_folder(path), {band: str(file) for band, (_, file) in found.items()})
 
 

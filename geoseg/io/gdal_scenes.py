@@ -28,6 +28,8 @@ from geoseg.io.pixels import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from geoseg.window import Window
@@ -109,12 +111,13 @@ class GdalSource(SceneSource):
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if self._dataset is None:
             self._dataset = open_dataset(self.scene.path)
+            self._flags = _flags(self._dataset, self.bands)
         place = rasterio.windows.Window(
             window.col_start, window.row_start, window.col_stop - window.col_start, window.row_stop - window.row_start
         )
         distinct = sorted(set(self.bands))
         read = self._dataset.read(distinct, window=place)
-        valid = _validity(self._dataset, distinct, place, read)
+        valid = _validity(self._dataset, distinct, place, read, self._flags)
         return (read if tuple(distinct) == self.bands else read[[distinct.index(b) for b in self.bands]]), valid
 
     def cache_bytes(self) -> int:
@@ -149,9 +152,15 @@ class GdalSource(SceneSource):
                 raise SceneError(msg) from error
 
 
-def _validity(dataset: Any, bands: list[int], place: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
+def _flags(dataset: Any, bands: Iterable[int]) -> set[MaskFlags]:
+    """What tells which pixels of these bands have data."""
+    return {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+
+
+def _validity(
+    dataset: Any, bands: list[int], place: Any, values: NDArray[Any], flags: set[MaskFlags]
+) -> NDArray[np.bool_]:
     """Which pixels of values read from a place have data: by mask or alpha band or nodata value; see `validity`."""
-    flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
     if MaskFlags.per_dataset in flags:
         mask = dataset.read_masks(bands[0], window=place, out_shape=values.shape[1:]) > 0
         return validity(values, np.broadcast_to(mask, values.shape))
@@ -163,11 +172,11 @@ def _validity(dataset: Any, bands: list[int], place: Any, values: NDArray[Any]) 
 
 
 def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:
-    flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+    flags = _flags(dataset, bands)
     if flags == {MaskFlags.all_valid} and np.issubdtype(np.result_type(*dataset.dtypes), np.integer):
         return None
     values = dataset.read(bands, out_shape=(len(bands), *overview_shape(dataset.shape, OVERVIEW)))
-    return _validity(dataset, bands, None, values)
+    return _validity(dataset, bands, None, values, flags)
 
 
 def media_type(dataset: Any) -> str | None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 from geoseg.errors import SceneError
 from geoseg.raster import Raster, ground_resolution
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import Scene
     from geoseg.io.masks import Mask
@@ -109,13 +110,18 @@ class SceneSource(ABC):
         within = self._extent.intersection(window)
         if within == window:
             values, valid = self._read(window)
-            return Raster(values, valid, self.scene.geobox[window.slices])
+            return Raster(values, valid, self._grid(window))
         values = np.zeros((len(self.bands), *window.shape), np.uint8)
         valid = np.zeros(window.shape, bool)
         if within is not None:
             rows, cols = within.relative_to(window).slices
             values[:, rows, cols], valid[rows, cols] = self._read(within)
         return Raster(values, valid)
+
+    def _grid(self, window: Window) -> GeoBox:
+        """The part of the scene's grid; slicing that does the same, and takes longer than to read a small window."""
+        whole = self.scene.geobox
+        return GeoBox(window.shape, whole.affine @ Affine.translation(window.col_start, window.row_start), whole.crs)
 
     def _read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         inside = None if self.inside is None else self.inside(window)

@@ -18,6 +18,7 @@ import re
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,10 +210,12 @@ class _Image:
         """Values of bands, counted from 1, and where each has data (band, y, x); chunks that do not exist are fill."""
         place = self._stored(0, rows), self._stored(1, cols)
         wanted = (*bands, *self.alpha)
-        read = np.stack([*self._read(wanted, *place)]).astype(self.dtype, copy=False)
+        read = self._read(wanted, *place).astype(self.dtype, copy=False)
         read = read[:, :: -1 if self.flipped[0] else 1, :: -1 if self.flipped[1] else 1]
         if self.alpha:
             return read[:-1], np.broadcast_to(read[-1] > 0, read[:-1].shape)
+        if all(self.nodata[band - 1] is None for band in bands):
+            return np.ascontiguousarray(read), np.broadcast_to(np.True_, read.shape)
         has_data = np.ones(read.shape, bool)
         for layer, band in zip(range(len(bands)), bands, strict=True):
             if (nodata := self.nodata[band - 1]) is not None:
@@ -229,32 +232,69 @@ class _Image:
         stored: NDArray[np.intp] = (side - 1 - pixels)[::-1]
         return stored
 
-    def _read(self, bands: tuple[int, ...], rows: Any, cols: Any) -> Iterator[NDArray[Any]]:
-        """Bands one by one, each array of the store being read once."""
+    def _read(self, bands: tuple[int, ...], rows: Any, cols: Any) -> NDArray[Any]:
+        """Bands (band, y, x), each array of the store being read once."""
         found = [self.bands[band - 1] for band in bands]
-        place = {self.dims[0]: rows, self.dims[1]: cols}
         arrays: dict[str, NDArray[Any]] = {}
+        places: dict[str, list[int]] = {}
         for name in dict.fromkeys(name for name, _ in found):
-            layers = sorted({layer for array, layer in found if array == name and layer is not None})
-            view = _without_time(self.dataset[name], self.dims)
-            across = [str(dim) for dim in view.dims if dim not in self.dims]
-            part = view.isel(place | {dim: _run(layers) for dim in across}).transpose(*across, *self.dims)
-            arrays[name] = part.to_numpy()
-            self._hint(view, place)
-        for name, layer in found:
-            layers = sorted({each for array, each in found if array == name and each is not None})
-            yield arrays[name] if layer is None else arrays[name][layers.index(layer)]
+            places[name] = sorted({layer for array, layer in found if array == name and layer is not None})
+            arrays[name] = self._stored_arrays[name].read(places[name], rows, cols)
+            self._hint(name, {self.dims[0]: rows, self.dims[1]: cols})
+        (name, layers), *others = places.items()
+        if not others and [layer for _, layer in found] == layers:
+            return arrays[name]
+        return np.stack([arrays[n] if k is None else arrays[n][places[n].index(k)] for n, k in found])
 
-    def _hint(self, view: xr.DataArray, place: dict[str, Any]) -> None:
+    @cached_property
+    def _stored_arrays(self) -> dict[str, _Stored]:
+        """The arrays that hold bands. xarray has told what they are; zarr itself reads a window in half the time."""
+        import zarr
+
+        found = {}
+        for name in dict.fromkeys(name for name, _ in self.bands):
+            array, view = self.dataset[name], _without_time(self.dataset[name], self.dims)
+            across = tuple(str(dim) for dim in view.dims if dim not in self.dims)
+            stored: Any = zarr.open_array(Path(self.path) / name, mode="r")
+            chunks = array.encoding.get("preferred_chunks") or {}
+            found[name] = _Stored(stored, tuple(map(str, array.dims)), across, self.dims, chunks)
+        return found
+
+    def _hint(self, name: str, place: dict[str, Any]) -> None:
         """Tell, once for each store, of chunks that are far larger than the windows that are read of them."""
-        chunks = view.encoding.get("preferred_chunks") or {}
-        spans = [(span, int(chunks.get(dim, 1))) for dim, span in place.items() if isinstance(span, slice)]
+        stored = self._stored_arrays[name]
+        spans = [(span, int(stored.chunks.get(dim, 1))) for dim, span in place.items() if isinstance(span, slice)]
         asked = math.prod(span.stop - span.start for span, _ in spans)
         decoded = math.prod((-(-span.stop // side) - span.start // side) * side for span, side in spans)
         if decoded > max(WASTEFUL * asked, LARGE) and self.path not in _told:
             _told.add(self.path)
-            shape = " x ".join(str(chunks.get(dim, 1)) for dim in view.dims)
+            shape = " x ".join(str(stored.chunks.get(dim, 1)) for dim in (*stored.across, *self.dims))
             log.info("%s: its chunks of %s are far larger than the windows read; smaller are faster", self.path, shape)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array of a store."""
+
+    array: Any
+    """A `zarr.Array`."""
+    names: tuple[str, ...]
+    """Of its dimensions."""
+    across: tuple[str, ...]
+    """The dimension of bands, if it has one."""
+    dims: tuple[str, str]
+    """Those of rows and columns; all others have one step."""
+    chunks: dict[Any, int]
+    """Sides of what is decoded together, by dimension."""
+
+    def read(self, layers: list[int], rows: Any, cols: Any) -> NDArray[Any]:
+        """Values (y, x), or (band, y, x) of these layers, at slices or lists of rows and columns."""
+        place = {self.dims[0]: rows, self.dims[1]: cols} | {dim: _run(layers) for dim in self.across}
+        index = tuple(place.get(dim, 0) for dim in self.names)
+        plain = all(isinstance(part, (slice, int)) for part in index)
+        read: NDArray[Any] = self.array[index] if plain else self.array.oindex[index]
+        left = [dim for dim in self.names if dim in place]
+        return read.transpose([left.index(dim) for dim in (*self.across, *self.dims)])
 
 
 _told: set[str] = set()
