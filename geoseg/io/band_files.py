@@ -265,8 +265,9 @@ def _blend(values: NDArray[np.float64], rows: _Axis, cols: _Axis) -> NDArray[np.
 
 def _valid(values: NDArray[Any], has_data: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_]:
     """What `validity` says of bands (band, y, x) of which some have data everywhere (None)."""
-    if np.issubdtype(values.dtype, np.integer) and any(part is None for part in has_data):
-        return np.ones(values.shape[1:], bool)
+    known = [part for part in has_data if part is not None]
+    if not known or (np.issubdtype(values.dtype, np.integer) and len(known) < len(has_data)):
+        return validity(values, None)
     parts = [np.ones(values.shape[1:], bool) if part is None else part for part in has_data]
     return validity(values, np.stack(parts))
 
@@ -291,7 +292,7 @@ class BandFilesSource(SceneSource):
         valid = _valid(values, [has_data for has_data, _ in told])
         for _, inside in told:
             if inside is not None:
-                valid &= inside
+                valid = valid & inside
         return values, valid
 
     def _read_overview(self, shape: tuple[int, int]) -> np.ma.MaskedArray[Any, Any]:

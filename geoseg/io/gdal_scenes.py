@@ -166,9 +166,7 @@ def _validity(
         return validity(values, np.broadcast_to(mask, values.shape))
     if MaskFlags.nodata in flags:
         return validity(values, dataset.read_masks(bands, window=place, out_shape=values.shape) > 0)
-    if np.issubdtype(values.dtype, np.integer):
-        return np.ones(values.shape[1:], bool)
-    return validity(values, np.broadcast_to(np.True_, values.shape))
+    return validity(values, None)
 
 
 def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:

@@ -11,6 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -38,6 +39,9 @@ DESCRIBED = VISIBLE | RED_EDGE | INFRARED
 """STAC common names: what else a band is described as ("Band_1") says nothing about it."""
 
 DAMAGED = "the file is damaged or incomplete; copy or download it again"
+
+KEPT = 8 << 20
+"""Pixels of a window up to which its validity is kept for the next of its size."""
 
 OVERVIEW = 1024
 """Rows and columns at most of the overview that tells where a scene has data."""
@@ -200,14 +204,29 @@ class SceneSource(ABC):
             raise SceneError(msg) from error
 
 
-def validity(values: NDArray[Any], has_data: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def validity(values: NDArray[Any], has_data: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     """Which pixels (y, x) have data, of values and what is said of each (band, y, x); NaN and infinity never are.
 
-    A pixel of integers is nodata when all bands are (a dark roof may well be 0 in one of them); of floats when any is.
+    None: nothing is said, so all have. A pixel of integers is nodata when all bands are (a dark roof may well be 0 in
+    one of them); of floats when any is. What it returns is not to be written to.
     """
     if np.issubdtype(values.dtype, np.floating):
-        return np.asarray((has_data & np.isfinite(values)).all(axis=0), bool)
-    return np.asarray(has_data.any(axis=0), bool)
+        finite = np.isfinite(values)
+        return np.asarray((finite if has_data is None else has_data & finite).all(axis=0), bool)
+    rows, cols = values.shape[1:]
+    return _everywhere(rows, cols) if has_data is None else np.asarray(has_data.any(axis=0), bool)
+
+
+def _everywhere(rows: int, cols: int) -> NDArray[np.bool_]:
+    """True for each pixel, always the same array: fresh memory costs half as much as to read uncompressed pixels."""
+    return _all_valid(rows, cols) if rows * cols <= KEPT else np.ones((rows, cols), bool)
+
+
+@lru_cache(maxsize=4)
+def _all_valid(rows: int, cols: int) -> NDArray[np.bool_]:
+    valid = np.ones((rows, cols), bool)
+    valid.flags.writeable = False
+    return valid
 
 
 def nearest(side: int, count: int) -> NDArray[np.intp]:

@@ -107,7 +107,7 @@ class ZarrSource(SceneSource):
         image = self._opened()
         rows, cols = (nearest(side, count) for side, count in zip(self.shape, shape, strict=True))
         values, has_data = image.values(self.bands, rows, cols)
-        return np.ma.MaskedArray(values, ~has_data)
+        return np.ma.MaskedArray(values, np.ma.nomask if has_data is None else ~has_data)
 
     def survey(self) -> Survey:
         """As `SceneSource` has it."""
@@ -206,8 +206,11 @@ class _Image:
 
     def values(
         self, bands: tuple[int, ...], rows: slice | NDArray[np.intp], cols: slice | NDArray[np.intp]
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values of bands, counted from 1, and where each has data (band, y, x); chunks that do not exist are fill."""
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Values of bands, counted from 1, and where each has data (band, y, x); chunks that do not exist are fill.
+
+        None: nothing says that any has not.
+        """
         place = self._stored(0, rows), self._stored(1, cols)
         wanted = (*bands, *self.alpha)
         read = self._read(wanted, *place).astype(self.dtype, copy=False)
@@ -215,7 +218,7 @@ class _Image:
         if self.alpha:
             return read[:-1], np.broadcast_to(read[-1] > 0, read[:-1].shape)
         if all(self.nodata[band - 1] is None for band in bands):
-            return np.ascontiguousarray(read), np.broadcast_to(np.True_, read.shape)
+            return np.ascontiguousarray(read), None
         has_data = np.ones(read.shape, bool)
         for layer, band in zip(range(len(bands)), bands, strict=True):
             if (nodata := self.nodata[band - 1]) is not None:
