@@ -7,6 +7,7 @@ in the scene alone, so no window gets other ones; GDAL's warper rounds a tie up 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -131,13 +132,18 @@ def _crs_name(scene: Scene) -> str:
 
 def _covered(affine: Affine, scene: tuple[int, int], file: tuple[int, int]) -> tuple[range, range]:
     """Rows and columns of a scene whose centres a file covers."""
-    axes = ((affine.e, affine.f), (affine.a, affine.c))
-    found = []
-    for (scale, start), count, side in zip(axes, scene, file, strict=True):
-        there = places(scale, start, np.arange(count))
-        inside = np.flatnonzero((there >= 0) & (there < side))
-        found.append(range(inside[0], inside[-1] + 1) if inside.size else range(0))
-    return found[0], found[1]
+    rows = _covered_along(affine.e, affine.f, scene[0], file[0])
+    return rows, _covered_along(affine.a, affine.c, scene[1], file[1])
+
+
+def _covered_along(scale: float, start: float, count: int, side: int) -> range:
+    ends = sorted((-start / scale, (side - start) / scale))
+    first, stop = max(0, math.floor(ends[0]) - 1), min(count, math.ceil(ends[1]) + 1)
+    while first < stop and not 0 <= places(scale, start, np.array([first]))[0] < side:
+        first += 1
+    while first < stop and not 0 <= places(scale, start, np.array([stop - 1]))[0] < side:
+        stop -= 1
+    return range(first, stop) if first < stop else range(0)
 
 
 @dataclass(frozen=True)

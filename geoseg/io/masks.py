@@ -45,8 +45,8 @@ KINDS: dict[str, Callable[[NDArray[Any]], NDArray[np.bool_]]] = {
 }
 """Which codes are valid."""
 
-ROWS_AT_ONCE = 64
-"""Rows of an overview whose codes are in memory together."""
+SPAN = (1024, 8192)
+"""Rows and columns of the scene below which codes are read together."""
 
 
 def chosen(asked: str, scene: Scene) -> tuple[str, str]:
@@ -89,6 +89,11 @@ def in_full(asked: str, home: Path) -> str:
     return kind + equals + (absolute(path, str(home.absolute() / "_")) if path else "")
 
 
+def _runs(pixels: NDArray[np.intp], span: int) -> list[NDArray[np.intp]]:
+    """Ascending pixels in parts that reach over less than so many."""
+    return np.split(pixels, np.flatnonzero(np.diff((pixels - pixels[0]) // span)) + 1)
+
+
 class Mask:
     """Which pixels of a scene's grid its mask calls valid."""
 
@@ -105,10 +110,10 @@ class Mask:
     def valid(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Whether pixels (y, x) in these rows and columns of the scene are valid. Raises `SceneError`.
 
-        Rows that are far from each other are read few at a time, for all of the mask may lie between them.
+        Memory is bounded also where they are far from each other, or the mask is turned against the scene.
         """
-        starts = range(0, len(rows), ROWS_AT_ONCE if rows[-1] - rows[0] >= len(rows) else len(rows))
-        return np.concatenate([self._read(rows[start : start + starts.step], cols) for start in starts])
+        parts = [[self._read(down, along) for along in _runs(cols, SPAN[1])] for down in _runs(rows, SPAN[0])]
+        return parts[0][0] if len(parts) == len(parts[0]) == 1 else np.asarray(np.block(parts), bool)
 
     def _read(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
         try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 
 from geoseg.errors import SceneError
 from geoseg.raster import Raster, ground_resolution
@@ -262,7 +263,11 @@ def datetime_of(tags: dict[str, str]) -> dt.datetime | None:
 
 def resolution_of(geobox: GeoBox, path: str) -> tuple[float, float]:
     """Metres on the ground between pixels, down and along. Raises `SceneError` for a grid that lies nowhere."""
-    resolution = ground_resolution(geobox)
+    try:
+        resolution = ground_resolution(geobox)
+    except ProjError as error:
+        msg = f"{path}: its CRS cannot be brought to longitude and latitude ({error}); check it, or assign another one"
+        raise SceneError(msg) from error
     if not all(np.isfinite(resolution)):
         msg = f"{path}: its centre lies outside what {geobox.crs} can describe; check its CRS and geotransform"
         raise SceneError(msg)

@@ -26,6 +26,7 @@ import numpy as np
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
@@ -61,6 +62,9 @@ AXES = (("y", "x"), ("Y", "X"), ("latitude", "longitude"), ("lat", "lon"), ("nor
 DEEP = 3
 """Dimensions of an image of several bands."""
 
+LONGEST = 1 << 24
+"""Pixels along a side; coordinates, which have a number for each, are read as a whole."""
+
 OFF_GRID = 0.05
 """Pixels by which a coordinate may be off a regular grid."""
 
@@ -90,7 +94,7 @@ def open_zarr(path: str) -> Scene:
 class ZarrSource(SceneSource):
     """Pixels of a Zarr store."""
 
-    errors = (OSError, ValueError, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
+    errors = (OSError, ValueError, RuntimeError, EOFError, ArithmeticError, zlib.error, lzma.LZMAError)
 
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         image = self._opened()
@@ -152,8 +156,13 @@ class _Image:
             bands = [
                 (str(a.name), k) for a in arrays for k in (range(_count(a, dims)) if a.ndim > len(dims) else [None])
             ]
-            affine = _affine_of(dataset, arrays[0], dims, path)
             shape = arrays[0].sizes[dims[0]], arrays[0].sizes[dims[1]]
+            if max(shape) > LONGEST:
+                msg = (
+                    f"{path}: {max(shape)} pixels along a side cannot be right (at most {LONGEST}); check its metadata"
+                )
+                raise SceneError(msg)
+            affine = _affine_of(dataset, arrays[0], dims, path)
             geobox = GeoBox(shape, affine, _crs_of(dataset, arrays[0], path))
         turned = bool(affine.b or affine.d)
         flipped = (not turned and affine.e > 0, not turned and affine.a < 0)
@@ -450,7 +459,7 @@ def _crs_of(dataset: xr.Dataset, array: xr.DataArray, path: str) -> CRS:
         for text in () if found else _told_crs(attributes):
             try:
                 found = found or CRS(text)
-            except ValueError:
+            except (ValueError, ProjError):
                 continue
     if not isinstance(found, CRS):
         msg = f"{path}: has no CRS, so areas and coordinates are unknown; add one, as rioxarray's rio.write_crs does"
