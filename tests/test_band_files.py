@@ -345,6 +345,18 @@ def test_folders_called_like_a_key_are_paths(tmp_path: Path, monkeypatch: pytest
     assert open_scene(path).bands == ("grey",)
 
 
+def test_many_files_make_a_text_that_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
+    for key in names:
+        put(tmp_path / f"{'long' * 30}_{key}.tif", 10)
+    text = ",".join(f"{name}={'long' * 30}_{key}.tif" for key, name in names.items())
+    assert len(text) > 255
+    assert open_scene(text).bands == tuple(names.values())
+    with pytest.raises(SceneError, match="there is no such file"):
+        open_scene(text.replace("=", "-"))
+
+
 def test_a_scene_of_files_has_their_name(tmp_path: Path) -> None:
     for files, expected in (
         (["S2B_T18_B04.tif", "S2B_T18_B08.tif"], "S2B_T18"),

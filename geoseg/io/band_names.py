@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import SceneError
-from geoseg.io.hrefs import Rule, absolute, scheme_of
+from geoseg.io.hrefs import Rule, absolute, kind_of, scheme_of
 from geoseg.io.pixels import DESCRIBED
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class BandFiles:
 def is_pairs(path: str) -> bool:
     """Whether a path is a list of bands and paths; a folder may well be called `year=2020`."""
     found = PAIR.match(path)
-    if found is None or Path(path).exists():
+    if found is None or kind_of(path):
         return False
     return _known(found[1]) is not None or len(PAIR.findall(path)) > 1
 
@@ -152,7 +152,7 @@ def _id_of(files: tuple[str, ...]) -> str:
 
 def is_band_folder(path: str) -> bool:
     """Whether a path is a folder with rasters in it, or Sentinel-2's own (`.SAFE`)."""
-    return not scheme_of(path) and Path(path).is_dir() and any(_rasters(Path(path)))
+    return not scheme_of(path) and kind_of(path) == "folder" and any(_rasters(Path(path)))
 
 
 def _rasters(folder: Path) -> Iterator[Path]:
@@ -202,7 +202,7 @@ def _told(stem: str) -> tuple[str, float] | None:
 def is_item(path: str) -> bool:
     """Whether a path is a STAC item's, with or without keys of assets."""
     found = ITEM.fullmatch(path)
-    return found is not None and not scheme_of(path) and Path(found[1]).is_file()
+    return found is not None and not scheme_of(path) and kind_of(found[1]) == "file"
 
 
 def item_of(path: str) -> BandFiles:

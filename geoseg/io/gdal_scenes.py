@@ -15,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
+from geoseg.io.hrefs import kind_of
 from geoseg.io.pixels import (
     DAMAGED,
     DESCRIBED,
@@ -46,7 +47,7 @@ COMMON_NAMES = {
 
 def open_raster(path: str) -> Scene:
     """What a file is that GDAL reads; no pixel is read. Raises `SceneError` if it is none, or has no place."""
-    if not path.startswith("/vsi") and "://" not in path and not Path(path).exists():
+    if not path.startswith("/vsi") and "://" not in path and not kind_of(path):
         msg = f"{path}: there is no such file; check the path"
         raise SceneError(msg)
     with open_dataset(path) as dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -52,6 +53,15 @@ def scheme_of(href: str) -> str:
         return ""
     known = scheme.lower() in {"http", "https", "s3", "gs", "az"} and rest.startswith("//")
     return scheme.lower() if known else "vsi"
+
+
+def kind_of(path: str) -> Literal["file", "folder", ""]:
+    """What is there, also for what is no path at all: the files of many bands make a longer text than a path may be."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "folder" if stat.S_ISDIR(mode) else "file"
 
 
 def absolute(href: str, home: str) -> str:

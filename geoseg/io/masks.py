@@ -10,7 +10,6 @@ nothing is valid.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +19,13 @@ from rasterio.errors import RasterioError
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.gdal_scenes import open_dataset, open_raster
-from geoseg.io.hrefs import absolute
+from geoseg.io.hrefs import absolute, kind_of
 from geoseg.io.places import aligned, places, to_file
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
@@ -55,7 +55,7 @@ def chosen(asked: str, scene: Scene) -> tuple[str, str]:
     Raises `OptionError` if there is none, `SceneError` if it is no such raster.
     """
     kind, equals, path = asked.partition("=")
-    if kind not in KINDS or Path(asked).exists():
+    if kind not in KINDS or kind_of(asked):
         kind, path = "mask", asked
     elif not equals:
         path = dict(scene.masks).get(kind, "")

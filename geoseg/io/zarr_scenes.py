@@ -30,6 +30,7 @@ from pyproj.exceptions import ProjError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
+from geoseg.io.hrefs import kind_of
 from geoseg.io.pixels import (
     DESCRIBED,
     OVERVIEW,
@@ -74,7 +75,11 @@ WASTEFUL, LARGE = 8, 4 << 20
 
 def is_zarr(path: str) -> bool:
     """Whether a path is a local Zarr store, or a group in one."""
-    return "://" not in path and not path.startswith("/vsi") and any((Path(path) / name).is_file() for name in METADATA)
+    return (
+        "://" not in path
+        and not path.startswith("/vsi")
+        and any(kind_of(f"{path}/{name}") == "file" for name in METADATA)
+    )
 
 
 def open_zarr(path: str) -> Scene:
