@@ -227,7 +227,7 @@ def test_sides_that_cannot_be_are_told_before_coordinates_are_read(tmp_path: Pat
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert said is not None
-    assert "1000000000 pixels along a side cannot be right" in said
+    assert "has 1000000000 values, at most 16777216 can be right" in said
     assert peak < 100e6
 
 
@@ -254,21 +254,3 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path: Path) -> None
     tracemalloc.stop()
     assert scene.shape == (size, size)
     assert peak < 50e6
-
-
-def test_a_missing_chunk_is_no_data_and_a_damaged_one_is_told(tmp_path: Path) -> None:
-    path = store(tmp_path / "a.zarr", 3, _FillValue=np.int16(-7))
-    chunks = sorted(file for file in (path / "image" / "c").rglob("*") if file.is_file())
-    assert len(chunks) == 3 * 2 * 3
-    for chunk in (path / "image" / "c").glob("*/1/1"):
-        chunk.unlink()
-    scene = open_scene(path)
-    source = open_source(scene, (1, 2, 3), estimate_stretch(scene, (1, 2, 3)))
-    valid = source.read(Window(0, ROWS, 0, COLS)).valid
-    expected = np.ones((ROWS, COLS), bool)
-    expected[32:, 32:64] = False
-    np.testing.assert_array_equal(valid, expected)
-    chunks[0].write_bytes(chunks[0].read_bytes()[:5])
-    said = attempt(path)
-    assert said is not None
-    assert "the file is damaged or incomplete" in said

@@ -64,7 +64,7 @@ DEEP = 3
 """Dimensions of an image of several bands."""
 
 LONGEST = 1 << 24
-"""Pixels along a side; coordinates, which have a number for each, are read as a whole."""
+"""Values of a coordinate, which is read as a whole when a store is opened."""
 
 OFF_GRID = 0.05
 """Pixels by which a coordinate may be off a regular grid."""
@@ -162,11 +162,6 @@ class _Image:
                 (str(a.name), k) for a in arrays for k in (range(_count(a, dims)) if a.ndim > len(dims) else [None])
             ]
             shape = arrays[0].sizes[dims[0]], arrays[0].sizes[dims[1]]
-            if max(shape) > LONGEST:
-                msg = (
-                    f"{path}: {max(shape)} pixels along a side cannot be right (at most {LONGEST}); check its metadata"
-                )
-                raise SceneError(msg)
             affine = _affine_of(dataset, arrays[0], dims, path)
             geobox = GeoBox(shape, affine, _crs_of(dataset, arrays[0], path))
         turned = bool(affine.b or affine.d)
@@ -326,6 +321,7 @@ def _run(layers: list[int]) -> slice | list[int]:
 def _open(path: str) -> xr.Dataset:
     import xarray as xr
 
+    _check_coordinates(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of codecs and consolidated metadata that have no say here
@@ -344,6 +340,20 @@ def _open(path: str) -> xr.Dataset:
         what = "holds an array without a group or without names of dimensions" if _is_bare(Path(path), error) else error
         msg = f"{path}: cannot be read as a Zarr group ({what}); write it with xarray, rioxarray or GDAL"
         raise SceneError(msg) from error
+
+
+def _check_coordinates(path: Path) -> None:
+    """Raises `SceneError` before xarray would fill the memory with a coordinate that no file can hold."""
+    for file in (*path.glob("*/zarr.json"), *path.glob("*/.zarray")):
+        try:
+            shape = json.loads(file.read_text("utf-8")).get("shape")
+        except (OSError, ValueError, AttributeError):
+            continue  # xarray tells what is wrong with it
+        if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > LONGEST:
+            msg = (
+                f"{path}: {file.parent.name} has {shape[0]} values, at most {LONGEST} can be right; check its metadata"
+            )
+            raise SceneError(msg)
 
 
 def _is_bare(path: Path, error: Exception) -> bool:
