@@ -25,6 +25,7 @@ from geoseg.catalog import Scene, find_model
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
+from geoseg.io.masks import in_full
 from geoseg.io.scenes import open_scene
 from geoseg.io.store import entries_of, job_of
 from geoseg.jobs import Strict
@@ -99,6 +100,17 @@ class RunJob(Strict):
         description="at the end, make one layer of all footprints: each once where scenes overlap, whole where they "
         "meet; {} for the defaults, None: `geoseg merge` can do it later",
     )
+    bands: dict[str, int] | None = Field(
+        default=None, description="bands of each scene by number, from 1, such as {red: 4, green: 3, blue: 2}"
+    )
+    nodata: float | tuple[float, ...] | None = Field(
+        default=None, description="value that stands for no data, or one for each band that the model needs"
+    )
+    mask: str | None = Field(
+        default=None,
+        description="what is not valid: scl or qa_pixel, of each scene's own, with =FILE of one for all; or a raster's "
+        "path, whose 0 is not valid",
+    )
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -114,10 +126,24 @@ class RunJob(Strict):
 
     def segment_job(self, scene: str, out: Path, data: Path, collection: str) -> SegmentJob:
         """The job of one scene."""
-        names = ("threshold", "min_area", "simplify", "separate", "stride", "tile", "batch", "device")
+        names = (
+            "threshold",
+            "min_area",
+            "simplify",
+            "separate",
+            "stride",
+            "tile",
+            "batch",
+            "device",
+            "bands",
+            "nodata",
+        )
+        mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())
         options = {name: getattr(self, name) for name in names}
-        return SegmentJob(scene, self.product, str(out), self.model, aoi=aoi, collection=collection, **options)
+        return SegmentJob(
+            scene, self.product, str(out), self.model, aoi=aoi, mask=mask, collection=collection, **options
+        )
 
 
 @dataclass(frozen=True)
@@ -330,7 +356,8 @@ def _scene_of(ref: SceneRef) -> Scene:
     scene = open_scene(ref.href)
     unnamed = not any(name for name in scene.bands if name != "alpha")
     bands = ref.bands if unnamed and len(ref.bands) == len(scene.bands) else scene.bands
-    return replace(scene, id=ref.id, bands=bands, datetime=ref.datetime or scene.datetime, item=ref.item)
+    when, item, masks = ref.datetime or scene.datetime, ref.item or scene.item, ref.masks or scene.masks
+    return replace(scene, id=ref.id, bands=bands, datetime=when, item=item, masks=masks)
 
 
 def workers_of(cluster: str) -> int | None:

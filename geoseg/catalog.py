@@ -153,6 +153,19 @@ class Scene:
     """Metres on the ground between pixel centres, down a column and along a row."""
     item: str | None = None
     """Where its STAC item is, if it came from a catalog."""
+    files: tuple[str, ...] = ()
+    """The file of each band, where each band has one of its own."""
+    masks: tuple[tuple[str, str], ...] = ()
+    """Rasters that come with it and tell what can be seen: what they are (`scl`, `qa_pixel`), and where."""
+    fill: tuple[float, ...] = ()
+    """Values that stand for no data besides what the file says: one, or one for each band that is read."""
+    mask: tuple[str, str] | None = None
+    """The raster that tells what is not valid: what it is (`mask`, `scl`, `qa_pixel`), and where."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: the file's name, or its id where it is several files."""
+        return self.id if self.files else Path(self.path).name
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -179,7 +192,7 @@ class Scene:
             return tuple(data[: len(wanted)])
         have = ", ".join(name or "unnamed" for name in self.bands)
         msg = f"{self.path}: the model needs the bands {', '.join(wanted)}, the scene has {have}; name its bands "
-        raise SceneError(msg + "(gdal_edit.py -colorinterp_1 red ...) or choose another model")
+        raise SceneError(msg + "(--bands red=1,..., or gdal_edit.py -colorinterp_1 red ...) or choose another model")
 
 
 def sha256_of(path: Path) -> str:
@@ -305,7 +318,7 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
         "created": made.created.isoformat().replace("+00:00", "Z"),
         "license": "other",
         "processing:software": made.software,
-        "processing:lineage": f"{made.model.name} on {Path(scene.path).name}",
+        "processing:lineage": f"{made.model.name} on {scene.name}",
         "processing:level": "L4",
         "gsd": round(max(scene.ground_resolution), 4),
         "geoseg:model": {"name": made.model.name, "sha256": made.model.sha256},
@@ -345,7 +358,9 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
 
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
-    yield scene.path, "application/vnd.zarr" if Path(scene.path).is_dir() else "image/tiff"
+    for path in (*(scene.files or (scene.path,)), *((scene.mask[1],) if scene.mask else ())):
+        jp2 = Path(path).suffix.lower() in {".jp2", ".j2k"}
+        yield path, "application/vnd.zarr" if Path(path).is_dir() else "image/jp2" if jp2 else "image/tiff"
     if scene.item is not None:
         yield scene.item, "application/geo+json"
     yield str(model.weights.parent / "item.json"), "application/geo+json"

@@ -40,8 +40,8 @@ from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, Sce
 from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
-from geoseg.io.remote import state_of
-from geoseg.io.scenes import estimate_stretch, open_scene, open_source
+from geoseg.io.remote import state_of_scene
+from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
 from geoseg.models.architectures import own_stride
@@ -50,7 +50,7 @@ from geoseg.tiling import CHUNK, Axis, Tiling
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import geopandas as gpd
     import xarray as xr
@@ -116,6 +116,12 @@ class SegmentJob:
     """Tolerance in pixels by which outlines may leave the pixels' sides; 0 = none."""
     separate: bool = True
     """Whether objects that touch are told apart, by models that have a score for it."""
+    bands: Mapping[str, int] | None = None
+    """Which bands of the scene, from 1, are the red one and so on; goes before what its files say."""
+    nodata: float | Sequence[float] | None = None
+    """A value for all bands that the model needs, or one for each in its order, that stands for no data."""
+    mask: str | Path | None = None
+    """A raster whose 0 is not valid, `scl=FILE` or `qa_pixel=FILE`; or `scl`, `qa_pixel` for one beside the scene."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -175,15 +181,20 @@ class Result:
 
 
 def segment(
-    scene: str | Path | Scene, product: str, out: str | Path, *, observe: Observer | None = None, **options: Any
+    scene: str | Path | Mapping[str, str | Path] | Scene,
+    product: str,
+    out: str | Path,
+    *,
+    observe: Observer | None = None,
+    **options: Any,
 ) -> Result:
     """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
 
     Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
     """
-    path = scene.path if isinstance(scene, Scene) else scene
-    planned = plan(SegmentJob(path, product, out, **options))
+    known = scene if isinstance(scene, Scene) else open_scene(scene)
+    planned = plan(SegmentJob(known.path, product, out, **options), known)
     return Result(planned.folder) if planned.complete else run(planned, observe or (lambda _stage, _done, _total: None))
 
 
@@ -251,9 +262,12 @@ def _labels_of(source: SceneSource, window: Window) -> NDArray[np.uint8]:
     return labels
 
 
-def plan(job: SegmentJob) -> Plan:
-    """Look at every input of a job; reads headers, and an overview where values are not uint8."""
-    seen = look(job)
+def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
+    """Look at every input of a job; reads headers, and an overview where values are not uint8.
+
+    `scene`: what is already known of the job's.
+    """
+    seen = look(job, scene)
     if not job.overwrite:
         _refuse_others(seen.folder, seen.parameters)
     complete = not job.overwrite and is_complete(seen.folder, seen.parameters)
@@ -274,7 +288,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     if job.threshold is not None and model.legend.background is None:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
-    bands = scene.bands_for(model.bands)
+    scene, bands = as_asked(scene, model.bands, _asked(job))
     patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
     stretch = estimate_stretch(scene, bands)
@@ -292,10 +306,29 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "min_area": job.min_area,
         "simplify": job.simplify,
         "separation": model.separation if job.separate else None,
+        **_asked_parameters(job),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside)
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False)
+
+
+def _asked(job: SegmentJob) -> Asked:
+    """How the scene is to be read."""
+    nodata = () if job.nodata is None else job.nodata
+    values = (nodata,) if isinstance(nodata, (int, float)) else nodata
+    return Asked(
+        tuple((job.bands or {}).items()),
+        tuple(float(value) for value in values),
+        None if job.mask is None else str(job.mask),
+    )
+
+
+def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
+    """The same as far as it is not the default, so that results of jobs without it stay what they are."""
+    asked = _asked(job)
+    told = {"bands": dict(asked.bands), "nodata": [str(value) for value in asked.nodata]}
+    return {name: value for name, value in told.items() if value}
 
 
 def run(
@@ -612,11 +645,11 @@ def _tile_shape(tile: int | None, shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def fingerprint(scene: Scene) -> dict[str, Any]:
-    """What tells whether a scene is still the same, without reading it."""
+    """What tells whether a scene is still the same, each of its files and its mask, without reading them."""
     return {
-        "name": Path(scene.path).name,
+        "name": scene.name,
         "shape": list(scene.shape),
-        **state_of(scene.path),
+        **state_of_scene(scene),
         "datetime": scene.datetime and scene.datetime.isoformat(),
     }
 
@@ -632,9 +665,10 @@ def is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
 def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:
     """Raises `OutputError` if the folder holds the results of other parameters."""
     before = job_of(folder) or parameters
-    differing = [name for name in parameters if before.get(name) != parameters[name]]
+    names = dict.fromkeys((*parameters, *before))
+    differing = [name for name in names if before.get(name) != parameters.get(name)]
     if differing:
-        what = "; ".join(f"{name} was {before.get(name)}, now {parameters[name]}" for name in differing)
+        what = "; ".join(f"{name} was {before.get(name)}, now {parameters.get(name)}" for name in differing)
         msg = f"{folder}: holds results of another job ({what}); use --overwrite or another --out"
         raise OutputError(msg)
 

@@ -10,16 +10,29 @@ from __future__ import annotations
 import datetime as dt
 import glob
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import unquote, urljoin, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import shapely
 from pydantic import Field, model_validator
 
 from geoseg.errors import OptionError, SceneError
+from geoseg.io.band_names import (
+    assets_of,
+    date_of,
+    id_of_folder,
+    in_full,
+    is_band_folder,
+    is_pairs,
+    join_pairs,
+    name_of,
+    pairs_of,
+    parts_of,
+    permitted_masks,
+)
+from geoseg.io.hrefs import Rule, Scheme, absolute, scheme_of
 from geoseg.io.vectors import read_polygons
 from geoseg.jobs import Strict
 
@@ -27,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from shapely.geometry.base import BaseGeometry
-
-Scheme: TypeAlias = Literal["http", "https", "s3", "gs", "az", "vsi"]
 
 
 class SceneFile(Strict):
@@ -62,8 +73,10 @@ class Scenes(Strict):
         default=(), description="STAC catalogs, collections, items, item collections (.json), or stac-geoparquet"
     )
     search: Search | None = Field(default=None, description="a search of a STAC API (extra `archive`)")
-    asset: str | None = Field(
-        default=None, description="key of the asset to read of each item; None: the only raster, or data or visual"
+    asset: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="key of the asset to read of each item, or keys of assets that hold a band each; None: the only "
+        "raster, or data or visual, or else all bands",
     )
     aoi: str | None = Field(default=None, description="vector file: only scenes that meet its polygons")
     dates: tuple[dt.date | None, dt.date | None] | None = Field(
@@ -87,7 +100,7 @@ class SceneRef:
     """A scene as a list or catalog tells of it; nothing of its file was read."""
 
     href: str
-    """Absolute path or address of its raster."""
+    """Absolute path or address of its raster, or of several as in `red=...,green=...`."""
     id: str
     datetime: dt.datetime | None = None
     item: str | None = None
@@ -96,6 +109,8 @@ class SceneRef:
     """Longitude and latitude, if known."""
     bands: tuple[str, ...] = ()
     """STAC common names, if the item tells them."""
+    masks: tuple[tuple[str, str], ...] = ()
+    """Rasters of the item that tell what can be seen: what they are, and where."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +179,8 @@ def _all(scenes: Scenes, data: Path, wanted: Narrowing) -> Iterator[SceneRef | F
         yield from _files(entry if isinstance(entry, SceneFile) else SceneFile(href=entry), scenes, data)
     roots = tuple((data / root).resolve() for root in scenes.roots)
     for catalog in scenes.catalogs:
-        where = catalog if _scheme(catalog) else str((data / catalog).resolve())
-        rule = Rule(scenes.allow, (*roots, Path(where).parent) if not _scheme(where) else roots)
+        where = catalog if scheme_of(catalog) else str((data / catalog).resolve())
+        rule = Rule(scenes.allow, (*roots, Path(where).parent) if not scheme_of(where) else roots)
         _permit_catalog(rule, where)
         for found in _items(where, rule):
             yield _ref(found, scenes.asset, rule)
@@ -182,91 +197,36 @@ def _permit_catalog(rule: Rule, where: str) -> None:
         raise OptionError(str(error)) from error
 
 
-# --- what may be named
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which hrefs are followed."""
-
-    allow: tuple[Scheme, ...]
-    roots: tuple[Path, ...]
-    """Resolved folders that a catalog's files lie in."""
-
-    def permit(self, href: str, home: str, *, listed: bool = False) -> str:
-        """The absolute path or address of an href that stands in the file `home`. Raises `SceneError` if refused.
-
-        `listed`: the user named it, so it may lie in any folder.
-        """
-        path = _absolute(href, home)
-        scheme = _scheme(path)
-        if scheme and scheme not in self.allow:
-            msg = f"{href}: {scheme} is not allowed by this job; if you trust it, add it to scenes.allow: [{scheme}]"
-            raise SceneError(msg)
-        if scheme:
-            return path
-        real = Path(path).resolve()
-        if not listed and not any(real == root or root in real.parents for root in self.roots):
-            msg = f"{href}: lies outside of its catalog's folder; if you trust it, add its folder to scenes.roots"
-            raise SceneError(msg)
-        if "vsi" not in self.allow and _is_text(real):
-            msg = f"{href}: is a description (VRT or other XML) that may name any file or address; if you trust it, "
-            raise SceneError(msg + "add vsi to scenes.allow")
-        return str(Path(path))
-
-
-def _scheme(href: str) -> str:
-    """`https` and the like; `vsi` for what only GDAL understands; nothing for a path."""
-    if "/vsi" in href.lower().replace("\\", "/") or href.lstrip().startswith("<"):
-        return "vsi"
-    scheme, colon, rest = href.partition(":")
-    if not colon or not re.fullmatch(r"[A-Za-z][\w+.-]+", scheme):  # one letter is a drive
-        return ""
-    known = scheme.lower() in {"http", "https", "s3", "gs", "az"} and rest.startswith("//")
-    return scheme.lower() if known else "vsi"
-
-
-def _absolute(href: str, home: str) -> str:
-    if href.lower().startswith("file://"):
-        href = unquote(urlsplit(href).path)
-    if _scheme(href):
-        return href
-    if not home or Path(href).is_absolute():
-        return href
-    if _scheme(home) == "vsi":
-        return href
-    return urljoin(home, href) if _scheme(home) else str(Path(home).parent / href)
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a file is XML, which GDAL takes for a raster whatever its name is."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-    except OSError:
-        return False  # opening it will tell what is wrong
-
-
 # --- lists
 
 
 def _files(entry: SceneFile, scenes: Scenes, data: Path) -> Iterator[SceneRef | Fault]:
     rule = Rule(scenes.allow, ())
     try:
-        paths = [entry.href] if _scheme(entry.href) else _glob(entry, data)
+        alone = scheme_of(entry.href) or is_pairs(entry.href)
+        paths = [in_full(entry.href, data)] if alone else _glob(entry, data)
     except SceneError as error:
         yield Fault(entry.href, str(error))
         return
     for path in paths:
         try:
-            href = rule.permit(path, "", listed=True)
-            yield SceneRef(href, entry.id or Path(urlsplit(href).path if _scheme(href) else href).stem, entry.datetime)
+            for part in parts_of(path):
+                rule.permit(part, "", listed=True)
+            yield SceneRef(path, entry.id or _id_of(path), entry.datetime)
         except SceneError as error:
             yield Fault(path, str(error))
 
 
+def _id_of(path: str) -> str:
+    if is_pairs(path):
+        return pairs_of(path).id
+    if is_band_folder(path):
+        return id_of_folder(path)
+    return Path(urlsplit(path).path if scheme_of(path) else path).stem
+
+
 def _glob(entry: SceneFile, data: Path) -> list[str]:
-    path = _absolute(entry.href, "")
+    path = absolute(entry.href, "")
     path = path if Path(path).is_absolute() else str(data / path)
     if Path(path).exists() or not glob.has_magic(path):
         return [str(Path(path).absolute())]
@@ -344,12 +304,12 @@ def _links(content: dict[str, Any], here: str, rule: Rule) -> tuple[list[str], l
 
 
 def _normal(where: str) -> str:
-    return where if _scheme(where) else str(Path(where).resolve())
+    return where if scheme_of(where) else str(Path(where).resolve())
 
 
 def _read_json(where: str) -> dict[str, Any]:
     try:
-        if _scheme(where):
+        if scheme_of(where):
             import pystac
 
             text = pystac.StacIO.default().read_text(where)
@@ -423,7 +383,7 @@ def _self_href(item: dict[str, Any]) -> str:
 # --- items
 
 
-def _ref(found: Found | Fault, asset: str | None, rule: Rule) -> SceneRef | Fault:
+def _ref(found: Found | Fault, asset: str | tuple[str, ...] | None, rule: Rule) -> SceneRef | Fault:
     """The scene of a STAC item; what is wrong with it is a `Fault` with its name."""
     if isinstance(found, Fault):
         return found
@@ -437,47 +397,22 @@ def _ref(found: Found | Fault, asset: str | None, rule: Rule) -> SceneRef | Faul
         return Fault(name, f"{name}: not a STAC item that can be used: {type(error).__name__}: {error} (in {home})")
 
 
-def _scene_of(found: Found, asset: str | None, rule: Rule) -> SceneRef:
+def _scene_of(found: Found, asset: str | tuple[str, ...] | None, rule: Rule) -> SceneRef:
     item = found.content
-    properties = item.get("properties", {})
-    chosen = _asset(item.get("assets", {}), asset)
-    when = properties.get("datetime") or properties.get("start_datetime")
-    if properties.get("geoseg:datetime_known") is False:
-        when = None  # what stands there says that nothing is known
-    bands = chosen.get("bands") or chosen.get("eo:bands") or ()
+    chosen = assets_of(item, (asset,) if isinstance(asset, str) else asset)
+    hrefs = {name: rule.permit(str(each["href"]), found.home) for name, each in chosen.items()}
+    bands = chosen.get("", {}).get("bands") or chosen.get("", {}).get("eo:bands") or ()
     names = tuple(str(band.get("eo:common_name") or band.get("common_name") or "") for band in bands)
     geometry = item.get("geometry")
     return SceneRef(
-        href=rule.permit(str(chosen["href"]), found.home),
-        id=re.sub(r"[^\w.-]+", "_", str(item["id"])).lstrip(".") or "scene",
-        datetime=None if when is None else _utc(dt.datetime.fromisoformat(str(when))),
+        href=hrefs[""] if "" in hrefs else join_pairs(hrefs),
+        id=name_of(item),
+        datetime=date_of(item),
         item=found.home if found.alone else _self_href(item) or found.home,
         footprint=None if geometry is None else shapely.from_geojson(json.dumps(geometry)),
         bands=names if any(names) else (),
+        masks=permitted_masks(item, found.home, rule),
     )
-
-
-READ = ("image/tiff", "image/jp2", "application/vnd.zarr", "application/vnd+zarr")
-"""How media types begin that are scenes."""
-
-
-def _asset(assets: dict[str, Any], key: str | None) -> dict[str, Any]:
-    """The asset of that key, or else the only raster, or else the one whose role or key is visual or data."""
-    if key is not None:
-        if key not in assets:
-            msg = f"has no asset {key!r}; there are: {', '.join(assets) or 'none'}; choose another scenes.asset"
-            raise SceneError(msg)
-        chosen: dict[str, Any] = assets[key]
-        return chosen
-    rasters = {k: a for k, a in assets.items() if str(a.get("type", "image/tiff")).startswith(READ)}
-    for kind in ("visual", "data"):
-        of_kind = [a for k, a in rasters.items() if k == kind or kind in (a.get("roles") or ())]
-        if len(rasters) > 1 and len(of_kind) == 1:
-            rasters = {kind: of_kind[0]}
-    if len(rasters) != 1:
-        msg = f"which of its assets is to be read? There are: {', '.join(assets) or 'none'}; name one: scenes.asset"
-        raise SceneError(msg)
-    return next(iter(rasters.values()))
 
 
 def _utc(when: dt.datetime) -> dt.datetime:

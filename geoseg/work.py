@@ -29,7 +29,7 @@ from geoseg import outlines
 from geoseg.catalog import find_model
 from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
 from geoseg.export import arrays_of, outlined
-from geoseg.io.remote import differs, is_remote, state_of
+from geoseg.io.remote import differs, is_gone, is_remote, state_of_scene
 from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
@@ -101,11 +101,10 @@ class SceneOrder:
 
 def _check_unchanged(scene: Scene, planned: dict[str, Any]) -> None:
     """Raises `SceneError` if the file is another than the one that was planned, or gone."""
-    now = state_of(scene.path)
+    now = state_of_scene(scene)
     before = {key: planned[key] for key in now}
     if differs(before, now):
-        gone = before["bytes"] is not None and now["bytes"] is None
-        what = "is not there any more" if gone else "has changed since the run was planned"
+        what = "is not there any more" if is_gone(before, now) else "has changed since the run was planned"
         msg = f"{scene.path}: {what}; when it is as it should be, run the same command again"
         raise SceneError(msg)
 

@@ -125,7 +125,7 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
 def test_what_is_missing_or_unknown_is_told(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     for arguments, says in (
         (("segment", "a.tif", "buildings"), "Missing option '--out'"),
-        (("segment", "--out", tmp_path), "Missing argument 'SCENE.tif'"),
+        (("segment", "--out", tmp_path), "Missing argument 'SCENE'"),
         (("segment", "a.tif", "buildings", "--out", tmp_path, "--tile", "large"), "'large' is not a valid integer"),
         (("segmnt",), "No such command 'segmnt'"),
     ):

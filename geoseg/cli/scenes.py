@@ -19,8 +19,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def _band_numbers(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, int] | None:
+    if text is None:
+        return None
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    if not all(name and number.strip().isdecimal() for name, _, number in pairs):
+        raise click.BadParameter(f"{text}: write names and numbers from 1, as red=4,green=3,blue=2")
+    return {name.strip(): int(number) for name, _, number in pairs}
+
+
+def _values(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(value) for value in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: write numbers with commas between them, as 255,255,255") from error
+
+
 @click.command(cls=Kept)
-@click.argument("scene", metavar="SCENE.tif")
+@click.argument("scene", metavar="SCENE")
 @click.argument("product", metavar="PRODUCT")
 @click.option(
     "--out",
@@ -56,6 +72,24 @@ if TYPE_CHECKING:
     show_default=True,
     help="Tell objects that touch apart, house by house, where the model can.",
 )
+@click.option(
+    "--bands",
+    callback=_band_numbers,
+    metavar="NAME=N,...",
+    help="Which bands are which, from 1, as red=4,green=3,blue=2.  [default: as the scene says]",
+)
+@click.option(
+    "--nodata",
+    callback=_values,
+    metavar="V[,V...]",
+    help="A value that stands for no data, or one for each band that the model needs, as 255,255,255.",
+)
+@click.option(
+    "--mask",
+    metavar="MASK",
+    help="What is not valid: FILE whose 0 is not, any grid or CRS; scl=FILE (Sentinel-2) or qa_pixel=FILE (Landsat) "
+    "for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--stride",
@@ -73,7 +107,15 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")
 @click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
 def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
-    r"""Map one scene, a GeoTIFF or whatever GDAL reads, or a Zarr store: PRODUCT is what to look for, as `buildings`.
+    r"""Map one scene: PRODUCT is what to look for, as `buildings`.
+
+    \b
+    SCENE is one of
+      FILE                a GeoTIFF or whatever GDAL reads, or a Zarr store
+      FOLDER              a file for each band: Sentinel-2 (B02 ..., .SAFE), Landsat, red.tif ...
+      red=FILE,green=FILE,blue=FILE
+                          a file for each band, each at its own resolution
+      item.json           a STAC item; item.json#B04,B03,B02 for assets of these keys
 
     \b
     Writes into OUT/<name of the scene>/:
@@ -90,6 +132,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     Examples:
       geoseg segment town.tif buildings --out maps
       geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
+      geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
+      geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """
     start_log(verbose)
     from geoseg.pipeline import Result, SegmentJob, plan, run

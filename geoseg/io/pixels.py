@@ -11,9 +11,13 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 
 from geoseg.errors import SceneError
 from geoseg.raster import Raster, ground_resolution
@@ -23,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import Scene
+    from geoseg.io.masks import Mask
 
 log = logging.getLogger("geoseg")
 
@@ -36,6 +40,9 @@ DESCRIBED = VISIBLE | RED_EDGE | INFRARED
 """STAC common names: what else a band is described as ("Band_1") says nothing about it."""
 
 DAMAGED = "the file is damaged or incomplete; copy or download it again"
+
+KEPT = 8 << 20
+"""Pixels of a window up to which its validity is kept for the next of its size."""
 
 OVERVIEW = 1024
 """Rows and columns at most of the overview that tells where a scene has data."""
@@ -93,6 +100,7 @@ class SceneSource(ABC):
         self.scene, self.bands, self.stretch, self.inside, self.waits = scene, bands, stretch, inside, waits
         self._extent = Window.of_shape(scene.shape)
         self._dataset: Any = None  # opened by whoever reads first, and again after an error
+        self._mask: Mask | None = None  # the same
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -107,13 +115,18 @@ class SceneSource(ABC):
         within = self._extent.intersection(window)
         if within == window:
             values, valid = self._read(window)
-            return Raster(values, valid, self.scene.geobox[window.slices])
+            return Raster(values, valid, self._grid(window))
         values = np.zeros((len(self.bands), *window.shape), np.uint8)
         valid = np.zeros(window.shape, bool)
         if within is not None:
             rows, cols = within.relative_to(window).slices
             values[:, rows, cols], valid[rows, cols] = self._read(within)
         return Raster(values, valid)
+
+    def _grid(self, window: Window) -> GeoBox:
+        """The part of the scene's grid; slicing that does the same, and takes longer than to read a small window."""
+        whole = self.scene.geobox
+        return GeoBox(window.shape, whole.affine @ Affine.translation(window.col_start, window.row_start), whole.crs)
 
     def _read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         inside = None if self.inside is None else self.inside(window)
@@ -127,17 +140,38 @@ class SceneSource(ABC):
         """What the file holds, asked for again after each wait, for networks and disks have their moments."""
         for wait in self.waits:
             try:
-                return self._read_file(window)
+                return self._read_asked(window)
             except self.errors + (SceneError,) as error:  # noqa: RUF005  # mypy cannot tell what is unpacked
                 log.info("%s: %s; trying again in %.1f s", self.scene.path, error, wait)
-                self._dataset = None
+                self._dataset = self._mask = None
                 time.sleep(wait)
         try:
-            return self._read_file(window)
+            return self._read_asked(window)
         except self.errors as error:
             rows = f"rows {window.row_start} to {window.row_stop - 1}"
             msg = f"{self.scene.path}: {rows} cannot be read: {DAMAGED}"
             raise SceneError(msg) from error
+
+    def _read_asked(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """What the file holds, valid as far as the job has it."""
+        values, valid = self._read_file(window)
+        if self.scene.fill:
+            valid = valid & self._not_fill(values)
+        if self.scene.mask is not None:
+            valid = valid & self._masked(*(np.arange(*span) for span in (window.row_range, window.col_range)))
+        return values, valid
+
+    def _not_fill(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        fill = np.asarray(self.scene.fill, np.float64).astype(values.dtype)
+        return validity(values, values != fill[:, None, None])
+
+    def _masked(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether pixels (y, x) are valid by the scene's mask."""
+        from geoseg.io.masks import Mask
+
+        mask = self._mask or Mask(self.scene)
+        self._mask = mask
+        return mask.valid(rows, cols)
 
     @abstractmethod
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -157,21 +191,43 @@ class SceneSource(ABC):
 
     def overview(self, most: int) -> np.ma.MaskedArray[Any, Any]:
         """An overview of the chosen bands, with at most so many rows and columns. Raises `SceneError`."""
+        shape = overview_shape(self.shape, most)
         try:
-            return self._read_overview(overview_shape(self.shape, most))
+            values = self._read_overview(shape)
+            missing = np.zeros(shape, bool)
+            if self.scene.fill:
+                missing |= ~self._not_fill(values.data)
+            if self.scene.mask is not None:
+                missing |= ~self._masked(*(nearest(*sides) for sides in zip(self.shape, shape, strict=True)))
+            return np.ma.MaskedArray(values.data, np.ma.getmaskarray(values) | missing) if missing.any() else values
         except self.errors as error:
             msg = f"{self.scene.path}: cannot be read: {DAMAGED}"
             raise SceneError(msg) from error
 
 
-def validity(values: NDArray[Any], has_data: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def validity(values: NDArray[Any], has_data: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     """Which pixels (y, x) have data, of values and what is said of each (band, y, x); NaN and infinity never are.
 
-    A pixel of integers is nodata when all bands are (a dark roof may well be 0 in one of them); of floats when any is.
+    None: nothing is said, so all have. A pixel of integers is nodata when all bands are (a dark roof may well be 0 in
+    one of them); of floats when any is. What it returns is not to be written to.
     """
     if np.issubdtype(values.dtype, np.floating):
-        return np.asarray((has_data & np.isfinite(values)).all(axis=0), bool)
-    return np.asarray(has_data.any(axis=0), bool)
+        finite = np.isfinite(values)
+        return np.asarray((finite if has_data is None else has_data & finite).all(axis=0), bool)
+    rows, cols = values.shape[1:]
+    return _everywhere(rows, cols) if has_data is None else np.asarray(has_data.any(axis=0), bool)
+
+
+def _everywhere(rows: int, cols: int) -> NDArray[np.bool_]:
+    """True for each pixel, always the same array: fresh memory costs half as much as to read uncompressed pixels."""
+    return _all_valid(rows, cols) if rows * cols <= KEPT else np.ones((rows, cols), bool)
+
+
+@lru_cache(maxsize=4)
+def _all_valid(rows: int, cols: int) -> NDArray[np.bool_]:
+    valid = np.ones((rows, cols), bool)
+    valid.flags.writeable = False
+    return valid
 
 
 def nearest(side: int, count: int) -> NDArray[np.intp]:
@@ -207,7 +263,11 @@ def datetime_of(tags: dict[str, str]) -> dt.datetime | None:
 
 def resolution_of(geobox: GeoBox, path: str) -> tuple[float, float]:
     """Metres on the ground between pixels, down and along. Raises `SceneError` for a grid that lies nowhere."""
-    resolution = ground_resolution(geobox)
+    try:
+        resolution = ground_resolution(geobox)
+    except ProjError as error:
+        msg = f"{path}: its CRS cannot be brought to longitude and latitude ({error}); check it, or assign another one"
+        raise SceneError(msg) from error
     if not all(np.isfinite(resolution)):
         msg = f"{path}: its centre lies outside what {geobox.crs} can describe; check its CRS and geotransform"
         raise SceneError(msg)

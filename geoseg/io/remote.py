@@ -10,7 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoseg.catalog import Scene
 
 log = logging.getLogger("geoseg")
 
@@ -51,8 +54,30 @@ def size_and_time(path: Path) -> tuple[int, int]:
     return size, max([state.st_mtime_ns, *(each.st_mtime_ns for each in states)])
 
 
+def state_of_scene(scene: Scene) -> State:
+    """The same of a scene: of each file by its band where there are several, and of its mask."""
+    files = dict(zip(scene.bands, scene.files, strict=True)) if scene.files else {}
+    state = {"files": {band: _named(file) for band, file in files.items()}} if files else state_of(scene.path)
+    return state if scene.mask is None else {**state, "mask": {"is": scene.mask[0], **_named(scene.mask[1])}}
+
+
+def _named(path: str) -> State:
+    return {"name": Path(path).name, **state_of(path)}
+
+
+def is_gone(before: State, now: State) -> bool:
+    """Whether a file that was there is not there any more."""
+    parts = [key for key, value in before.items() if isinstance(value, dict)]
+    gone = before.get("bytes") is not None and now.get("bytes") is None
+    return gone or any(is_gone(before[key], now.get(key, {})) for key in parts)
+
+
 def differs(before: State, now: State) -> bool:
     """Whether a file is another one; what is not known now says nothing of a remote one."""
+    parts = {key for key, value in (before | now).items() if isinstance(value, dict)}
+    if parts:
+        alone, now_alone = ({k: v for k, v in state.items() if k not in parts} for state in (before, now))
+        return differs(alone, now_alone) or any(differs(before.get(key, {}), now.get(key, {})) for key in parts)
     if "etag" not in before:
         return before != now
     return any(now[key] is not None and now[key] != value for key, value in before.items())

@@ -1,184 +1,41 @@
-"""Scenes: what a file is, and its pixels window by window. What GDAL reads is read here, Zarr beside it."""
+"""Scenes: what a file is, and its pixels window by window, whatever the format; and what a job knows better."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import rasterio
-import rasterio.windows
-from odc.geo.geobox import GeoBox
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geoseg.catalog import Scene
-from geoseg.errors import SceneError
-from geoseg.io.pixels import (
-    DAMAGED,
-    DESCRIBED,
-    OVERVIEW,
-    SceneSource,
-    Stretch,
-    Survey,
-    datetime_of,
-    overview_shape,
-    resolution_of,
-    validity,
-)
+from geoseg.errors import OptionError, SceneError
+from geoseg.io import masks
+from geoseg.io.band_files import BandFilesSource, is_band_files, only_bands, open_band_files
+from geoseg.io.band_names import join_pairs
+from geoseg.io.gdal_scenes import GdalSource, open_raster
+from geoseg.io.pixels import SceneSource, Stretch, Survey
 from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from geoseg.catalog import Scene
     from geoseg.window import Window
 
-COMMON_NAMES = {
-    ColorInterp.red: "red",
-    ColorInterp.green: "green",
-    ColorInterp.blue: "blue",
-    ColorInterp.gray: "grey",
-    ColorInterp.palette: "palette",
-    ColorInterp.alpha: "alpha",
-}
-
-
-def open_raster(path: str) -> Scene:
-    """What a file is that GDAL reads; no pixel is read. Raises `SceneError` if it is none, or has no place."""
-    if not path.startswith("/vsi") and "://" not in path and not Path(path).exists():
-        msg = f"{path}: there is no such file; check the path"
-        raise SceneError(msg)
-    with _open(path) as dataset:
-        if dataset.count == 0:
-            msg = f"{path}: holds no bands itself; name one of its subdatasets: {', '.join(dataset.subdatasets[:3])}"
-            raise SceneError(msg)
-        geobox = _geobox_of(dataset, path)
-        return Scene(
-            id=Path(path).stem,
-            path=path,
-            geobox=geobox,
-            bands=tuple(_common_name(dataset, band) for band in range(1, dataset.count + 1)),
-            dtype=str(np.result_type(*dataset.dtypes)),
-            datetime=datetime_of(dataset.tags()),
-            ground_resolution=resolution_of(geobox, path),
-        )
-
-
-def _open(path: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except RasterioError as error:
-        msg = f"{path}: cannot be read as a raster ({error}); give a GeoTIFF or another raster that GDAL reads"
-        raise SceneError(msg) from error
-
-
-def _geobox_of(dataset: Any, path: str) -> GeoBox:
-    if dataset.transform == rasterio.Affine.identity():
-        what = "ground control points only" if dataset.gcps[0] else "no geotransform"
-        msg = f"{path}: has {what}, so its place on the ground is unknown; georeference it first, for instance "
-        msg += "with gdalwarp or gdal_translate -a_ullr"
-        raise SceneError(msg)
-    if dataset.crs is None:
-        msg = (
-            f"{path}: has no CRS, so areas and coordinates are unknown; assign one first: gdal_edit.py -a_srs EPSG:XXXX"
-        )
-        raise SceneError(msg)
-    if dataset.transform.determinant == 0:
-        msg = f"{path}: its geotransform {tuple(dataset.transform)[:6]} gives pixels no area; correct it first"
-        raise SceneError(msg)
-    return GeoBox(dataset.shape, dataset.transform, dataset.crs)
-
-
-def _common_name(dataset: Any, band: int) -> str:
-    name = COMMON_NAMES.get(dataset.colorinterp[band - 1], "")
-    description = (dataset.descriptions[band - 1] or "").strip().lower()
-    # GDAL calls the only or first band of a file grey when nothing is known about it
-    if name == "grey" and dataset.count > 1 and ColorInterp.alpha not in dataset.colorinterp[1:2]:
-        name = ""
-    return name or (description if description in DESCRIBED else "")
-
-
-class GdalSource(SceneSource):
-    """Pixels of what GDAL reads."""
-
-    errors = (RasterioError,)
-
-    def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        if self._dataset is None:
-            self._dataset = _open(self.scene.path)
-        place = rasterio.windows.Window(
-            window.col_start, window.row_start, window.col_stop - window.col_start, window.row_stop - window.row_start
-        )
-        distinct = sorted(set(self.bands))
-        read = self._dataset.read(distinct, window=place)
-        valid = _validity(self._dataset, distinct, place, read)
-        return (read if tuple(distinct) == self.bands else read[[distinct.index(b) for b in self.bands]]), valid
-
-    def cache_bytes(self) -> int:
-        """What GDAL needs to keep so that reading rows in order decodes every block once: two rows of blocks."""
-        with _open(self.scene.path) as dataset:
-            blocks = [
-                height * -(-dataset.width // width) * width * np.dtype(dtype).itemsize
-                for (height, width), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True)
-            ]
-        return int(min(max(2 * sum(blocks), 64 << 20), 1 << 30))
-
-    def _read_overview(self, shape: tuple[int, int]) -> np.ma.MaskedArray[Any, Any]:
-        with _open(self.scene.path) as dataset:
-            values: np.ma.MaskedArray[Any, Any] = dataset.read(
-                list(self.bands), out_shape=(len(self.bands), *shape), masked=True
-            )
-            return values
-
-    def survey(self) -> Survey:
-        """As `SceneSource` has it."""
-        with _open(self.scene.path) as dataset:
-            try:
-                return Survey(
-                    _media_type(dataset),
-                    tuple((text or "").strip() for text in dataset.descriptions),
-                    tuple(dataset.dtypes),
-                    tuple(dataset.nodatavals),
-                    _valid_overview(dataset, list(self.bands)),
-                )
-            except RasterioError as error:
-                msg = f"{self.scene.path}: cannot be read: {DAMAGED}"
-                raise SceneError(msg) from error
-
-
-def _validity(dataset: Any, bands: list[int], place: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which pixels of values read from a place have data: by mask or alpha band or nodata value; see `validity`."""
-    flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
-    if MaskFlags.per_dataset in flags:
-        mask = dataset.read_masks(bands[0], window=place, out_shape=values.shape[1:]) > 0
-        return validity(values, np.broadcast_to(mask, values.shape))
-    if MaskFlags.nodata in flags:
-        return validity(values, dataset.read_masks(bands, window=place, out_shape=values.shape) > 0)
-    if np.issubdtype(values.dtype, np.integer):
-        return np.ones(values.shape[1:], bool)
-    return validity(values, np.broadcast_to(np.True_, values.shape))
-
-
-def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:
-    flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
-    if flags == {MaskFlags.all_valid} and np.issubdtype(np.result_type(*dataset.dtypes), np.integer):
-        return None
-    values = dataset.read(bands, out_shape=(len(bands), *overview_shape(dataset.shape, OVERVIEW)))
-    return _validity(dataset, bands, None, values)
-
-
-def _media_type(dataset: Any) -> str | None:
-    if dataset.driver == "GTiff":
-        cloud = dataset.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
-        return "image/tiff; application=geotiff" + ("; profile=cloud-optimized" if cloud else "")
-    return "image/jp2" if dataset.driver.startswith("JP2") else None
-
+__all__ = [
+    "KINDS",
+    "GdalSource",
+    "Stretch",
+    "as_asked",
+    "estimate_stretch",
+    "open_scene",
+    "open_source",
+    "survey",
+]
 
 # --- which format is read by what
 
@@ -194,6 +51,7 @@ class Kind:
 
 KINDS = (
     Kind(is_zarr, open_zarr, ZarrSource),
+    Kind(is_band_files, open_band_files, BandFilesSource),
     Kind(lambda _: True, open_raster, GdalSource),
 )
 """What reads a scene: the first that recognises its path."""
@@ -203,12 +61,75 @@ def _kind(path: str) -> Kind:
     return next(kind for kind in KINDS if kind.recognises(path))
 
 
-def open_scene(path: str | Path) -> Scene:
-    """What a raster file or Zarr store is: its grid, bands and date; no pixel is read.
+def open_scene(path: str | Path | Mapping[str, str | Path]) -> Scene:
+    """What a scene is: its grid, bands and date; no pixel is read.
+
+    `path`: a raster file, a Zarr store, a STAC item (.json), a folder with a file for each band, or the files by the
+    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`.
 
     Raises `SceneError` if it is missing, not a raster, or has no place on the ground.
     """
-    return _kind(str(path)).open(str(path))
+    text = join_pairs(path) if isinstance(path, Mapping) else os.fspath(path)
+    return _kind(text).open(text)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job knows better than a scene's files."""
+
+    bands: tuple[tuple[str, int], ...] = ()
+    """Common names, and which bands of the scene, from 1, they are."""
+    nodata: tuple[float, ...] = ()
+    """A value for all bands that are read, or one for each, that stands for no data."""
+    mask: str | None = None
+    """See `masks.chosen`."""
+
+
+def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
+    """The scene as it is to be read for a network that wants these bands, and which of its bands they are.
+
+    Raises `SceneError` or `OptionError` if that cannot be.
+    """
+    bands = _named(scene, wanted, dict(asked.bands))
+    if scene.files:
+        scene, bands = only_bands(scene, bands), tuple(range(1, len(bands) + 1))
+    if asked.nodata:
+        _check_fill(scene, bands, asked.nodata)
+        scene = replace(scene, fill=asked.nodata)
+    if asked.mask is not None:
+        scene = replace(scene, mask=masks.chosen(asked.mask, scene))
+    return scene, bands
+
+
+def _named(scene: Scene, wanted: tuple[str, ...], named: dict[str, int]) -> tuple[int, ...]:
+    """Which bands are wanted, where the job names some or all."""
+    there = ", ".join(f"{index} {name or 'unnamed'}" for index, name in enumerate(scene.bands, 1))
+    for name, band in named.items():
+        if not 1 <= band <= len(scene.bands):
+            msg = f"--bands {name}={band}: {scene.path} has the bands {there}; choose one of them"
+            raise OptionError(msg)
+    if not named:
+        return scene.bands_for(wanted)
+    own = {name: index for index, name in enumerate(scene.bands, 1) if name and index not in named.values()}
+    missing = [name for name in wanted if name not in own | named]
+    if missing:
+        msg = f"{scene.path}: the model needs {', '.join(missing)}, too; the scene has the bands {there}; "
+        raise SceneError(msg + f"name it with the others: --bands {missing[0]}=NUMBER")
+    return tuple((own | named)[name] for name in wanted)
+
+
+def _check_fill(scene: Scene, bands: tuple[int, ...], fill: tuple[float, ...]) -> None:
+    if len(fill) not in {1, len(bands)}:
+        msg = f"--nodata: has {len(fill)} values; give one, or one for each of the {len(bands)} bands that are read"
+        raise OptionError(msg)
+    dtype = np.dtype(scene.dtype)
+    for value in fill:
+        with np.errstate(all="ignore"):
+            held = np.isnan(value) if dtype.kind == "f" else False
+            fits = held or float(np.float64(value).astype(dtype)) == value or dtype.kind == "f"
+        if not fits:
+            msg = f"--nodata {value:g}: is no value of {dtype}, as {scene.path} has them; choose another"
+            raise OptionError(msg)
 
 
 def open_source(

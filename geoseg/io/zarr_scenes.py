@@ -18,6 +18,7 @@ import re
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,11 @@ import numpy as np
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
+from geoseg.io.hrefs import kind_of
 from geoseg.io.pixels import (
     DESCRIBED,
     OVERVIEW,
@@ -60,6 +63,9 @@ AXES = (("y", "x"), ("Y", "X"), ("latitude", "longitude"), ("lat", "lon"), ("nor
 DEEP = 3
 """Dimensions of an image of several bands."""
 
+LONGEST = 1 << 24
+"""Values of a coordinate, which is read as a whole when a store is opened."""
+
 OFF_GRID = 0.05
 """Pixels by which a coordinate may be off a regular grid."""
 
@@ -69,7 +75,11 @@ WASTEFUL, LARGE = 8, 4 << 20
 
 def is_zarr(path: str) -> bool:
     """Whether a path is a local Zarr store, or a group in one."""
-    return "://" not in path and not path.startswith("/vsi") and any((Path(path) / name).is_file() for name in METADATA)
+    return (
+        "://" not in path
+        and not path.startswith("/vsi")
+        and any(kind_of(f"{path}/{name}") == "file" for name in METADATA)
+    )
 
 
 def open_zarr(path: str) -> Scene:
@@ -89,7 +99,7 @@ def open_zarr(path: str) -> Scene:
 class ZarrSource(SceneSource):
     """Pixels of a Zarr store."""
 
-    errors = (OSError, ValueError, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
+    errors = (OSError, ValueError, RuntimeError, EOFError, ArithmeticError, zlib.error, lzma.LZMAError)
 
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         image = self._opened()
@@ -106,7 +116,7 @@ class ZarrSource(SceneSource):
         image = self._opened()
         rows, cols = (nearest(side, count) for side, count in zip(self.shape, shape, strict=True))
         values, has_data = image.values(self.bands, rows, cols)
-        return np.ma.MaskedArray(values, ~has_data)
+        return np.ma.MaskedArray(values, np.ma.nomask if has_data is None else ~has_data)
 
     def survey(self) -> Survey:
         """As `SceneSource` has it."""
@@ -151,8 +161,8 @@ class _Image:
             bands = [
                 (str(a.name), k) for a in arrays for k in (range(_count(a, dims)) if a.ndim > len(dims) else [None])
             ]
-            affine = _affine_of(dataset, arrays[0], dims, path)
             shape = arrays[0].sizes[dims[0]], arrays[0].sizes[dims[1]]
+            affine = _affine_of(dataset, arrays[0], dims, path)
             geobox = GeoBox(shape, affine, _crs_of(dataset, arrays[0], path))
         turned = bool(affine.b or affine.d)
         flipped = (not turned and affine.e > 0, not turned and affine.a < 0)
@@ -205,14 +215,19 @@ class _Image:
 
     def values(
         self, bands: tuple[int, ...], rows: slice | NDArray[np.intp], cols: slice | NDArray[np.intp]
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values of bands, counted from 1, and where each has data (band, y, x); chunks that do not exist are fill."""
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Values of bands, counted from 1, and where each has data (band, y, x); chunks that do not exist are fill.
+
+        None: nothing says that any has not.
+        """
         place = self._stored(0, rows), self._stored(1, cols)
         wanted = (*bands, *self.alpha)
-        read = np.stack([*self._read(wanted, *place)]).astype(self.dtype, copy=False)
+        read = self._read(wanted, *place).astype(self.dtype, copy=False)
         read = read[:, :: -1 if self.flipped[0] else 1, :: -1 if self.flipped[1] else 1]
         if self.alpha:
             return read[:-1], np.broadcast_to(read[-1] > 0, read[:-1].shape)
+        if all(self.nodata[band - 1] is None for band in bands):
+            return np.ascontiguousarray(read), None
         has_data = np.ones(read.shape, bool)
         for layer, band in zip(range(len(bands)), bands, strict=True):
             if (nodata := self.nodata[band - 1]) is not None:
@@ -229,32 +244,69 @@ class _Image:
         stored: NDArray[np.intp] = (side - 1 - pixels)[::-1]
         return stored
 
-    def _read(self, bands: tuple[int, ...], rows: Any, cols: Any) -> Iterator[NDArray[Any]]:
-        """Bands one by one, each array of the store being read once."""
+    def _read(self, bands: tuple[int, ...], rows: Any, cols: Any) -> NDArray[Any]:
+        """Bands (band, y, x), each array of the store being read once."""
         found = [self.bands[band - 1] for band in bands]
-        place = {self.dims[0]: rows, self.dims[1]: cols}
         arrays: dict[str, NDArray[Any]] = {}
+        places: dict[str, list[int]] = {}
         for name in dict.fromkeys(name for name, _ in found):
-            layers = sorted({layer for array, layer in found if array == name and layer is not None})
-            view = _without_time(self.dataset[name], self.dims)
-            across = [str(dim) for dim in view.dims if dim not in self.dims]
-            part = view.isel(place | {dim: _run(layers) for dim in across}).transpose(*across, *self.dims)
-            arrays[name] = part.to_numpy()
-            self._hint(view, place)
-        for name, layer in found:
-            layers = sorted({each for array, each in found if array == name and each is not None})
-            yield arrays[name] if layer is None else arrays[name][layers.index(layer)]
+            places[name] = sorted({layer for array, layer in found if array == name and layer is not None})
+            arrays[name] = self._stored_arrays[name].read(places[name], rows, cols)
+            self._hint(name, {self.dims[0]: rows, self.dims[1]: cols})
+        (name, layers), *others = places.items()
+        if not others and [layer for _, layer in found] == layers:
+            return arrays[name]
+        return np.stack([arrays[n] if k is None else arrays[n][places[n].index(k)] for n, k in found])
 
-    def _hint(self, view: xr.DataArray, place: dict[str, Any]) -> None:
+    @cached_property
+    def _stored_arrays(self) -> dict[str, _Stored]:
+        """The arrays that hold bands. xarray has told what they are; zarr itself reads a window in half the time."""
+        import zarr
+
+        found = {}
+        for name in dict.fromkeys(name for name, _ in self.bands):
+            array, view = self.dataset[name], _without_time(self.dataset[name], self.dims)
+            across = tuple(str(dim) for dim in view.dims if dim not in self.dims)
+            stored: Any = zarr.open_array(Path(self.path) / name, mode="r")
+            chunks = array.encoding.get("preferred_chunks") or {}
+            found[name] = _Stored(stored, tuple(map(str, array.dims)), across, self.dims, chunks)
+        return found
+
+    def _hint(self, name: str, place: dict[str, Any]) -> None:
         """Tell, once for each store, of chunks that are far larger than the windows that are read of them."""
-        chunks = view.encoding.get("preferred_chunks") or {}
-        spans = [(span, int(chunks.get(dim, 1))) for dim, span in place.items() if isinstance(span, slice)]
+        stored = self._stored_arrays[name]
+        spans = [(span, int(stored.chunks.get(dim, 1))) for dim, span in place.items() if isinstance(span, slice)]
         asked = math.prod(span.stop - span.start for span, _ in spans)
         decoded = math.prod((-(-span.stop // side) - span.start // side) * side for span, side in spans)
         if decoded > max(WASTEFUL * asked, LARGE) and self.path not in _told:
             _told.add(self.path)
-            shape = " x ".join(str(chunks.get(dim, 1)) for dim in view.dims)
+            shape = " x ".join(str(stored.chunks.get(dim, 1)) for dim in (*stored.across, *self.dims))
             log.info("%s: its chunks of %s are far larger than the windows read; smaller are faster", self.path, shape)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array of a store."""
+
+    array: Any
+    """A `zarr.Array`."""
+    names: tuple[str, ...]
+    """Of its dimensions."""
+    across: tuple[str, ...]
+    """The dimension of bands, if it has one."""
+    dims: tuple[str, str]
+    """Those of rows and columns; all others have one step."""
+    chunks: dict[Any, int]
+    """Sides of what is decoded together, by dimension."""
+
+    def read(self, layers: list[int], rows: Any, cols: Any) -> NDArray[Any]:
+        """Values (y, x), or (band, y, x) of these layers, at slices or lists of rows and columns."""
+        place = {self.dims[0]: rows, self.dims[1]: cols} | {dim: _run(layers) for dim in self.across}
+        index = tuple(place.get(dim, 0) for dim in self.names)
+        plain = all(isinstance(part, (slice, int)) for part in index)
+        read: NDArray[Any] = self.array[index] if plain else self.array.oindex[index]
+        left = [dim for dim in self.names if dim in place]
+        return read.transpose([left.index(dim) for dim in (*self.across, *self.dims)])
 
 
 _told: set[str] = set()
@@ -269,6 +321,7 @@ def _run(layers: list[int]) -> slice | list[int]:
 def _open(path: str) -> xr.Dataset:
     import xarray as xr
 
+    _check_coordinates(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of codecs and consolidated metadata that have no say here
@@ -287,6 +340,20 @@ def _open(path: str) -> xr.Dataset:
         what = "holds an array without a group or without names of dimensions" if _is_bare(Path(path), error) else error
         msg = f"{path}: cannot be read as a Zarr group ({what}); write it with xarray, rioxarray or GDAL"
         raise SceneError(msg) from error
+
+
+def _check_coordinates(path: Path) -> None:
+    """Raises `SceneError` before xarray would fill the memory with a coordinate that no file can hold."""
+    for file in (*path.glob("*/zarr.json"), *path.glob("*/.zarray")):
+        try:
+            shape = json.loads(file.read_text("utf-8")).get("shape")
+        except (OSError, ValueError, AttributeError):
+            continue  # xarray tells what is wrong with it
+        if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > LONGEST:
+            msg = (
+                f"{path}: {file.parent.name} has {shape[0]} values, at most {LONGEST} can be right; check its metadata"
+            )
+            raise SceneError(msg)
 
 
 def _is_bare(path: Path, error: Exception) -> bool:
@@ -407,7 +474,7 @@ def _crs_of(dataset: xr.Dataset, array: xr.DataArray, path: str) -> CRS:
         for text in () if found else _told_crs(attributes):
             try:
                 found = found or CRS(text)
-            except ValueError:
+            except (ValueError, ProjError):
                 continue
     if not isinstance(found, CRS):
         msg = f"{path}: has no CRS, so areas and coordinates are unknown; add one, as rioxarray's rio.write_crs does"

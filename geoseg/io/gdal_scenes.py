@@ -1,0 +1,186 @@
+"""Scenes that GDAL reads: GeoTIFF, JPEG 2000, VRT and the many others, one file with all its bands."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+import rasterio.windows
+from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from geoseg.catalog import Scene
+from geoseg.errors import SceneError
+from geoseg.io.hrefs import kind_of
+from geoseg.io.pixels import (
+    DAMAGED,
+    DESCRIBED,
+    OVERVIEW,
+    SceneSource,
+    Survey,
+    datetime_of,
+    overview_shape,
+    resolution_of,
+    validity,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from geoseg.window import Window
+
+COMMON_NAMES = {
+    ColorInterp.red: "red",
+    ColorInterp.green: "green",
+    ColorInterp.blue: "blue",
+    ColorInterp.gray: "grey",
+    ColorInterp.palette: "palette",
+    ColorInterp.alpha: "alpha",
+}
+
+
+def open_raster(path: str) -> Scene:
+    """What a file is that GDAL reads; no pixel is read. Raises `SceneError` if it is none, or has no place."""
+    if not path.startswith("/vsi") and "://" not in path and not kind_of(path):
+        msg = f"{path}: there is no such file; check the path"
+        raise SceneError(msg)
+    with open_dataset(path) as dataset:
+        if dataset.count == 0:
+            msg = f"{path}: holds no bands itself; name one of its subdatasets: {', '.join(dataset.subdatasets[:3])}"
+            raise SceneError(msg)
+        geobox = geobox_of(dataset, path)
+        return Scene(
+            id=Path(path).stem,
+            path=path,
+            geobox=geobox,
+            bands=tuple(_common_name(dataset, band) for band in range(1, dataset.count + 1)),
+            dtype=str(np.result_type(*dataset.dtypes)),
+            datetime=datetime_of(dataset.tags()),
+            ground_resolution=resolution_of(geobox, path),
+        )
+
+
+def open_dataset(path: str) -> Any:
+    """A file opened with rasterio. Raises `SceneError` for what GDAL does not read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path)
+    except RasterioError as error:
+        msg = f"{path}: cannot be read as a raster ({error}); give a GeoTIFF or another raster that GDAL reads"
+        raise SceneError(msg) from error
+
+
+def geobox_of(dataset: Any, path: str) -> GeoBox:
+    """The grid of a dataset. Raises `SceneError` if it lies nowhere."""
+    if dataset.transform == rasterio.Affine.identity():
+        what = "ground control points only" if dataset.gcps[0] else "no geotransform"
+        msg = f"{path}: has {what}, so its place on the ground is unknown; georeference it first, for instance "
+        msg += "with gdalwarp or gdal_translate -a_ullr"
+        raise SceneError(msg)
+    if dataset.crs is None:
+        msg = (
+            f"{path}: has no CRS, so areas and coordinates are unknown; assign one first: gdal_edit.py -a_srs EPSG:XXXX"
+        )
+        raise SceneError(msg)
+    if dataset.transform.determinant == 0:
+        msg = f"{path}: its geotransform {tuple(dataset.transform)[:6]} gives pixels no area; correct it first"
+        raise SceneError(msg)
+    return GeoBox(dataset.shape, dataset.transform, dataset.crs)
+
+
+def _common_name(dataset: Any, band: int) -> str:
+    name = COMMON_NAMES.get(dataset.colorinterp[band - 1], "")
+    description = (dataset.descriptions[band - 1] or "").strip().lower()
+    # GDAL calls the only or first band of a file grey when nothing is known about it
+    if name == "grey" and dataset.count > 1 and ColorInterp.alpha not in dataset.colorinterp[1:2]:
+        name = ""
+    return name or (description if description in DESCRIBED else "")
+
+
+class GdalSource(SceneSource):
+    """Pixels of what GDAL reads."""
+
+    errors = (RasterioError,)
+
+    def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        if self._dataset is None:
+            self._dataset = open_dataset(self.scene.path)
+            self._flags = _flags(self._dataset, self.bands)
+        place = rasterio.windows.Window(
+            window.col_start, window.row_start, window.col_stop - window.col_start, window.row_stop - window.row_start
+        )
+        distinct = sorted(set(self.bands))
+        read = self._dataset.read(distinct, window=place)
+        valid = _validity(self._dataset, distinct, place, read, self._flags)
+        return (read if tuple(distinct) == self.bands else read[[distinct.index(b) for b in self.bands]]), valid
+
+    def cache_bytes(self) -> int:
+        """What GDAL needs to keep so that reading rows in order decodes every block once: two rows of blocks."""
+        with open_dataset(self.scene.path) as dataset:
+            blocks = [
+                height * -(-dataset.width // width) * width * np.dtype(dtype).itemsize
+                for (height, width), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True)
+            ]
+        return int(min(max(2 * sum(blocks), 64 << 20), 1 << 30))
+
+    def _read_overview(self, shape: tuple[int, int]) -> np.ma.MaskedArray[Any, Any]:
+        with open_dataset(self.scene.path) as dataset:
+            values: np.ma.MaskedArray[Any, Any] = dataset.read(
+                list(self.bands), out_shape=(len(self.bands), *shape), masked=True
+            )
+            return values
+
+    def survey(self) -> Survey:
+        """As `SceneSource` has it."""
+        with open_dataset(self.scene.path) as dataset:
+            try:
+                return Survey(
+                    media_type(dataset),
+                    tuple((text or "").strip() for text in dataset.descriptions),
+                    tuple(dataset.dtypes),
+                    tuple(dataset.nodatavals),
+                    _valid_overview(dataset, list(self.bands)),
+                )
+            except RasterioError as error:
+                msg = f"{self.scene.path}: cannot be read: {DAMAGED}"
+                raise SceneError(msg) from error
+
+
+def _flags(dataset: Any, bands: Iterable[int]) -> set[MaskFlags]:
+    """What tells which pixels of these bands have data."""
+    return {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+
+
+def _validity(
+    dataset: Any, bands: list[int], place: Any, values: NDArray[Any], flags: set[MaskFlags]
+) -> NDArray[np.bool_]:
+    """Which pixels of values read from a place have data: by mask or alpha band or nodata value; see `validity`."""
+    if MaskFlags.per_dataset in flags:
+        mask = dataset.read_masks(bands[0], window=place, out_shape=values.shape[1:]) > 0
+        return validity(values, np.broadcast_to(mask, values.shape))
+    if MaskFlags.nodata in flags:
+        return validity(values, dataset.read_masks(bands, window=place, out_shape=values.shape) > 0)
+    return validity(values, None)
+
+
+def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:
+    flags = _flags(dataset, bands)
+    if flags == {MaskFlags.all_valid} and np.issubdtype(np.result_type(*dataset.dtypes), np.integer):
+        return None
+    values = dataset.read(bands, out_shape=(len(bands), *overview_shape(dataset.shape, OVERVIEW)))
+    return _validity(dataset, bands, None, values, flags)
+
+
+def media_type(dataset: Any) -> str | None:
+    """What STAC calls a dataset's format, if it has a name for it."""
+    if dataset.driver == "GTiff":
+        cloud = dataset.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
+        return "image/tiff; application=geotiff" + ("; profile=cloud-optimized" if cloud else "")
+    return "image/jp2" if dataset.driver.startswith("JP2") else None

@@ -1,0 +1,259 @@
+"""Files that are not what they seem: damaged, cut off, or lying. One sentence, no crash, no flood of memory."""
+
+from __future__ import annotations
+
+import json
+import random
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from conftest import BANEPA, write_tif
+
+from geoseg.errors import GeosegError, SceneError
+from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source, survey
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROWS, COLS = 60, 70
+RGB = ("red", "green", "blue")
+
+
+def picture(bands: int = 3, dtype: str = "uint8") -> Any:
+    return np.random.default_rng(1).integers(1, 200, (bands, ROWS, COLS)).astype(dtype)
+
+
+def attempt(path: str | Path | dict[str, Any], **asked: Any) -> str | None:
+    """Open, survey and read a scene; what geoseg says of it, if it is no scene. Anything else is a defect."""
+    try:
+        scene, bands = as_asked(open_scene(path), RGB, Asked(**asked))
+        source = open_source(scene, bands, estimate_stretch(scene, bands))
+        rows, cols = scene.shape
+        source.cache_bytes()
+        for window in (Window(-3, 20, -3, 20), Window(rows - 5, rows + 5, cols - 5, cols + 9)):
+            raster = source.read(window)
+            assert raster.values.shape == (3, *window.shape)
+            assert raster.valid.shape == window.shape
+        survey(scene)
+    except GeosegError as error:
+        return str(error)
+    return None
+
+
+def store(path: Path, version: int, **attributes: Any) -> Path:
+    axes = {"y": BANEPA.f + (np.arange(ROWS) + 0.5) * BANEPA.e, "x": BANEPA.c + (np.arange(COLS) + 0.5) * BANEPA.a}
+    attrs = {"proj:code": "EPSG:32645", "long_name": list(RGB), **attributes}
+    array = xr.DataArray(picture(dtype="int16"), dims=("band", "y", "x"), coords=axes, attrs=attrs, name="image")
+    chunks = {"image": {"chunks": (1, 32, 32)}}
+    array.to_dataset().to_zarr(path, zarr_format=version, consolidated=False, encoding=chunks)
+    return path
+
+
+# --- anything at all
+
+
+def spoilt(data: bytes, rng: random.Random) -> bytes:
+    """Cut off, or with other bytes in its header or anywhere."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        return data[: rng.randrange(len(data))]
+    changed = bytearray(data)
+    for _ in range(rng.randrange(1, 6)):
+        changed[rng.randrange(700 if kind == 1 else len(data))] = rng.choice((0, 255, rng.randrange(256)))
+    return bytes(changed)
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "striped": {},
+    "deflate": {"tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate"},
+    "lzw": {"compress": "lzw", "interleave": "band", "nodata": 0},
+    "jpeg": {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "jpeg"},
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_spoilt_geotiff_is_read_or_told(profile: str, tmp_path: Path) -> None:
+    data = write_tif(tmp_path / "a.tif", picture(), **PROFILES[profile]).read_bytes()
+    rng, path = random.Random(profile), tmp_path / "b.tif"
+    outcomes = set()
+    for _ in range(15):
+        path.write_bytes(spoilt(data, rng))
+        said = attempt(path)
+        assert said is None or str(path) in said
+        outcomes.add(said is None)
+    assert False in outcomes
+
+
+def places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in JSON, as what holds it and where."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        yield node, key
+        yield from places(node[key])
+
+
+VALUES = (
+    None,
+    0,
+    -1,
+    1,
+    "",
+    [],
+    {},
+    "x",
+    1e308,
+    2**40,
+    10**12,
+    [10**9, 10**9],
+    True,
+    "NaN",
+    [None],
+    [0, 0],
+    "<f8",
+    "|S5",
+)
+
+
+def changed(content: Any, rng: random.Random, *more: Any) -> Any:
+    content = json.loads(json.dumps(content))
+    for _ in range(rng.choice((1, 1, 2))):
+        found = list(places(content))
+        if not found:
+            break
+        holder, key = rng.choice(found)
+        if rng.random() < 0.2:
+            holder.pop(key)
+        else:
+            holder[key] = rng.choice((*VALUES, *more))
+    return content
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_store_with_wrong_metadata_is_read_or_told(version: int, tmp_path: Path) -> None:
+    path, rng = store(tmp_path / "a.zarr", version, _FillValue=np.int16(-7)), random.Random(version)
+    names = {"zarr.json", ".zarray", ".zattrs", ".zgroup"}
+    files = sorted(file for file in path.rglob("*") if file.name in names)
+    outcomes = set()
+    for _ in range(40):
+        file = rng.choice(files)
+        text = file.read_text(encoding="utf-8")
+        file.write_text(json.dumps(changed(json.loads(text), rng)), encoding="utf-8")
+        said = attempt(path)
+        assert said is None or str(path) in said
+        outcomes.add(said is None)
+        file.write_text(text, encoding="utf-8")
+    assert outcomes == {True, False}
+
+
+def test_an_item_that_says_anything_is_read_or_told(tmp_path: Path) -> None:
+    for name in (*RGB, "scl"):
+        write_tif(tmp_path / f"{name}.tif", picture(1))
+    bands = {name: [{"eo:common_name": name, "name": "x"}] for name in (*RGB, "scl")}
+    assets = {
+        name: {"href": f"{name}.tif", "type": "image/tiff", "roles": ["data"], "bands": told, "gsd": 10}
+        for name, told in bands.items()
+    }
+    item = {"type": "Feature", "id": "a", "properties": {"datetime": "2024-01-01T00:00:00Z"}, "assets": assets}
+    path, rng = tmp_path / "item.json", random.Random(1)
+    outcomes = set()
+    for _ in range(60):
+        text = json.dumps(changed(item, rng, "../x.tif", "item.json", ".", "/vsicurl/http://x", "red.tif"))
+        path.write_text(text, encoding="utf-8")
+        outcomes.add(attempt(path, mask="scl") is None)
+    assert outcomes == {True, False}
+
+
+def test_a_path_of_anything_is_told() -> None:
+    rng = random.Random(1)
+    words = (
+        "red",
+        "=",
+        ",",
+        "nir",
+        "a.tif",
+        "/",
+        "#",
+        ".json",
+        " ",
+        "B04",
+        "scl",
+        "é",
+        "\0",
+        "..",
+        "{",
+        "\n",
+        ":",
+    )
+    for _ in range(100):
+        assert attempt("".join(rng.choices(words, k=rng.randrange(1, 8)))) is not None
+
+
+# --- what broke
+
+
+def test_a_crs_that_is_nowhere_on_the_ground_is_told(tmp_path: Path) -> None:
+    local = 'LOCAL_CS["a building site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    path = write_tif(tmp_path / "a.tif", picture(), local)
+    with pytest.raises(SceneError, match=r"a\.tif: its CRS cannot be brought to longitude and latitude"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize("code", ["EPSG:-1", [10**9, 10**9], "EPSG:999999", {"type": "nothing"}])
+def test_a_crs_that_there_is_not_is_told(code: Any, tmp_path: Path) -> None:
+    said = attempt(store(tmp_path / "a.zarr", 3, **{"proj:code": code}))
+    assert said is not None
+    assert "a.zarr: has no CRS" in said
+
+
+def test_chunks_of_no_size_are_told(tmp_path: Path) -> None:
+    path = store(tmp_path / "a.zarr", 2)
+    file = path / "image" / ".zarray"
+    content = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(content | {"chunks": [1, 0, 32]}), encoding="utf-8")
+    said = attempt(path)
+    assert said is not None
+    assert "a.zarr" in said
+
+
+def test_sides_that_cannot_be_are_told_before_coordinates_are_read(tmp_path: Path) -> None:
+    """A thousand million numbers for an axis that no chunk holds."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    for name, shape, dims in (("image", (10**9, 10**9), ("y", "x")), ("y", (10**9,), ("y",)), ("x", (10**9,), ("x",))):
+        group.create_array(name, shape=shape, chunks=(1000,) * len(shape), dtype="float64", dimension_names=dims)
+    tracemalloc.start()
+    said = attempt(tmp_path / "a.zarr")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said is not None
+    assert "has 1000000000 values, at most 16777216 can be right" in said
+    assert peak < 100e6
+
+
+def test_a_header_that_promises_too_much_costs_no_memory(tmp_path: Path) -> None:
+    """Two thousand million columns in every file of a band: what is computed for a scene has no number for each."""
+    source = write_tif(tmp_path / "f.tif", picture(1))
+    size, where = 2**31 - 1, "334000, 0.0001, 0, 3057000, 0, -0.0001"
+    band = (
+        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">f.tif</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+    )
+    text = f'<VRTDataset rasterXSize="{size}" rasterYSize="{size}"><SRS>EPSG:32645</SRS>'
+    text += f"<GeoTransform>{where}</GeoTransform>"
+    for name in RGB:
+        (tmp_path / f"{name}.vrt").write_text(f"{text}{band}</VRTDataset>", encoding="utf-8")
+    assert source.exists()
+    tracemalloc.start()
+    scene, bands = as_asked(open_scene({name: tmp_path / f"{name}.vrt" for name in RGB}), RGB, Asked())
+    opened = open_source(scene, bands)
+    assert opened.read(Window(0, 30, 0, 30)).valid.all()
+    assert opened.overview(64).shape == (3, 64, 64)
+    assert opened.cache_bytes() <= 1 << 30
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert scene.shape == (size, size)
+    assert peak < 50e6
