@@ -82,11 +82,9 @@ def change(
     for products without a background transitions.tif and transitions.csv. Raises the errors of `geoseg.errors`.
     """
     planned = plan_change(job_of(before, after, product, out, **options))
-    return (
-        Change(planned.folder)
-        if planned.complete
-        else run_change(planned, observe or (lambda _stage, _done, _total: None))
-    )
+    if planned.complete:
+        return Change(planned.folder)
+    return run_change(planned, observe or (lambda _stage, _done, _total: None))
 
 
 def run_change(planned: ChangePlan, observe: Observer) -> Change:
@@ -94,14 +92,9 @@ def run_change(planned: ChangePlan, observe: Observer) -> Change:
 
     Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both.
     """
-    folder = planned.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "item.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     measured = Measured.of(planned, observe)
     maps = _map_both(planned, observe)
+    folder = _begun(planned.folder)
     ground = common_ground(maps[0].folder, maps[1].folder, measured.applied)
     if planned.by_class:
         content, counts = by_class(planned, ground, observe)
@@ -112,6 +105,16 @@ def run_change(planned: ChangePlan, observe: Observer) -> Change:
     write_json(folder / "summary.json", _about(planned, measured) | content)
     _write_item(planned, maps, measured, counts)
     return Change(folder)
+
+
+def _begun(folder: Path) -> Path:
+    """A folder that is there, and not complete. Raises `OutputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "item.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
 
 
 def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
