@@ -1,12 +1,13 @@
 """Which objects of one date are those of another, and what became of them: from outlines and numbers alone.
 
 Outlines are never in quite the same place twice, so whatever is asked of two of them is asked with a tolerance: an
-object lies in another as far as it does not leave the other's outline grown by the tolerance. Two objects may be **the
-same** if each lies in the other for the most part, or if one has most of its ground, without any tolerance, in the
-other (it is a piece of it, or has grown). Of those that may be, an object's **best** is the one for which both shares
-together are largest. Objects are linked if each is the other's best, or if one has most of its ground in its best: so
-a shed beside a house stays a shed, and the parts of a house that was split are all linked to it. What hangs together by
-links is one event. All of it is the same with the dates exchanged, if the names of the statuses are, too.
+object lies in another as far as it does not leave the other's outline grown by the tolerance. Two objects are a
+**couple** if each lies in the other for the most part. Where there is a choice, couples are formed one to one so that
+they are as good as they can be all together (an assignment; Kuhn 1955): in a terrace that lies aside by half a house,
+the best choice of each would leave one over at either end. What has no partner then is **linked** to the object that
+most of its ground is in, without any tolerance, if there is one: so the parts of a house that was split are all linked
+to it, one that was doubled is found in it, and a shed beside a house stays a shed. What hangs together is one event.
+All of it is the same with the dates exchanged, if the names of the statuses are, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +43,9 @@ MIRROR: Final = {
 QUARTER: Final = 8
 """Segments of a quarter of a circle, where an outline is grown round a corner."""
 
+IOU_WEIGHT, TIE_WEIGHT = 1e-4, 1e-9
+"""What decides between couples whose shares are equal, and between those whose IoU is, too."""
+
 DIGITS: Final = 6
 """To how many of them shares are told apart, so that no last bit decides between equals."""
 
@@ -58,7 +62,7 @@ class Rules:
     min_confidence: float = 0.5
     """Below it, what is new or gone is uncertain."""
     same: float = 0.5
-    """Share of an object that must lie in another if they may be the same."""
+    """Share of an object that must lie in another if they are to be linked, and of each in the other for a couple."""
     significant: float = 0.1
     """Share of the smaller of two objects that must lie beyond the other's tolerance if the other has another shape."""
     seen: float = 0.95
@@ -160,12 +164,49 @@ def match(before: Objects, after: Objects, rules: Rules) -> Pairs:
     before_in = _share(shapely.area(shapely.intersection(old[b], _grown(new, rules.tolerance)[a])), area_old)
     after_in = _share(shapely.area(shapely.intersection(new[a], _grown(old, rules.tolerance)[b])), area_new)
     part_old, part_new = _share(shared, area_old), _share(shared, area_new)
-    may_be = (np.minimum(before_in, after_in) >= rules.same) | (np.maximum(part_old, part_new) >= rules.same)
+    may_be = np.minimum(before_in, after_in) >= rules.same
     iou = _share(shared, area_old + area_new - shared)
-    merit = np.where(may_be, (before_in + after_in).round(DIGITS) + 10.0**-DIGITS * iou, -1.0).round(2 * DIGITS)
-    best_old, best_new = may_be & _is_best(merit, b, len(before)), may_be & _is_best(merit, a, len(after))
-    linked = (best_old & best_new) | (best_old & (part_old >= rules.same)) | (best_new & (part_new >= rules.same))
+    merit = before_in + after_in - 2 * rules.same + IOU_WEIGHT * iou + TIE_WEIGHT * _tie(old, new, b, a)
+    couples = np.zeros(len(b), bool)
+    couples[may_be] = _couples(b[may_be], a[may_be], merit[may_be])
+    linked = couples.copy()
+    for owner, part in ((b, part_old), (a, part_new)):
+        alone = ~np.isin(owner, owner[couples])
+        linked |= alone & (part >= rules.same) & _is_most(part, owner)
     return Pairs(b, a, shared, before_in, after_in, linked)
+
+
+def _couples(before: NDArray[np.int64], after: NDArray[np.int64], merit: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which pairs are couples: one to one, of the largest sum of merits, each from 0 to 3.
+
+    Where it is not plain, as an assignment in a sparse graph, each object having a dummy that takes it if nobody does;
+    the dummies of a couple take each other.
+    """
+    couples = (np.bincount(before)[before] == 1) & (np.bincount(after)[after] == 1) if len(merit) else merit > 0
+    open_ = np.flatnonzero(~couples)
+    if not len(open_):
+        return couples
+    olds, i = np.unique(before[open_], return_inverse=True)
+    news, j = np.unique(after[open_], return_inverse=True)
+    n, m = len(olds), len(news)
+    rows = np.concatenate([i, n + j, np.arange(n), n + np.arange(m)])
+    cols = np.concatenate([j, m + i, m + np.arange(n), np.arange(m)])
+    pairs, singles = np.ones(len(open_)), np.full(n + m, 4.5)  # a couple's 8 - merit and 1, or twice 4.5
+    cost = coo_array((np.concatenate([8 - merit[open_], pairs, singles]), (rows, cols)), shape=(n + m, n + m)).tocsr()
+    taken = min_weight_full_bipartite_matching(cost)[1]
+    couples[open_] = taken[i] == j
+    return couples
+
+
+def _tie(
+    old: NDArray[np.object_], new: NDArray[np.object_], before: NDArray[np.int64], after: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """A number from 0 to 1 for each pair, from where both are: tells equals apart, whichever date comes first."""
+    (x_old, y_old), (x_new, y_new) = (shapely.get_coordinates(shapely.centroid(each)).round(3).T for each in (old, new))
+    tie: NDArray[np.float64] = np.sin(
+        12.9898 * (x_old[before] + x_new[after]) + 78.233 * (y_old[before] + y_new[after])
+    )
+    return (tie + 1) / 2
 
 
 def _grown(polygons: NDArray[np.object_], by: float) -> NDArray[np.object_]:
@@ -180,12 +221,12 @@ def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
     return share
 
 
-def _is_best(merit: NDArray[np.float64], owner: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Which pairs are their owner's best; equals all are."""
-    best = np.full(count, -np.inf)
-    np.maximum.at(best, owner, merit)
-    is_best: NDArray[np.bool_] = merit == best[owner]
-    return is_best
+def _is_most(part: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pairs have their owner's largest part; equals all have."""
+    most = np.zeros(int(owner.max(initial=-1)) + 1)
+    np.maximum.at(most, owner, part)
+    is_most: NDArray[np.bool_] = part == most[owner]
+    return is_most
 
 
 def _number(pairs: Pairs, n_before: int, n_after: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

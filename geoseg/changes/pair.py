@@ -14,6 +14,7 @@ import json
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import geopandas as gpd
@@ -31,8 +32,6 @@ from geoseg.raster import NODATA, crs_of
 from geoseg.records import write_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pystac
 
     from geoseg.catalog import Scene
@@ -179,6 +178,8 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     }
     item = result_item(scene, folder, assets, made)
     item.properties["title"] = f"change of {planned.after.model.product}: {folder.name.replace(BETWEEN, ' to ')}"
+    files = " and ".join(Path(scene.path).name for scene in planned.scenes)
+    item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
     _set_dates(item, planned, made.created)
     _link_sources(item, planned, maps)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
