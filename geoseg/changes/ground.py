@@ -42,6 +42,9 @@ BLOCKS: Final = 5
 BLOCK_SIDE: Final = 512
 """Cells of their sides, at most."""
 
+LEAST_BLOCK_SIDE: Final = 128
+"""The same where the ground in common is small, unless that is too small for two of them."""
+
 CELL_M: Final = 0.25
 """Metres of a cell at least, as far as pixels are not coarser: a roof's edge needs no finer ones."""
 
@@ -230,7 +233,8 @@ def blocks(
     cell = max(coarse, CELL_M)
     step = cell / max(after.scene.ground_resolution)
     longest = min(BLOCK_SIDE, int(READ_SIDE * fine / cell))
-    side = max(1, min(longest, int(min(overlap.shape) / step) // 2))
+    short = int(min(overlap.shape) / step)
+    side = max(1, min(longest, short // 2, max(LEAST_BLOCK_SIDE, short // BLOCKS)))
 
     def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         for top, left in _places(overlap, side * step):
