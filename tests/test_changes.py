@@ -426,6 +426,11 @@ def test_windows_do_not_matter_to_transitions(
     for axis, labels in ((2, maps[0]), (1, maps[1])):
         held = [(areas[:, None] * (seen & (labels == value))).sum() for value in range(4)]
         np.testing.assert_array_equal(total.sum(axis=(0, axis)), held)
+    for old, new in itertools.permutations(range(4), 2):
+        counts = whole == transition_codes(4)[old, new]
+        differs = (maps[0] == old) & (maps[1] == new)
+        assert total[0, old, new] == (areas[:, None] * counts).sum()
+        assert total[1, old, new] == (areas[:, None] * (differs & ~counts)).sum()
 
 
 def test_a_field_that_was_built_on_is_found_to_its_border() -> None:
