@@ -31,7 +31,7 @@ import geoseg
 from geoseg.changes import shift
 from geoseg.changes.by_class import pixel_areas
 from geoseg.changes.ground import Dated, Ground, blocks, common_ground, evidence, window_on
-from geoseg.changes.objects import MIRROR, Events, Objects, Rules, compare, summary
+from geoseg.changes.objects import MIRROR, Events, Objects, Rules, _grown, compare, summary
 from geoseg.changes.planned import job_of, plan_change
 from geoseg.changes.transitions import (
     MOST_CLASSES,
@@ -296,6 +296,16 @@ def test_confidence_comes_from_both_dates() -> None:
     assert statuses(before, after, codes=(130, 225), min_confidence=0.4) == ["new"]
     table = compared(after, after, codes=(200, 225))[0].table
     assert table["confidence"][0] == pytest.approx(200 / 250 * 225 / 250, abs=1e-4)
+
+
+def test_outlines_grow_by_no_less_than_the_tolerance() -> None:
+    """A round corner's segments lie outside of its circle, so a shift of exactly the tolerance stays inside."""
+    shape = np.array([shapely.Polygon([(0, 0), (5, 1), (3, 6)])], object)
+    exact = shapely.buffer(shape, 1.5, quad_segs=500)
+    grown = _grown(shape, 1.5)
+    assert shapely.contains(grown, exact).all()
+    assert shapely.area(grown) == pytest.approx(shapely.area(exact), rel=0.005)
+    assert _grown(shape, 0.0)[0] is shape[0]
 
 
 def test_rules_are_checked() -> None:
