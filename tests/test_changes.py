@@ -304,7 +304,7 @@ def test_outlines_grow_by_no_less_than_the_tolerance() -> None:
     exact = shapely.buffer(shape, 1.5, quad_segs=500)
     grown = _grown(shape, 1.5)
     assert shapely.contains(grown, exact).all()
-    assert shapely.area(grown) == pytest.approx(shapely.area(exact), rel=0.005)
+    assert shapely.area(grown) == pytest.approx(shapely.area(exact), rel=0.02)
     assert _grown(shape, 0.0)[0] is shape[0]
 
 

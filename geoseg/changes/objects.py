@@ -211,7 +211,8 @@ def _tie(
 
 def _grown(polygons: NDArray[np.object_], by: float) -> NDArray[np.object_]:
     """Polygons grown by a distance at least: round corners have segments outside of the circle, not inside."""
-    radius = by / math.cos(math.pi / (4 * QUARTER)) * (1 + 1e-9)
+    half = 1.5 * math.pi / (4 * QUARTER)  # of an angle between corners, which GEOS stretches by half at most
+    radius = by / math.cos(half)
     grown: NDArray[np.object_] = shapely.buffer(polygons, radius, quad_segs=QUARTER) if by else polygons
     return grown
 
