@@ -16,13 +16,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geoseg.changes.pair import Change, change
     from geoseg.evaluation.compare import Evaluation, evaluate
     from geoseg.io.scenes import open_scene
     from geoseg.pipeline import Result, segment, vectorize
 
-__all__ = ["Evaluation", "Result", "evaluate", "open_scene", "segment", "vectorize"]
+__all__ = ["Change", "Evaluation", "Result", "change", "evaluate", "open_scene", "segment", "vectorize"]
 
 _HOME = {
+    "change": "geoseg.changes.pair",
+    "Change": "geoseg.changes.pair",
     "open_scene": "geoseg.io.scenes",
     "segment": "geoseg.pipeline",
     "vectorize": "geoseg.pipeline",

@@ -74,6 +74,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     commands = re.findall(r"^  (\w+)  +\w", out.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
         "segment",
+        "change",
         "run",
         "plan",
         "status",
@@ -94,6 +95,21 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             *("labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet", "item.json", "result.zarr"),
             *("--out", "--model", "--tile", "--stride", "--batch", "--device", "--aoi", "--threshold", "--min-area"),
             *("--overwrite", "goes on where it was", "square metres", "auto, cpu, cuda or cuda:N", "[default: 4.0]"),
+        ),
+        "change": (
+            *("BEFORE", "AFTER", "PRODUCT", "changes.geojson", "changes.parquet", "transitions.tif"),
+            *(
+                "transitions.csv",
+                "zones.geojson",
+                "summary.json",
+                "item.json",
+                "--out",
+                "--model",
+                "--tile",
+                "--stride",
+            ),
+            *("--batch", "--device", "--threshold", "--min-area", "--overwrite", "--tolerance", "--align", "--zones"),
+            *("--min-confidence", "--any-order", "--unchanged", "not compared", "goes on where it was"),
         ),
         "run": (
             *("JOB.yaml", "collection.json", "items.parquet", "failed.geojson", "run.json", "--data", "--out", "--set"),

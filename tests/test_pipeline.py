@@ -553,7 +553,9 @@ def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: P
 
 
 def test_the_public_names() -> None:
-    assert geoseg.__all__ == ["Evaluation", "Result", "evaluate", "open_scene", "segment", "vectorize"]
+    assert geoseg.__all__ == [
+        *("Change", "Evaluation", "Result", "change", "evaluate", "open_scene", "segment", "vectorize"),
+    ]
     assert all(callable(getattr(geoseg, name)) for name in geoseg.__all__)
     assert dir(geoseg) == sorted(geoseg.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

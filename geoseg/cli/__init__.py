@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from geoseg.cli.archives import catalog, merge, plan_, run, status, verify
+from geoseg.cli.changing import change
 from geoseg.cli.evaluating import evaluate
 from geoseg.cli.scenes import models, sample, segment
 from geoseg.cli.terminal import INTERRUPTED, Ordered, say
@@ -25,6 +26,8 @@ def cli() -> None:
     Begin with a sample scene:
       geoseg sample amsterdam                        fetch it, print where it is
       geoseg segment SCENE.tif buildings --out maps  map its buildings
+      geoseg change OLD.tif NEW.tif buildings --out maps
+                                                     what was built, and what is gone
       geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
       geoseg merge maps                              each building once, where scenes overlap or meet
       geoseg catalog imagery                         make a STAC catalog of a folder of scenes
@@ -33,7 +36,7 @@ def cli() -> None:
     """
 
 
-for each in (segment, run, plan_, status, verify, merge, catalog, evaluate, models, sample, train):
+for each in (segment, change, run, plan_, status, verify, merge, catalog, evaluate, models, sample, train):
     cli.add_command(each)
 
 

@@ -16,7 +16,7 @@ from geoseg.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def _band_numbers(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, int] | None:
@@ -35,77 +35,91 @@ def _values(_context: click.Context, _option: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text}: write numbers with commas between them, as 255,255,255") from error
 
 
+_MAPPING = (
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Folder for results; a folder named like the scene is made in it.",
+    ),
+    click.option(
+        "--model", help="Name of a model (see `geoseg models`) or path of its folder.  [default: the product's own]"
+    ),
+    click.option(
+        "--aoi",
+        type=click.Path(path_type=Path),
+        help="Vector file, any CRS; outside its polygons all is nodata and costs nothing.",
+    ),
+    click.option(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="Call a pixel an object from this probability on.  [default: the most probable class wins]",
+    ),
+    click.option(
+        "--min-area",
+        type=float,
+        default=4.0,
+        show_default=True,
+        metavar="M2",
+        help="Drop footprints below this many square metres on the ground.",
+    ),
+    click.option(
+        "--separate/--no-separate",
+        default=True,
+        show_default=True,
+        help="Tell objects that touch apart, house by house, where the model can.",
+    ),
+    click.option(
+        "--bands",
+        callback=_band_numbers,
+        metavar="NAME=N,...",
+        help="Which bands are which, from 1, as red=4,green=3,blue=2.  [default: as the scene says]",
+    ),
+    click.option(
+        "--nodata",
+        callback=_values,
+        metavar="V[,V...]",
+        help="A value that stands for no data, or one for each band that the model needs, as 255,255,255.",
+    ),
+    click.option(
+        "--mask",
+        metavar="MASK",
+        help="What is not valid: FILE whose 0 is not, any grid or CRS; scl=FILE (Sentinel-2) or qa_pixel=FILE "
+        "(Landsat) for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--stride",
+        type=int,
+        metavar="PX",
+        help="Pixels from one patch to the next; smaller is slower and smoother.  [default: the model's]",
+    ),
+    click.option(
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="Side of a tile; bounds memory, never changes the result.  [default: the scene, 12288 columns at most]",
+    ),
+    click.option(
+        "--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]"
+    ),
+    click.option("--overwrite", is_flag=True, help="Do it again, although results are there."),
+    click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything."),
+)
+
+
+def mapping_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how a scene is mapped, for every command that maps one."""
+    for option in reversed(_MAPPING):
+        command = option(command)
+    return command
+
+
 @click.command(cls=Kept)
 @click.argument("scene", metavar="SCENE")
 @click.argument("product", metavar="PRODUCT")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder for results; a folder named like the scene is made in it.",
-)
-@click.option(
-    "--model", help="Name of a model (see `geoseg models`) or path of its folder.  [default: the product's own]"
-)
-@click.option(
-    "--aoi",
-    type=click.Path(path_type=Path),
-    help="Vector file, any CRS; outside its polygons all is nodata and costs nothing.",
-)
-@click.option(
-    "--threshold",
-    type=float,
-    metavar="P",
-    help="Call a pixel an object from this probability on.  [default: the most probable class wins]",
-)
-@click.option(
-    "--min-area",
-    type=float,
-    default=4.0,
-    show_default=True,
-    metavar="M2",
-    help="Drop footprints below this many square metres on the ground.",
-)
-@click.option(
-    "--separate/--no-separate",
-    default=True,
-    show_default=True,
-    help="Tell objects that touch apart, house by house, where the model can.",
-)
-@click.option(
-    "--bands",
-    callback=_band_numbers,
-    metavar="NAME=N,...",
-    help="Which bands are which, from 1, as red=4,green=3,blue=2.  [default: as the scene says]",
-)
-@click.option(
-    "--nodata",
-    callback=_values,
-    metavar="V[,V...]",
-    help="A value that stands for no data, or one for each band that the model needs, as 255,255,255.",
-)
-@click.option(
-    "--mask",
-    metavar="MASK",
-    help="What is not valid: FILE whose 0 is not, any grid or CRS; scl=FILE (Sentinel-2) or qa_pixel=FILE (Landsat) "
-    "for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--stride",
-    type=int,
-    metavar="PX",
-    help="Pixels from one patch to the next; smaller is slower and smoother.  [default: the model's]",
-)
-@click.option(
-    "--tile",
-    type=int,
-    metavar="PX",
-    help="Side of a tile; bounds memory, never changes the result.  [default: the scene, 12288 columns at most]",
-)
-@click.option("--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]")
-@click.option("--overwrite", is_flag=True, help="Do it again, although results are there.")
-@click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything.")
+@mapping_options
 def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     r"""Map one scene: PRODUCT is what to look for, as `buildings`.
 

@@ -1,0 +1,219 @@
+"""`change`: two scenes of one place in, what has changed between them out.
+
+Both scenes are mapped by `geoseg.pipeline` into their own folders of OUT, as `segment` does it, so maps that are there
+are used and a stopped run goes on. The comparison lies beside them in `OUT/<before>--<after>/`; it takes little next to
+the maps, so it is made anew whenever it is asked for with other parameters. `item.json` is written last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import geopandas as gpd
+
+from geoseg.catalog import Provenance, file_asset, result_item
+from geoseg.changes import transitions
+from geoseg.changes.alignment import Measured
+from geoseg.changes.by_class import by_class
+from geoseg.changes.by_object import by_object, moved
+from geoseg.changes.ground import common_ground
+from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
+from geoseg.io.store import cannot_write
+from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
+from geoseg.raster import NODATA, crs_of
+from geoseg.records import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pystac
+
+    from geoseg.catalog import Scene
+    from geoseg.export import Observer
+
+
+@dataclass(frozen=True)
+class Change:
+    """The folder of a comparison, and what is in it."""
+
+    folder: Path
+
+    @property
+    def changes(self) -> gpd.GeoDataFrame:
+        """What has changed, in the CRS of the scene after."""
+        return gpd.read_parquet(self.folder / "changes.parquet")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers: what was compared, the shift, and each status or transition."""
+        return _json(self.folder / "summary.json")
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """The STAC item that tells how the results came about."""
+        return _json(self.folder / "item.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def change(
+    before: str | Path | Scene,
+    after: str | Path | Scene,
+    product: str,
+    out: str | Path,
+    *,
+    observe: Observer | None = None,
+    **options: Any,
+) -> Change:
+    """Map two scenes and compare them; returns at once if the results are there already.
+
+    Options are those of `ChangeJob`, and those of `SegmentJob` for both scenes. Writes `OUT/<scene id>/` for each as
+    `segment` does, and `OUT/<before>--<after>/` with changes.geojson, changes.parquet, summary.json and item.json, and
+    for products without a background transitions.tif and transitions.csv. Raises the errors of `geoseg.errors`.
+    """
+    planned = plan_change(job_of(before, after, product, out, **options))
+    if planned.complete:
+        return Change(planned.folder)
+    return run_change(planned, observe or (lambda _stage, _done, _total: None))
+
+
+def run_change(planned: ChangePlan, observe: Observer) -> Change:
+    """Carry out a plan: estimate the shift, map what is not mapped yet, compare.
+
+    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both.
+    """
+    measured = Measured.of(planned, observe)
+    maps = _map_both(planned, observe)
+    folder = _begun(planned.folder)
+    ground = common_ground(maps[0].folder, maps[1].folder, measured.applied)
+    if planned.by_class:
+        content, counts = by_class(planned, ground, observe)
+    else:
+        before = maps[0].footprints.to_crs(crs_of(ground.grid).wkt)
+        layers = moved(before, ground.grid, measured.applied), maps[1].footprints
+        content, counts = by_object(planned, ground, layers, observe)
+    write_json(folder / "summary.json", _about(planned, measured) | content)
+    _write_item(planned, maps, measured, counts)
+    return Change(folder)
+
+
+def _begun(folder: Path) -> Path:
+    """A folder that is there, and not complete. Raises `OutputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "item.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
+
+
+def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
+    """The results of both scenes, with one model for both."""
+    model = functools.cache(lambda: Predictor(planned.after.model, planned.after.job.device))
+
+    def result(when: str, each: Plan) -> Result:
+        if each.complete:
+            return Result(each.folder)
+        return run(each, lambda stage, done, total: observe(f"{when}: {stage}", done, total), model=model)
+
+    return result("before", planned.before), result("after", planned.after)
+
+
+def _about(planned: ChangePlan, measured: Measured) -> dict[str, Any]:
+    """What the summary says whatever was compared."""
+    scenes = {"before": planned.before.scene, "after": planned.after.scene}
+    return {
+        "product": planned.after.model.product,
+        "model": planned.after.model.name,
+        **{when: {"scene": scene.id, "datetime": _iso(scene.datetime)} for when, scene in scenes.items()},
+        "tolerance_m": planned.tolerance,
+        "shift": measured.told(),
+    }
+
+
+def _iso(when: dt.datetime | None) -> str | None:
+    return None if when is None else when.isoformat().replace("+00:00", "Z")
+
+
+# --- the record
+
+
+COG, GEOJSON = "image/tiff; application=geotiff; profile=cloud-optimized", "application/geo+json"
+ASSETS: Final = {
+    "changes": ("changes.geojson", GEOJSON, "what has changed, longitude and latitude"),
+    "changes_parquet": ("changes.parquet", "application/vnd.apache.parquet", "what has changed, in the scene's CRS"),
+    "summary": ("summary.json", "application/json", "numbers of the comparison"),
+    "transitions": ("transitions.tif", COG, "what each pixel was and is now"),
+    "transitions_csv": ("transitions.csv", "text/csv", "hectares from each class to each other"),
+    "zones": ("zones.geojson", GEOJSON, "numbers of each zone"),
+}
+"""File, media type and title of each asset."""
+
+
+def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, counts: dict[str, int]) -> None:
+    """Write the item, by which the comparison is complete."""
+    folder, wanted = planned.folder, planned.files
+    scene = dataclasses.replace(planned.after.scene, id=folder.name)
+    machine = machine_of(planned.job.after)
+    made = Provenance(
+        planned.after.model,
+        {"geoseg": version("geoseg"), "torch": machine["torch"]},
+        {**planned.parameters, "shift": measured.told()},
+        dt.datetime.now(dt.UTC).replace(microsecond=0),
+        counts,
+    )
+    assets = {
+        key: file_asset(folder / name, kind, title, ["data"], _extra(planned, key))
+        for key, (name, kind, title) in ASSETS.items()
+        if name in wanted
+    }
+    item = result_item(scene, folder, assets, made)
+    item.properties["title"] = f"change of {planned.after.model.product}: {folder.name.replace(BETWEEN, ' to ')}"
+    files = " and ".join(scene.name for scene in planned.scenes)
+    item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
+    _set_dates(item, planned, made.created)
+    _link_sources(item, planned, maps)
+    write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
+
+
+def _extra(planned: ChangePlan, key: str) -> dict[str, Any]:
+    """What is told about a raster's values."""
+    if key != "transitions":
+        return {}
+    classes = [
+        {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}
+        for c in transitions.transition_legend(planned.after.model.legend).classes
+    ]
+    return {"data_type": "uint8", "nodata": NODATA, "classification:classes": classes}
+
+
+def _set_dates(item: pystac.Item, planned: ChangePlan, created: dt.datetime) -> None:
+    """The interval between both scenes; as in results of one scene, from 1970 to now where a date is not known."""
+    known = [scene.datetime for scene in planned.scenes]
+    began, ended = known[0] or dt.datetime(1970, 1, 1, tzinfo=dt.UTC), known[1] or created
+    item.datetime = None
+    item.common_metadata.start_datetime, item.common_metadata.end_datetime = min(began, ended), max(began, ended)
+    item.properties["geoseg:datetime_known"] = None not in known
+
+
+def _link_sources(item: pystac.Item, planned: ChangePlan, maps: tuple[Result, Result]) -> None:
+    """Both results, beside the scene after and the model; the scene before is found by its result."""
+    for result in maps:
+        item.add_link(_derived_from(os.path.relpath(result.folder / "item.json", planned.folder), result.folder.name))
+
+
+def _derived_from(href: str, title: str) -> pystac.Link:
+    """A link to what an item was derived from."""
+    import pystac
+
+    return pystac.Link("derived_from", href, media_type=GEOJSON, title=title)

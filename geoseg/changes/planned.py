@@ -1,0 +1,216 @@
+"""What is to be compared, and whether it can be: `plan_change` finds every error before the first pixel is mapped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from geoseg.catalog import sha256_of
+from geoseg.changes.ground import window_on
+from geoseg.changes.transitions import MOST_CLASSES
+from geoseg.errors import ModelError, OptionError, SceneError
+from geoseg.io.vectors import read_polygons
+from geoseg.pipeline import Plan, SegmentJob, plan
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from geoseg.catalog import Scene
+    from geoseg.window import Window
+
+LEAST_TOLERANCE_M, LEAST_TOLERANCE_PX = 1.5, 3.0
+"""The default tolerance: so many metres, or so many of the coarser scene's pixels where those are larger.
+
+Outlines of one building in two images differ by a pixel or two for the network, and by what the images are aside; roofs
+that were seen from another side stand off by a metre and more.
+"""
+
+LARGEST_REACH: Final = 512
+"""Pixels that a tolerance may span: a window is read with twice as many around it."""
+
+BETWEEN: Final = "--"
+"""Between the ids of both scenes in the name of a result."""
+
+FILES: Final = ("item.json", "summary.json", "changes.geojson", "changes.parquet")
+
+
+@dataclass(frozen=True)
+class ChangeJob:
+    """What the user asks for."""
+
+    before: SegmentJob
+    after: SegmentJob
+    """How each scene is mapped: the same but for the scene."""
+    tolerance: float | None = None
+    """Metres by which outlines and borders may be off; None = 1.5, or three pixels where those are larger."""
+    align: bool = False
+    """Whether the map before is moved by the shift that was estimated between the images."""
+    min_confidence: float = 0.5
+    """Of objects: below it, what is new or gone is uncertain."""
+    unchanged: bool = False
+    """Of objects: whether those that did not change are in the files, too."""
+    zones: str | Path | None = None
+    """Of objects: a vector file with polygons, for each of which there is a summary."""
+    any_order: bool = False
+    """Whether the scene before may be the later one."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing. Raises `OptionError`."""
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            msg = f"--tolerance {self.tolerance}: must be 0 metres or more"
+            raise OptionError(msg)
+        if not 0 <= self.min_confidence <= 1:
+            msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"
+            raise OptionError(msg)
+
+
+@dataclass(frozen=True)
+class ChangePlan:
+    """A job whose every input was looked at."""
+
+    job: ChangeJob
+    before: Plan
+    after: Plan
+    folder: Path
+    overlap: Window
+    """Pixels of the scene after that the scene before may reach."""
+    tolerance: float
+    """Metres."""
+    parameters: dict[str, Any]
+    """What the result depends on."""
+    complete: bool
+    """Whether the results are there already, those of both scenes among them."""
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the product has no background, so that all of the ground is compared, class by class."""
+        return self.after.model.legend.background is None
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """The tolerance in whole pixels of the scene after: rows, columns."""
+        return reach_of(self.tolerance, self.after.scene)
+
+    @property
+    def scenes(self) -> tuple[Scene, Scene]:
+        """Before and after."""
+        return self.before.scene, self.after.scene
+
+    @property
+    def dates(self) -> dict[str, dt.datetime | None]:
+        """When the scenes were taken, by the name of a column."""
+        return {"date_before": self.before.scene.datetime, "date_after": self.after.scene.datetime}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What a comparison leaves in its folder."""
+        by_class = ("transitions.tif", "transitions.csv") if self.by_class else ()
+        return (*FILES, *by_class, *(("zones.geojson",) if self.job.zones is not None else ()))
+
+    def nothing_seen(self) -> SceneError:
+        """The error for scenes whose data nowhere meet."""
+        one, other = self.before.scene.path, self.after.scene.path
+        return SceneError(
+            f"{one} and {other}: no pixel has data in both of them, so nothing can be compared; check their nodata "
+            "values, and --aoi"
+        )
+
+
+def job_of(
+    before: str | Path | Scene, after: str | Path | Scene, product: str, out: str | Path, **options: Any
+) -> ChangeJob:
+    """The job of two scenes: options are those of `ChangeJob`, and those of `SegmentJob` for both."""
+    ours = {field.name for field in dataclasses.fields(ChangeJob)} & options.keys()
+    mapping = {name: value for name, value in options.items() if name not in ours}
+    paths = (scene if isinstance(scene, (str, Path)) else scene.path for scene in (before, after))
+    one, other = (SegmentJob(path, product, out, **mapping) for path in paths)
+    return ChangeJob(one, other, **{name: options[name] for name in ours})
+
+
+def plan_change(job: ChangeJob) -> ChangePlan:
+    """Look at every input of a job; reads headers, and overviews of scenes that are not uint8.
+
+    Raises the errors of `geoseg.errors`, those of mapping each scene among them.
+    """
+    before, after = plan(job.before), plan(job.after)
+    _check_scenes(job, before, after)
+    overlap = window_on(after.scene.geobox, before.scene.geobox)
+    if overlap is None:
+        msg = f"{before.scene.path} and {after.scene.path} have no ground in common; check that they are of one place"
+        raise SceneError(msg + ", and their CRS")
+    tolerance = default_tolerance(before.scene, after.scene) if job.tolerance is None else job.tolerance
+    _check_product(job, after, reach_of(tolerance, after.scene))
+    folder = Path(job.after.out) / f"{before.scene.id}{BETWEEN}{after.scene.id}"
+    parameters = {
+        "before": before.parameters,
+        "after": after.parameters,
+        "tolerance": tolerance,
+        "align": job.align,
+        **({} if after.model.legend.background is None else _object_parameters(job)),
+    }
+    parameters = json.loads(json.dumps(parameters))  # as it will be read back
+    planned = ChangePlan(job, before, after, folder, overlap, tolerance, parameters, complete=False)
+    complete = before.complete and after.complete and _is_complete(planned)
+    return dataclasses.replace(planned, complete=complete)
+
+
+def _object_parameters(job: ChangeJob) -> dict[str, Any]:
+    if job.zones is not None:
+        read_polygons(Path(job.zones))
+    zones = None if job.zones is None else sha256_of(Path(job.zones))
+    return {"min_confidence": job.min_confidence, "unchanged": job.unchanged, "zones": zones}
+
+
+def _check_scenes(job: ChangeJob, before: Plan, after: Plan) -> None:
+    """Refuse scenes of one name, and the wrong order."""
+    one, other = before.scene, after.scene
+    if one.id == other.id:
+        msg = f"{one.path} and {other.path}: both are named {one.id!r}, and each scene has the folder of its name in "
+        msg += f"{job.after.out}; give one another name, for instance with a link: ln -s {one.path} {one.id}-before"
+        raise OptionError(msg + Path(one.path).suffix)
+    if one.datetime and other.datetime and one.datetime > other.datetime and not job.any_order:
+        msg = f"{one.path} is of {one.datetime:%Y-%m-%d}, later than {other.path} of {other.datetime:%Y-%m-%d}; "
+        raise OptionError(msg + "the scene before comes first: exchange them, or use --any-order")
+
+
+def _check_product(job: ChangeJob, after: Plan, reach: tuple[int, int]) -> None:
+    """Refuse what one of the two kinds of comparison has no use for."""
+    legend = after.model.legend
+    if legend.background is None and job.zones is not None:
+        msg = f"--zones {job.zones}: counts objects, and {after.model.product} has none; leave it out"
+        raise OptionError(msg)
+    if legend.background is None and len(legend.classes) > MOST_CLASSES:
+        msg = f"{after.model.name}: has {len(legend.classes)} classes; their transitions have codes in a byte for at "
+        raise ModelError(msg + f"most {MOST_CLASSES}; choose a model with fewer")
+    if max(reach) > LARGEST_REACH:
+        msg = (
+            f"--tolerance: spans {max(reach)} pixels of {after.scene.path}; at most {LARGEST_REACH} are looked through"
+        )
+        raise OptionError(msg)
+
+
+def default_tolerance(before: Scene, after: Scene) -> float:
+    """Metres by which outlines may be off where nothing else was asked for."""
+    pixel = max(*before.ground_resolution, *after.ground_resolution)
+    return round(max(LEAST_TOLERANCE_M, LEAST_TOLERANCE_PX * pixel), 3)
+
+
+def reach_of(tolerance: float, scene: Scene) -> tuple[int, int]:
+    """So many metres in whole pixels of a scene, rounded up: rows, columns."""
+    down, along = (math.ceil(round(tolerance / side, 6)) for side in scene.ground_resolution)
+    return down, along
+
+
+def _is_complete(planned: ChangePlan) -> bool:
+    """Whether the folder holds the comparison of these parameters, and all of it."""
+    try:
+        item = json.loads((planned.folder / "item.json").read_text(encoding="utf-8"))
+        told = item["properties"]["geoseg:parameters"]
+    except (OSError, ValueError, KeyError):
+        return False
+    same = all(told.get(name) == value for name, value in planned.parameters.items())
+    return same and all((planned.folder / name).exists() for name in planned.files)

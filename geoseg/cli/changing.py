@@ -1,0 +1,149 @@
+"""The command that tells what has changed between two scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg.cli.scenes import mapping_options
+from geoseg.cli.terminal import NEVER_FOLD, Kept, ProgressBar, say, start_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command(cls=Kept)
+@click.argument("before", metavar="BEFORE")
+@click.argument("after", metavar="AFTER")
+@click.argument("product", metavar="PRODUCT")
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="M",
+    help="Metres by which outlines and borders may be off without being a change.  [default: 1.5, or three pixels "
+    "where those are larger]",
+)
+@click.option(
+    "--align", is_flag=True, help="Move BEFORE by the shift estimated between the images.  [default: only tell it]"
+)
+@click.option(
+    "--min-confidence",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="P",
+    help="Objects: below this confidence, what is new or demolished is told as uncertain.",
+)
+@click.option("--unchanged", is_flag=True, help="Objects: write those that did not change, too.")
+@click.option(
+    "--zones",
+    type=click.Path(path_type=Path),
+    help="Objects: vector file, any CRS; a summary for each of its polygons.",
+)
+@click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
+@mapping_options
+def change(before: str, after: str, product: str, verbose: int, **options: Any) -> None:
+    r"""Tell what has changed between two scenes of one place: new and demolished buildings, or what land has become.
+
+    Each scene is mapped as `geoseg segment` does it, into OUT/<its name>/; maps that are there are used. Then they are
+    compared on AFTER's grid. What one of them does not see is not compared, and never gone.
+
+    \b
+    Writes into OUT/<before>--<after>/:
+      changes.geojson     objects (PRODUCT buildings): new, demolished, enlarged, reduced, reshaped,
+                          split, merged, regrouped; uncertain; not_compared
+                          classes (PRODUCT landcover): a polygon for each place with another class
+      changes.parquet     the same as GeoParquet, in AFTER's CRS
+      transitions.tif     classes: what each pixel was and is now; 0 = unchanged, 255 = not compared
+      transitions.csv     classes: hectares from each class to each other
+      zones.geojson       objects: numbers for each polygon of --zones
+      summary.json        numbers of all of it, and the shift between the images
+      item.json           STAC item: how, from what and when it was made
+
+    The shift between the images is told, and corrected with --align. Whatever is within --tolerance of where it was is
+    no change. A run that was stopped goes on where it was; another --tolerance compares the same maps again.
+    --overwrite maps both scenes again.
+
+    \b
+    Examples:
+      geoseg change town-2019.tif town-2024.tif buildings --out maps
+      geoseg change town-2019.tif town-2024.tif buildings --out maps --align --zones wards.gpkg
+      geoseg change town-2019.tif town-2024.tif landcover --out maps --tolerance 3 --min-area 50
+    """
+    start_log(verbose)
+    from geoseg.changes.pair import Change, run_change
+    from geoseg.changes.planned import job_of, plan_change
+
+    planned = plan_change(job_of(before, after, product, **options))
+    if planned.complete:
+        click.echo(f"Nothing left to do: {planned.folder} holds the changes (--overwrite maps both scenes again).")
+        return
+    with ProgressBar() as observe:
+        found: Change = run_change(planned, observe)
+    _print_change(found)
+    for asset in found.item["assets"].values():
+        click.echo(str(found.folder / Path(asset["href"]).name))
+    click.echo(str(found.folder / "item.json"))
+
+
+def _print_change(found: Any) -> None:
+    """The shift, and a table of what has changed."""
+    from rich.console import Console
+
+    summary = found.summary
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    _print_shift(summary["shift"], summary["tolerance_m"])
+    console.print(_status_table(summary) if "statuses" in summary else _class_table(summary))
+
+
+def _print_shift(shift: Any, tolerance: float) -> None:
+    agreed = f"{shift['agreeing']} of {shift['blocks']} blocks agree"
+    if not shift["known"]:
+        say(f"How the images lie beside each other is not known: {agreed}.")
+        return
+    rows, cols = shift["pixels"]
+    told = f"{shift['length_m']:.2f} m ({rows:+.2f} rows, {cols:+.2f} columns; {agreed})"
+    if shift["applied"]:
+        click.echo(f"BEFORE was moved by {told}.")
+        return
+    click.echo(f"BEFORE lies {told} from AFTER; nothing was moved.")
+    if shift["length_m"] > tolerance:
+        say(f"That is more than the tolerance of {tolerance:g} m: use --align, or expect changes that are none.")
+
+
+def _status_table(summary: Any) -> Any:
+    table = _table("status", "count", "before, m2", "after, m2", "difference, m2")
+    for name, row in summary["statuses"].items():
+        areas = (row[f"{what}_m2"] for what in ("area_before", "area_after", "difference"))
+        table.add_row(name.replace("_", " "), str(row["count"]), *(f"{area:.2f}" for area in areas))
+    return table
+
+
+def _class_table(summary: Any) -> Any:
+    table = _table("what has become of it", "hectares")
+    for what, hectares in _largest_first(summary):
+        table.add_row(what, f"{hectares:.4f}")
+    return table
+
+
+def _largest_first(summary: Any) -> Iterator[tuple[str, float]]:
+    """Transitions, and what is none."""
+    names, matrix = summary["classes"], summary["hectares"]
+    every = [(f"{old} to {new}", matrix[i][j]) for i, old in enumerate(names) for j, new in enumerate(names) if i != j]
+    yield from sorted((move for move in every if move[1] > 0), key=lambda move: -move[1])
+    yield "another class, within the tolerance", sum(map(sum, summary["within_tolerance_hectares"]))
+    yield "the same class", sum(matrix[i][i] for i in range(len(names)))
+
+
+def _table(first: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
