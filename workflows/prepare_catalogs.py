@@ -18,26 +18,12 @@ import rasterio
 
 from geoseg.catalog import MULTIHASH_SHA256, catalogs_folder
 from geoseg.inventory import KNOWN, How, collection_of, scene_item
+from geoseg.io.band_names import SENTINEL2
 from geoseg.samples import SAMPLES, fetch_sample
 
 if TYPE_CHECKING:
     from geoseg.samples import Sample, SampleFile
 
-SENTINEL2 = {
-    "B01": "coastal",
-    "B02": "blue",
-    "B03": "green",
-    "B04": "red",
-    "B05": "rededge071",
-    "B06": "rededge075",
-    "B07": "rededge078",
-    "B08": "nir",
-    "B8A": "nir08",
-    "B09": "nir09",
-    "B10": "cirrus",
-    "B11": "swir16",
-    "B12": "swir22",
-}
 CATALOGUED = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
 """Samples whose date nobody tells are older than this."""
 
