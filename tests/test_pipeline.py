@@ -372,6 +372,7 @@ def test_a_store_of_another_blend_is_not_continued(tiny_model: Path, tmp_path: P
 
 def test_the_garbage_collector_gets_everything_back(tiny_model: Path, tmp_path: Path) -> None:
     scene, frozen = town(tmp_path / "town.tif", 70, 90), []
+    gc.unfreeze()  # a worker's work, tried in this process, leaves it frozen
     geoseg.segment(
         scene,
         "buildings",
