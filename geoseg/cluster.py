@@ -172,17 +172,15 @@ class Crew:
             if future.key in self._tags:
                 break
         tag, _ = self._tags.pop(future.key)
-        if future.status == "error":
-            from distributed import KilledWorker
+        from distributed import KilledWorker
 
-            error = future.exception()
-            if isinstance(error, KilledWorker):
-                return tag, Lost("the workers that were at it died, one after the other (out of memory?)")
-            raise error
-        if future.status != "finished":
+        if future.status == "cancelled" or self._client.status not in {"running", "connecting"}:
             raise self._gone()
         try:
+            # where a worker has died with what it returned, another one is at it again, and this waits
             return tag, future.result()
+        except KilledWorker:
+            return tag, Lost("the workers that were at it died, one after the other (out of memory?)")
         except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
             raise self._gone() from error
 

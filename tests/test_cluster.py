@@ -500,6 +500,27 @@ def test_four_workers_one_of_which_is_killed_give_the_same(
     assert len(seen) > 1
 
 
+def test_what_a_worker_returned_and_nobody_took_before_it_died_is_done_again(tmp_path: Path) -> None:
+    dask = Dask(tmp_path)
+    try:
+        dask.add(2, threads=1)
+        with on(dask, 2) as members:
+            pids = members.ask(os.getpid)
+            members.submit("call", time.sleep, 4)  # so that it is being done again when its outcome is asked for
+            deadline = time.monotonic() + PATIENCE
+            while members._ended.empty():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            ((holder,),) = members._client.who_has().values()
+            os.kill(pids[holder], signal.SIGKILL)
+            while len(members._client.nthreads()) > 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert members.next() == ("call", None)
+    finally:
+        dask.stop()
+
+
 def tiles_done(out: Path) -> int:
     return sum(len(tiles_of(out / name)) for name in NAMES)
 
