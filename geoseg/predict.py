@@ -392,13 +392,10 @@ class _Between:
         first, second, share = axis.around(np.arange(low, high))
         self.cells = slice(int(first[0]) - origin, int(second[-1]) + 1 - origin)
         self._same = axis.cells == axis.patch
-        near, far = first - first[0], second - first[0]
+        self._between = first - first[0], second - first[0]
         self._near, self._far, self._share = (
-            torch.from_numpy(each).to(device) for each in (near, far, share[:, None, None])
+            torch.from_numpy(each).to(device) for each in (*self._between, share[:, None, None])
         )
-        starts = [0, *(np.flatnonzero(np.diff(near) | np.diff(far)) + 1).tolist()]
-        stops = [*starts[1:], len(near)]
-        self._spans = [(slice(a, b), int(near[a]), int(far[a])) for a, b in zip(starts, stops, strict=True)]
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
         """The values (pixel, a, b) of those of the cells (cell, a, b), where a and b are short."""
@@ -411,9 +408,12 @@ class _Between:
         """The same bits, faster where a and b are long: what pixels between the same cells share is done once."""
         if self._same:
             return values
-        found = values.new_empty((len(self._share), *values.shape[1:]))
-        for span, near, far in self._spans:
-            torch.mul(values[far] - values[near], self._share[span], out=found[span]).add_(values[near])
+        near, far = self._between
+        starts = [0, *(np.flatnonzero(np.diff(near) | np.diff(far)) + 1).tolist()]
+        found = values.new_empty((len(near), *values.shape[1:]))
+        for start, stop in zip(starts, [*starts[1:], len(near)], strict=True):
+            low, high = values[int(near[start])], values[int(far[start])]
+            torch.mul(high - low, self._share[start:stop], out=found[start:stop]).add_(low)
         return found
 
 
@@ -516,9 +516,7 @@ def default_batch(device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Ask glibc to keep large blocks that were freed instead of giving them back to the kernel after each layer.
 
-    Otherwise up to half of a CPU's time goes into page faults. Does nothing with another C library. Each thread keeps
-    its own: where lanes share theirs with threads that read and outline, they find other addresses than those that are
-    in the cache, and are a few hundredths slower.
+    Otherwise up to half of a CPU's time goes into page faults. Does nothing with another C library.
     """
     mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:

@@ -26,7 +26,7 @@ _Bools: TypeAlias = NDArray[np.bool_]
 _Polygons: TypeAlias = NDArray[np.object_]
 
 SIDES_AT_ONCE: Final = 1 << 17
-"""Of objects that touch: some 200 bytes of memory for each, and what stays in the cache is faster."""
+"""Of objects that touch: some 200 bytes of memory for each."""
 
 _LEAST_VERTICES: Final = 3  # of a ring, not counting the one that closes it
 _ENDS: Final = 2  # of sides that meet where a wall simply goes on
@@ -51,11 +51,12 @@ def simplified(polygons: _Polygons, block: _Ints, tolerance: float) -> _Polygons
 
 def _few_at_once(chosen: _Ints, polygons: _Polygons, block: _Ints) -> list[_Ints]:
     """The chosen polygons, whole blocks together, in parts of about `SIDES_AT_ONCE` sides of pixels."""
+    if not len(chosen):
+        return []
     chosen = chosen[np.argsort(block[chosen], kind="stable")]
     sides = np.cumsum(shapely.length(polygons[chosen]))
     ends = np.append(np.flatnonzero(np.diff(block[chosen])), len(chosen) - 1)
-    part = (sides[ends] // SIDES_AT_ONCE) if len(chosen) else sides
-    return np.split(chosen, ends[:-1][np.diff(part) > 0] + 1) if len(chosen) else []
+    return np.split(chosen, ends[:-1][np.diff(sides[ends] // SIDES_AT_ONCE) > 0] + 1)
 
 
 def simplified_alone(polygons: _Polygons, tolerance: float) -> _Polygons:
