@@ -547,7 +547,13 @@ def _outline(valid: NDArray[np.bool_], shape: tuple[int, int]) -> BaseGeometry:
     place = rasterio.Affine.scale(shape[1] / valid.shape[1], shape[0] / valid.shape[0])
     shapes = rasterio.features.shapes(closed.astype(np.uint8), mask=closed, transform=place)
     polygons = shapely.union_all([shapely.geometry.shape(outline) for outline, _ in shapes])
-    return shapely.simplify(polygons, SIMPLIFIED_BY * max(place.a, place.e))
+    pixel = max(place.a, place.e)
+    for by in (SIMPLIFIED_BY, SIMPLIFIED_BY / 2, SIMPLIFIED_BY / 4):
+        simple = shapely.simplify(polygons, by * pixel)
+        # each line stays near, but where two of them enclose little, what is between them may go
+        if shapely.buffer(simple, (SIMPLIFIED_BY - 0.25) * pixel).covers(polygons):
+            return simple
+    return polygons
 
 
 def _parts(valid: NDArray[np.bool_]) -> int:

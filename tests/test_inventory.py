@@ -226,7 +226,11 @@ TURNED = BANEPA @ rasterio.Affine.rotation(33)
 UPSIDE_DOWN = BANEPA @ rasterio.Affine.scale(1, -1)
 
 
+THIN = np.array([[int(bit) for bit in f"{row:08b}"] for row in (112, 21, 44, 0, 128, 2, 149, 54)], bool)
+
+
 @settings(max_examples=40)
+@example(valid=THIN, affine=BANEPA, times=1)  # with its gaps closed, two lines run side by side
 @given(valid=overviews(), affine=st.sampled_from([BANEPA, TURNED, UPSIDE_DOWN]), times=st.sampled_from([1, 3]))
 def test_a_footprint_covers_what_is_valid_and_little_else(
     valid: NDArray[np.bool_], affine: rasterio.Affine, times: int
