@@ -41,6 +41,9 @@ ANSWER_WITHIN = 60.0
 ASK_EVERY = 1.0
 """Seconds between two looks at whether the cluster is still there."""
 
+BACK_WITHIN = 10.0
+"""Seconds in which a connection that broke has to be back."""
+
 DEATHS_ALLOWED = 10
 """Workers that may die with a call before it is given up, where we start the scheduler."""
 
@@ -117,13 +120,21 @@ class Lost:
     why: str
 
 
+@dataclass(frozen=True)
+class _Call:
+    tag: Any
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    first: bool
+
+
 class Crew:
     """The workers of a cluster."""
 
     def __init__(self, client: Any, resources: Mapping[str, float]) -> None:
         """`resources`: what each call asks of its worker."""
         self._client, self._resources = client, dict(resources)
-        self._tags: dict[str, tuple[Any, Any]] = {}
+        self._calls: dict[str, tuple[_Call, Any]] = {}
         self._ended: queue.Queue[Any] = queue.Queue()
         self._counted = -ASK_EVERY, 0
 
@@ -140,7 +151,7 @@ class Crew:
     @property
     def pending(self) -> int:
         """Calls whose outcome was not taken yet."""
-        return len(self._tags)
+        return len(self._calls)
 
     @property
     def dashboard(self) -> str | None:
@@ -156,10 +167,14 @@ class Crew:
 
     def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
         """Call a function on some worker; `first`: before those that wait. `tag` comes back with the outcome."""
-        key, resources = f"{function.__name__}-{uuid.uuid4().hex}", self._resources or None
+        self._submit(_Call(tag, function, args, first))
+
+    def _submit(self, call: _Call) -> None:
+        key, resources = f"{call.function.__name__}-{uuid.uuid4().hex}", self._resources or None
+        options = {"key": key, "pure": False, "priority": int(call.first), "resources": resources}
         with self._talking():
-            future = self._client.submit(function, *args, key=key, pure=False, priority=int(first), resources=resources)
-        self._tags[future.key] = tag, future
+            future = self._client.submit(call.function, *call.args, **options)
+        self._calls[future.key] = call, future
         future.add_done_callback(self._ended.put)
 
     def next(self) -> tuple[Any, Any]:
@@ -169,20 +184,33 @@ class Crew:
         """
         while True:
             future = self._wait()
-            if future.key in self._tags:
-                break
-        tag, _ = self._tags.pop(future.key)
+            call, _ = self._calls.pop(future.key, (None, None))
+            if call is None:
+                continue
+            try:
+                return call.tag, self._outcome(future)
+            except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
+                # so it is with all calls when the connection breaks, though only for a moment
+                log.debug("%s", error)
+                self._await_connection()
+                self._submit(call)
+
+    def _outcome(self, future: Any) -> Any:
         from distributed import KilledWorker
 
-        if future.status == "cancelled" or self._client.status not in {"running", "connecting"}:
-            raise self._gone()
         try:
             # where a worker has died with what it returned, another one is at it again, and this waits
-            return tag, future.result()
+            return future.result()
         except KilledWorker:
-            return tag, Lost("the workers that were at it died, one after the other (out of memory?)")
-        except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
-            raise self._gone() from error
+            return Lost("the workers that were at it died, one after the other (out of memory?)")
+
+    def _await_connection(self) -> None:
+        """Raises `ClusterError` if it does not come back."""
+        until = time.monotonic() + BACK_WITHIN
+        while self._client.status != "running":
+            if self._client.status != "connecting" or time.monotonic() > until:
+                raise self._gone()
+            time.sleep(0.1)
 
     @contextmanager
     def _talking(self) -> Iterator[None]:

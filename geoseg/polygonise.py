@@ -3,24 +3,21 @@
 Objects are the 4-connected components of one label. Their polygons follow the pixels' sides exactly, in the scene's
 pixel corners: x is the column, y is the row and grows downwards. `polygonise` looks at one window, `join` makes the
 objects whole that cross the borders between windows, and the two together give the same objects, bit for bit, however
-the scene is cut. Nothing here loops over objects, rings or vertices.
+the scene is cut. All loops over pixels, vertices and rings are compiled (see `geoseg.compiled`).
 
 **Components.** The raster is cut into horizontal runs of equal label. Runs are linked where they meet in neighbouring
-rows, and a graph search over the runs finds the components of all classes at once. From here on all is sparse:
-whatever is asked of a pixel is looked up in the sorted list of runs, and no raster of component numbers exists.
+rows, and union-find over the runs finds the components of all classes at once. From here on all is sparse: whatever is
+asked of a pixel is looked up in the sorted list of runs, and no raster of component numbers exists.
 
 **Corners.** For a lattice vertex and a component, a 4-bit mask says which of the vertex's four pixels the component
 owns. One bit or three make a corner. Two opposite bits make a saddle: two corners of the component in one place.
 
 **Rings.** Along a row, the corners of a component in order of their column are left, right, left, right: the ends of
 its horizontal edges; along a column the same gives its vertical edges (O'Rourke 1988, "Uniqueness of orthogonal
-connect-the-dots", in Computational Morphology). So two sorts link all rings of all components. The two corners of a
-saddle are linked round its two foreign pixels, not round its own: a component is 4-connected, so the two foreign
-pixels lie in different gaps or one of them outside, each ring passes a vertex at most once, and rings meet in points
-only, which is what a valid polygon needs.
-
-**Order.** Walking backwards along all rings at once, twice as far in each round (pointer doubling), every edge finds
-the topmost, then leftmost edge of its ring and its distance to it. That is its place in the coordinates.
+connect-the-dots", in Computational Morphology). So one look at the corners in their order links all rings of all
+components, and each is walked once. The two corners of a saddle are linked round its two foreign pixels, not round its
+own: a component is 4-connected, so the two foreign pixels lie in different gaps or one of them outside, each ring passes
+a vertex at most once, and rings meet in points only, which is what a valid polygon needs.
 
 **Seams.** An object that touches its window's border is not built. Its piece keeps its masks at the corners and at
 every vertex on the window's border, where a neighbour's pixels may add bits. `join` adds the masks of one object at
@@ -41,8 +38,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.compiled import Compiled
 from geoseg.raster import NODATA
-from geoseg.runs import NO_PART, Runs, connect, first_of, sides
+from geoseg.runs import NO_PART, Runs, connect, first_of, pad, sides
 from geoseg.separate import Edges, Separation, Watershed, heights, merge, pair_keys, separate
 from geoseg.window import Window
 
@@ -225,8 +223,7 @@ def polygonise(
         _check(score, window, "score")
         water = separate(whole, block, score, window, separation)
         runs, component = water.runs, water.runs.components()
-    run = np.flatnonzero(component != NO_PART)
-    parts = _merge(_describe(runs, run, window, labels, confidence), component[run])
+    parts = _describe(runs, component, window, labels, confidence)
     border = _border(runs, component, labels)
     at_border = np.zeros(len(parts), np.bool_)
     for line in (border.top, border.bottom, border.left, border.right):
@@ -338,39 +335,67 @@ def _merge(parts: Parts, number: NDArray[np.int32]) -> Parts:
 
 
 def _describe(
-    runs: Runs, run: _Ints, window: Window, labels: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
+    runs: Runs,
+    component: NDArray[np.int32],
+    window: Window,
+    labels: NDArray[np.uint8],
+    confidence: NDArray[np.uint8] | None,
 ) -> Parts:
-    """Each of the runs as a part of its own."""
-    start = runs.start[run]
-    pixels = runs.start[run + 1] - start
-    row, col = np.divmod(start, runs.width)
-    confidence_sum = np.zeros(len(run), np.int64)
-    if confidence is not None and len(run):
-        # the runs follow each other among the pixels of objects as they do in the raster
-        of_objects = confidence[runs.flat.reshape(-1, runs.width)[1:-1, 1:-1] != NODATA]
-        confidence_sum = np.add.reduceat(of_objects, np.cumsum(pixels) - pixels, dtype=np.int64)
+    """The components, in order."""
+    count = int(component.max(initial=-1)) + 1
+    known = np.zeros(1, np.uint8) if confidence is None else pad(confidence, 0).ravel()
+    # in the runs the background is 255, too
+    nodata = pad(labels, 0).ravel() if (labels == NODATA).any() else np.zeros(1, np.uint8)
+    first, pixels, confidence_sum, touches = _add_up(runs.start, component, count, runs.width, known, nodata)
+    row, col = np.divmod(first, runs.width)
+    row, col = row - 1 + window.row_start, col - 1 + window.col_start
     return Parts(
-        label=runs.flat[start],
+        label=runs.flat[first],
         pixels=pixels,
-        first_row=row - 1 + window.row_start,
-        first_col=col - 1 + window.col_start,
+        first_row=row,
+        first_col=col,
         confidence_sum=confidence_sum,
-        block=_block(row - 1 + window.row_start, col - 1 + window.col_start),
-        touches_nodata=_beside_nodata(runs, labels)[run],
-        touches_edge=np.zeros(len(run), np.bool_),
+        block=_block(row, col),
+        touches_nodata=touches,
+        touches_edge=np.zeros(count, np.bool_),
     )
 
 
-def _beside_nodata(runs: Runs, labels: NDArray[np.uint8]) -> _Bools:
-    """(runs,): whether one of the pixels has a nodata pixel of the window as a 4-neighbour."""
-    beside = np.zeros(len(runs.start), np.bool_)
-    nodata = labels == NODATA
-    if nodata.any():
-        grown = np.zeros((labels.shape[0] + 2, runs.width), np.bool_)
-        for rows, cols in ((0, 1), (2, 1), (1, 0), (1, 2)):
-            grown[rows : rows + labels.shape[0], cols : cols + labels.shape[1]] |= nodata
-        beside[runs.find(np.flatnonzero(grown.ravel() & (runs.flat != NODATA)))] = True
-    return beside
+@Compiled
+def _add_up(
+    start: _Ints,
+    component: NDArray[np.int32],
+    count: int,
+    width: int,
+    confidence: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+) -> tuple[_Ints, _Ints, _Ints, _Bools]:
+    """Of each component: its first pixel, its pixels, their confidence, and whether a 4-neighbour is nodata.
+
+    `confidence` and `labels` are padded as the runs are; of length 1 where nothing is asked.
+    """
+    first = np.full(count, -1, np.int64)
+    pixels = np.zeros(count, np.int64)
+    total = np.zeros(count, np.int64)
+    touches = np.zeros(count, np.bool_)
+    for run in range(len(start) - 1):  # the last one belongs to the frame
+        one = component[run]
+        if one < 0:
+            continue
+        if first[one] < 0:
+            first[one] = start[run]
+        pixels[one] += start[run + 1] - start[run]
+        if len(confidence) > 1:
+            of_run = 0
+            for pixel in range(start[run], start[run + 1]):
+                of_run += confidence[pixel]
+            total[one] += of_run
+        if len(labels) > 1 and not touches[one]:
+            beside = labels[start[run] - 1] == NODATA or labels[start[run + 1]] == NODATA
+            for pixel in range(start[run], start[run + 1]):
+                beside |= labels[pixel - width] == NODATA or labels[pixel + width] == NODATA
+            touches[one] = beside
+    return first, pixels, total, touches
 
 
 def _block(row: _Ints, col: _Ints) -> _Ints:
@@ -421,50 +446,90 @@ def _renumber_border(border: Border, kept: _Bools) -> Border:
     return Border(table[border.top], table[border.bottom], table[border.left], table[border.right])
 
 
-def _candidates(runs: Runs) -> _Ints:
-    """Vertices that may be corners, or that lie on the window's border, in row-major order."""
-    flat, width = runs.flat, runs.width
-    across, down = runs.across, runs.down
-    # A vertex is no corner of anything unless it has a vertical edge, above or below, and a horizontal one.
-    seen = np.zeros(len(flat) - width, np.bool_)
-    np.bitwise_or(across[:-width], across[width:], out=seen[:-1])
-    seen[:-1] &= down[:-1] | down[1:]
-    lattice = seen.reshape(-1, width)
-    lattice[[0, -1], :-1] = True
-    lattice[:, [0, width - 2]] = True
-    return np.flatnonzero(seen)
-
-
 def _vertices(runs: Runs, component: NDArray[np.int32], at_border: _Bools, window: Window, *, parted: bool) -> Vertices:
     """All corners, and of parts `at_border` all that may become corners; sorted by part, row, col.
 
     Those are all their vertices on the window's border, and if parts may be joined inside the window, because what
     touches was `parted`, all where more than two pieces meet.
     """
-    vertices = _candidates(runs)
-    around = component[runs.around(vertices)]
-    masks = _masks(around)
-    row, col = np.divmod(vertices, runs.width)
-    may_grow = parted | (row == 0) | (row == window.shape[0]) | (col == 0) | (col == window.shape[1])
-    # Of the pixels that a component owns, the first one speaks for it.
-    speaks = (around >= 0) & (masks & np.array([[0], [1], [3], [7]], np.uint8) == 0)
-    kept = speaks & (_IS_CORNER[masks] | (may_grow & np.append(at_border, False)[around]))
-    index, place = np.divmod(np.flatnonzero(kept.T), 4)
-    found = Vertices(
-        part=around[place, index],
-        row=(row[index] + window.row_start).astype(np.int32),
-        col=(col[index] + window.col_start).astype(np.int32),
-        mask=masks[place, index],
-    )
-    return found.select(_order(found.part.astype(np.int64)))
+    start = np.append(runs.start, len(runs.flat))
+    part, row, col, mask = _find_vertices(start, component, at_border, at_border & parted, _IS_CORNER, runs.width)
+    row += np.int32(window.row_start)
+    col += np.int32(window.col_start)
+    found = Vertices(part, row, col, mask)
+    return found.select(_order(part.astype(np.int64)))
 
 
-def _masks(around: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """(4, m): for each of the pixels round m vertices, the bits of those that belong to the same component."""
-    masks = np.zeros(around.shape, np.uint8)
-    for bit, component in enumerate(around):
-        masks |= (around == component).view(np.uint8) << bit
-    return masks
+@Compiled
+def _find_vertices(  # noqa: C901, PLR0912  # compiled functions call no others
+    start: _Ints,  # and where the raster ends
+    component: NDArray[np.int32],
+    at_border: _Bools,
+    inside: _Bools,
+    is_corner: _Bools,
+    width: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
+    """What `_vertices` promises, in row-major order, counted from the window's corner: part, row, column, mask.
+
+    Vertices on the window's border may become corners of parts `at_border`, others of parts `inside`. Between
+    two rows of pixels there is nothing to see but where a run starts in one of them, or at the window's border.
+    """
+    part, row, col = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32)
+    mask = np.empty(0, np.uint8)
+    rows = start[-1] // width - 2
+    count = above = below = 0
+    owners, masks = np.empty(4, np.int32), np.empty(4, np.uint8)
+    for line in range(rows + 1):
+        place = line * width
+        end = place + width - 1
+        outermost = line in (0, rows)
+        if count + 4 * width > len(part):  # room for a whole line: looked at for each vertex it takes most of the time
+            more = count + 4 * width
+            part = np.concatenate((part, np.empty(more, np.int32)))
+            row = np.concatenate((row, np.empty(more, np.int32)))
+            col = np.concatenate((col, np.empty(more, np.int32)))
+            mask = np.concatenate((mask, np.empty(more, np.uint8)))
+        while place < end:
+            # the runs that hold the pixels in the north west and in the south west
+            while start[above + 1] <= place:
+                above += 1
+            while start[below + 1] <= place + width:
+                below += 1
+            east_above = above + (start[above + 1] == place + 1)
+            east_below = below + (start[below + 1] == place + width + 1)
+            west, east = component[above], component[east_above]
+            south_west, south_east = component[below], component[east_below]
+            at_side = outermost or place in (line * width, end - 1)
+            # no corner of anything unless edges of both directions meet
+            if at_side or west != south_west or east != south_east:
+                here = 0
+                if west >= 0:
+                    owners[0] = west
+                    masks[0] = 1 | (east == west) << 1 | (south_west == west) << 2 | (south_east == west) << 3
+                    here = 1
+                if east >= 0 and east != west:
+                    owners[here] = east
+                    masks[here] = 2 | (south_west == east) << 2 | (south_east == east) << 3
+                    here += 1
+                if south_west >= 0 and south_west not in (west, east):
+                    owners[here] = south_west
+                    masks[here] = 4 | (south_east == south_west) << 3
+                    here += 1
+                if south_east >= 0 and south_east not in (west, east, south_west):
+                    owners[here] = south_east
+                    masks[here] = 8
+                    here += 1
+                for one in range(here):
+                    if is_corner[masks[one]] or (at_border[owners[one]] if at_side else inside[owners[one]]):
+                        part[count], row[count], col[count] = owners[one], line, place - line * width
+                        mask[count] = masks[one]
+                        count += 1
+            if outermost:
+                place += 1
+            else:
+                # the runs that hold the next vertex's pixels in the west are looked up above
+                place = min(start[east_above + 1], start[east_below + 1] - width) - 1
+    return part[:count].copy(), row[:count].copy(), col[:count].copy(), mask[:count].copy()
 
 
 def _order(key: _Ints) -> _Ints:
@@ -487,65 +552,69 @@ def _with_geometry(parts: Parts, corners: Vertices) -> Objects:
 
 def _outline(corners: Vertices, count: int) -> NDArray[np.object_]:
     """(count,): the polygons of parts 0 to count - 1, all of whose corners are given, sorted by part, row, column."""
-    is_saddle = (corners.mask == _DIAGONAL) | (corners.mask == _ANTIDIAGONAL)
-    nodes = corners.select(np.repeat(np.arange(len(corners.mask)), 1 + is_saddle))
-    downwards = (nodes.mask[::2] & _SOUTH_EAST) != 0
-    # Edge k joins nodes 2k and 2k + 1. An edge that has its component below is walked leftwards.
-    start = np.arange(0, len(nodes.mask), 2) + downwards
-    leader, rank = _rank(_vertical_partners(nodes)[start] // 2)
-    length = 2 * np.bincount(leader, minlength=len(leader))
-    rings = np.flatnonzero(length)
-    # Only shells have their component below their topmost edge. They begin with its left end, where it is left.
-    begin = 2 * rank - downwards[leader]
-    offset = np.cumsum((length > 0) + length) - length - 1
-    coordinates = np.empty((len(nodes.mask) + len(rings), 2))
-    for node, step in ((start, 0), (start ^ 1, 1)):
-        where = offset[leader] + (begin + step) % length[leader]
-        coordinates[where, 0] = nodes.col[node]
-        coordinates[where, 1] = nodes.row[node]
-    first = offset[rings]
-    coordinates[first + length[rings]] = coordinates[first]
-    ring_offsets = np.append(first, len(coordinates))
-    polygon_offsets = np.searchsorted(nodes.part[2 * rings], np.arange(count + 1))
+    coordinates, ring_offsets, polygon_offsets = _rings(corners.part, corners.row, corners.col, corners.mask, count)
     polygons: NDArray[np.object_] = shapely.from_ragged_array(
         shapely.GeometryType.POLYGON, coordinates, (ring_offsets, polygon_offsets)
     )
     return polygons
 
 
-def _vertical_partners(nodes: Vertices) -> _Ints:
-    """(m,): the other end of the vertical edge at each node; nodes are sorted by part, row, column.
+@Compiled
+def _rings(  # compiled functions call no others
+    part: NDArray[np.int32], row: NDArray[np.int32], col: NDArray[np.int32], mask: NDArray[np.uint8], count: int
+) -> tuple[NDArray[np.float64], _Ints, _Ints]:
+    """Coordinates, where the rings begin among them, and where the polygons begin among the rings.
 
-    At a saddle, the first of the two nodes is the one with the edge to the left. It is the one with the edge upwards,
-    too, if the component lies in the north east and south west; else the second is, and comes first in its column.
+    A node is a corner; a saddle is two: first the one with the edge to the left, then the one with the edge to the
+    right. Nodes 2k and 2k + 1 are the ends of a horizontal edge. Down a column, a node without an open edge above it
+    opens one, and the next node closes it. At a saddle it depends which of the two is the upper one's.
     """
-    order = np.arange(len(nodes.mask))
-    # The two nodes of a saddle follow each other, so the nodes with this mask come in pairs.
-    diagonal = np.flatnonzero(nodes.mask == _DIAGONAL)
-    order[diagonal] = diagonal.reshape(-1, 2)[:, ::-1].ravel()
-    part = nodes.part.astype(np.int64)
-    order = order[_order(part * (int(nodes.col.max(initial=0)) + 1) + nodes.col)]
-    partner = np.empty_like(order)
-    partner[order[::2]] = order[1::2]
-    partner[order[1::2]] = order[::2]
-    return partner
-
-
-def _rank(back: _Ints) -> tuple[_Ints, _Ints]:
-    """Find the smallest member of every cycle of the permutation `back` (k,), and each member's distance from it.
-
-    Distance is how many steps back lead there. Pointer doubling: after round i, the smallest among the next 2**i
-    members is known (Wyllie 1979).
-    """
-    leader = np.arange(len(back))
-    rank = np.zeros_like(leader)
-    jump, reach = back, 1
-    while np.any(leader != leader[back]):
-        ahead = leader[jump]
-        rank = np.where(ahead < leader, rank[jump] + reach, rank)
-        leader = np.minimum(leader, ahead)
-        jump, reach = jump[jump], 2 * reach
-    return leader, rank
+    nodes = len(part)
+    left = right = 0
+    for corner in range(len(part)):
+        nodes += mask[corner] in (_DIAGONAL, _ANTIDIAGONAL)
+        left, right = (min(left, col[corner]), max(right, col[corner])) if corner else (col[0], col[0])
+    corner_of = np.empty(nodes, np.int32)
+    vertical = np.empty(nodes, np.int32)
+    opened = np.full(right - left + 1, -1, np.int32)
+    node = 0
+    for corner in range(len(part)):
+        column = col[corner] - left
+        saddle = mask[corner] in (_DIAGONAL, _ANTIDIAGONAL)
+        corner_of[node] = corner
+        if saddle:
+            corner_of[node + 1] = corner
+        upper, lower = (node + 1, node) if mask[corner] == _DIAGONAL else (node, node + 1)
+        if opened[column] < 0:
+            opened[column] = node
+        else:
+            vertical[upper], vertical[opened[column]] = opened[column], upper
+            opened[column] = lower if saddle else -1
+        node += 1 + saddle
+    coordinates = np.empty((nodes + nodes // 4, 2))
+    rings = np.zeros(nodes // 4 + 1, np.int64)
+    polygons = np.zeros(count + 1, np.int64)
+    walked = np.zeros(nodes, np.bool_)
+    place = ring = 0
+    for first in range(0, nodes, 2):  # the topmost, then leftmost node of a ring that was not walked yet
+        if walked[first]:
+            continue
+        corner = corner_of[first]
+        polygons[part[corner] + 1] += 1
+        node, down = first, (mask[corner] & _SOUTH_EAST) != 0  # only a shell has its component below its topmost edge
+        while True:
+            walked[node] = True
+            coordinates[place, 0], coordinates[place, 1] = col[corner_of[node]], row[corner_of[node]]
+            place += 1
+            node = vertical[node] if down else node ^ 1
+            down = not down
+            if node == first:
+                break
+        coordinates[place] = coordinates[rings[ring]]
+        place += 1
+        ring += 1
+        rings[ring] = place
+    return coordinates[:place].copy(), rings[: ring + 1].copy(), np.cumsum(polygons)
 
 
 # --- seams -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from geoseg.compiled import Compiled
 from geoseg.raster import NODATA
 
 NO_PART: Final = -1
@@ -95,24 +96,52 @@ class Runs:
         west, south_west = self.find(vertices), self.find(south)
         return np.stack([west, west + self.across[vertices], south_west, south_west + self.across[south]])
 
-    def contacts(self, run: _Ints) -> tuple[_Ints, _Ints]:
-        """Pairs of runs of one object that meet in neighbouring rows: in the column where one of them starts."""
-        start = self.start[run]
-        pairs = []
-        for step, above in ((-self.width, start - self.width), (self.width, start)):
-            same = ~self.down[above]
-            pairs.append((run[same], self.find(start[same] + step)))
-        (a, b), (c, d) = pairs
-        return np.concatenate([a, c]), np.concatenate([b, d])
-
     def components(self) -> NDArray[np.int32]:
         """(runs,): the number of each one's component, counted in the order of their first pixels; -1 for no object."""
-        run = np.flatnonzero(self.flat[self.start] != NODATA)
-        place = np.full(len(self.start), NO_PART, np.int32)
-        place[run] = np.arange(len(run))
-        firsts, seconds = self.contacts(run)
-        place[run] = connect(len(run), place[firsts], place[seconds])
-        return place
+        return _components(self.start, self.flat, self.down, self.width)
+
+
+@Compiled
+def _components(  # noqa: C901  # compiled functions call no others
+    start: _Ints, flat: NDArray[np.uint8], down: _Bools, width: int
+) -> NDArray[np.int32]:
+    """By union-find with the smallest number as the root, which makes the order of roots that of first pixels.
+
+    Runs of one label in neighbouring rows are one component where no wall lies between them. A wall parts whole runs,
+    so any column that they share tells.
+    """
+    count = len(start)
+    root = np.arange(count).astype(np.int32)
+    above = 0
+    for run in range(1, count):  # the first one belongs to the frame
+        if flat[start[run]] == NODATA:
+            continue
+        begin = start[run] - width
+        end = (start[run + 1] if run + 1 < count else len(flat)) - width
+        while start[above + 1] <= begin:
+            above += 1
+        other = above
+        while start[other] < end:
+            if not down[max(start[other], begin)] and flat[start[other]] != NODATA:
+                one, two = run, other
+                while root[one] != one:
+                    root[one] = root[root[one]]
+                    one = root[one]
+                while root[two] != two:
+                    root[two] = root[root[two]]
+                    two = root[two]
+                root[max(one, two)] = min(one, two)
+            other += 1
+    number = np.full(count, NO_PART, np.int32)
+    found = 0
+    for run in range(count):
+        if flat[start[run]] != NODATA:
+            if root[run] == run:
+                number[run] = found
+                found += 1
+            else:
+                number[run] = number[root[run]]  # which is smaller, and in the same component
+    return number
 
 
 def _starts(across: _Bools) -> _Ints:

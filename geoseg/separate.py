@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.compiled import Compiled
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
 from geoseg.runs import NO_PART, Runs, connect, first_of, pad, sides
 
@@ -41,12 +42,8 @@ __all__ = ["Edges", "Separation", "Watershed", "heights", "merge", "pair_keys", 
 
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
-_AnyInt = TypeVar("_AnyInt", np.int32, np.int64)
 
 _ROW_BITS: Final = 33  # a key has room for 2**30 rows and 2**32 columns, and one bit for the direction
-
-
-_AT_ONCE: Final = 1 << 15  # pixels looked at in one go: what stays in the cache is twice as fast
 
 
 @dataclass(frozen=True)
@@ -147,9 +144,11 @@ def separate(
     score = score * (score != NODATA)
     flat = pad(score, 0).ravel()
     groups = _Groups.of(runs, block, flat, separation)
-    graph = _Graph.of(runs, block, flat, groups)
-    tree, roots = _climb(graph)
-    edges = _edges(graph, tree)
+    graph = _Graph.of(runs, block, groups)
+    tree, roots = _climb(graph.node, graph.low, graph.fixed, flat, runs.across, runs.down, runs.width)
+    first, second, key = _between_trees(graph.node, tree, graph.start, graph.length, runs.across, runs.down, runs.width)
+    place = key >> 1
+    edges = Edges(first, second, heights(flat[place], flat[place + np.where(key & 1, runs.width, 1)]), key)
     known, fixed = graph.known[roots], graph.fixed[roots]
     candidates = edges.select(~(known[edges.first] & known[edges.second])).best_first()
     candidates = candidates.select(forest(candidates, known))
@@ -210,7 +209,7 @@ def forest(edges: Edges, rooted: _Bools) -> _Bools:
         tree = _roots(target)[tree]
 
 
-def _roots(target: NDArray[_AnyInt]) -> NDArray[_AnyInt]:
+def _roots(target: _Ints) -> _Ints:
     """Where every node ends that follows the targets: at one that is its own, or at the first of a pair of twins.
 
     Twins are each other's target; there are no longer circles. By pointer doubling.
@@ -265,23 +264,22 @@ class _Groups:
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """What there is to decide on. The nodes: pixels below the threshold, one by one, then all groups."""
+    """What there is to decide on. The nodes: all groups, then the pixels below the threshold, one by one."""
 
-    runs: Runs
-    score: NDArray[np.uint8]
+    start: _Ints
+    """Of the runs that are decided on."""
+    length: _Ints
+    node: NDArray[np.int32]
+    """Of every pixel of the padded window; -1 where nothing is to be decided."""
     low: _Ints
     """The pixels that are nodes of their own, sorted."""
-    high: _Ints
-    """Those of the groups."""
-    node: NDArray[np.int32]
-    """Of every pixel of the padded window; 0 where nothing is to be decided."""
     known: _Bools
     """(nodes,): certain to be a seed, or part of one."""
     fixed: _Bools
     """(nodes,): a seed, or not wholly known."""
 
     @classmethod
-    def of(cls, runs: Runs, block: NDArray[np.int32], score: NDArray[np.uint8], groups: _Groups) -> _Graph:
+    def of(cls, runs: Runs, block: NDArray[np.int32], groups: _Groups) -> _Graph:
         """Leave out the blocks that are whole and hold no two seeds."""
         border = np.concatenate(runs.sides())
         blocks = int(block.max(initial=-1)) + 1
@@ -289,73 +287,139 @@ class _Graph:
         wanted[:-1] = np.bincount(groups.block[groups.is_seed], minlength=blocks) > 1
         wanted[block[runs.find(border)]] = True
         wanted[-1] = False  # the place of no block
-        inside = np.repeat(wanted[block], runs.lengths)
-        run = np.flatnonzero(wanted[groups.block][groups.run_group])
-        high = _spread(groups.run_start[run], groups.run_pixels[run])
-        edge = border[inside[border]]
-        inside[high] = False
-        low = np.flatnonzero(inside)
-        node = np.zeros(len(inside), np.int32)
-        node[low] = np.arange(len(low))
-        node[high] = np.repeat(groups.run_group[run], groups.run_pixels[run]) + len(low)
-        known = np.concatenate([np.zeros(len(low), np.bool_), groups.is_seed])
+        run = np.flatnonzero(wanted[block])
+        high = np.flatnonzero(wanted[groups.block][groups.run_group])
+        start, length = runs.start[run], runs.lengths[run]
+        node, low = _nodes(
+            np.full(len(runs.flat), -1, np.int32),
+            start,
+            length,
+            groups.run_start[high],
+            groups.run_pixels[high],
+            groups.run_group[high],
+            len(groups.first),
+        )
+        known = np.concatenate([groups.is_seed, np.zeros(len(low), np.bool_)])
         fixed = known.copy()
-        fixed[node[edge]] = True
-        return cls(runs, score, low, high, node, known, fixed)
+        at_border = node[border]
+        fixed[at_border[at_border >= 0]] = True
+        return cls(start, length, node, low, known, fixed)
 
 
-def _spread(start: _Ints, length: _Ints) -> _Ints:
-    """The pixels of runs."""
-    stop = np.cumsum(length)
-    return np.arange(stop[-1] if len(stop) else 0) + np.repeat(start - stop + length, length)
+@Compiled
+def _nodes(
+    node: NDArray[np.int32],
+    start: _Ints,
+    length: _Ints,
+    high_start: _Ints,
+    high_length: _Ints,
+    high_group: NDArray[np.int32],
+    groups: int,
+) -> tuple[NDArray[np.int32], _Ints]:
+    """Number the pixels of the runs; those of high runs belong to their groups. The nodes, and the low pixels."""
+    count = 0
+    for run in range(len(high_start)):
+        node[high_start[run] : high_start[run] + high_length[run]] = high_group[run]
+        count -= high_length[run]
+    low = np.empty(count + length.sum(), np.int64)
+    count = 0
+    for run in range(len(start)):
+        for pixel in range(start[run], start[run] + length[run]):
+            if node[pixel] < 0:
+                node[pixel] = groups + count
+                low[count] = pixel
+                count += 1
+    return node, low
 
 
-def _climb(graph: _Graph) -> tuple[NDArray[np.int32], _Ints]:
+@Compiled
+def _climb(  # noqa: C901  # compiled functions call no others
+    node: NDArray[np.int32],
+    low: _Ints,
+    fixed: _Bools,
+    score: NDArray[np.uint8],
+    across: _Bools,
+    down: _Bools,
+    width: int,
+) -> tuple[NDArray[np.int32], _Ints]:
     """First round of the forest: (nodes,) the tree of each node, and (trees,) the node that is its root.
 
     Of a pixel's edges, the one to the highest neighbour is the best; among equals that which comes first, which is the
-    one from above, from the left, to the right, downwards.
+    one from above, from the left, to the right, downwards. Who follows the best edges ends at a fixed node, at one
+    without edges, or at two that lead to each other: the first of them is the root then. There are no longer circles.
     """
-    low = graph.low
-    target = np.arange(len(graph.fixed), dtype=np.int32)
-    for begin in range(0, len(low), _AT_ONCE):
-        some = low[begin : begin + _AT_ONCE]
-        target[begin : begin + len(some)] = graph.node[_highest_neighbours(some, graph)]
-    target[graph.fixed] = np.flatnonzero(graph.fixed)
-    root = _roots(target)
-    is_root = root == np.arange(len(root), dtype=np.int32)
-    tree: NDArray[np.int32] = (np.cumsum(is_root, dtype=np.int32) - 1)[root]
-    return tree, np.flatnonzero(is_root)
+    groups = len(fixed) - len(low)
+    target = np.arange(len(fixed)).astype(np.int32)
+    for place in range(len(low)):
+        pixel = low[place]
+        best, highest = pixel, -1
+        if not fixed[groups + place]:
+            if not down[pixel - width]:
+                best, highest = pixel - width, score[pixel - width]
+            if not across[pixel - 1] and score[pixel - 1] > highest:
+                best, highest = pixel - 1, score[pixel - 1]
+            if not across[pixel] and score[pixel + 1] > highest:
+                best, highest = pixel + 1, score[pixel + 1]
+            if not down[pixel] and score[pixel + width] > highest:
+                best = pixel + width
+        target[groups + place] = node[best]
+    tree = np.empty(len(fixed), np.int32)
+    roots = np.empty(len(fixed), np.int64)
+    count = 0
+    for place in range(len(fixed)):
+        if target[target[place]] == place and place < target[place]:
+            target[place] = place
+        if target[place] == place:
+            tree[place] = count
+            roots[count] = place
+            count += 1
+    for place in range(len(fixed)):
+        root = target[place]
+        while target[root] != root:
+            root = target[root]
+        tree[place] = tree[root]
+        step = place
+        while target[step] != root:
+            target[step], step = root, target[step]
+    return tree, roots[:count].copy()
 
 
-def _highest_neighbours(pixels: _Ints, graph: _Graph) -> _Ints:
-    """Of each pixel, among its neighbours of the same label; itself if it has none."""
-    down, across, width = graph.runs.down, graph.runs.across, graph.runs.width
-    above, left, right, below = pixels - width, pixels - 1, pixels + 1, pixels + width
-    best = np.zeros(len(pixels), np.uint16)
-    for rank, (neighbour, apart) in enumerate(
-        ((below, down[pixels]), (right, across[pixels]), (left, across[left]), (above, down[above])), start=1
-    ):
-        height = (graph.score[neighbour].astype(np.uint16) << 3) + np.uint16(rank)
-        np.maximum(best, height * ~apart, out=best)
-    found: _Ints = pixels + np.array([0, width, 1, -1, -width])[best & 7]
-    return found
+@Compiled
+def _between_trees(
+    node: NDArray[np.int32],
+    tree: NDArray[np.int32],
+    start: _Ints,
+    length: _Ints,
+    across: _Bools,
+    down: _Bools,
+    width: int,
+) -> tuple[_Ints, _Ints, _Ints]:
+    """All edges between two trees: both trees, and the keys: twice the left or upper place, plus 1 if downwards.
 
-
-def _edges(graph: _Graph, tree: NDArray[np.int32]) -> Edges:
-    """All edges between two trees; their keys are twice the place of the left or upper pixel, plus 1 if downwards."""
-    if not len(graph.low):
-        return Edges.concatenate([])
-    raster = np.zeros(len(graph.node), np.min_scalar_type(tree.max()))  # small numbers are compared faster
-    raster[graph.low] = tree[: len(graph.low)]
-    raster[graph.high] = tree[graph.node[graph.high]]
-    found = []
-    for step, walls in ((1, graph.runs.across), (graph.runs.width, graph.runs.down)):
-        place = np.flatnonzero((raster[step:] != raster[:-step]) > walls)  # and no wall
-        height = heights(graph.score[place], graph.score[place + step])
-        first, second = raster[place].astype(np.int64), raster[place + step].astype(np.int64)
-        found.append(Edges(first, second, height, 2 * place + (step > 1)))
-    return Edges.concatenate(found)
+    The pixels' nodes are overwritten by their trees.
+    """
+    for run in range(len(start)):
+        for pixel in range(start[run], start[run] + length[run]):
+            node[pixel] = tree[node[pixel]]
+    first = np.empty(1 << 12, np.int64)
+    second = np.empty_like(first)
+    key = np.empty_like(first)
+    count = 0
+    for run in range(len(start)):
+        if count + 2 * length[run] > len(first):
+            more = np.empty(len(first) + 2 * length[run], np.int64)
+            first = np.concatenate((first, more))
+            second = np.concatenate((second, more))
+            key = np.concatenate((key, more))
+        for pixel in range(start[run], start[run] + length[run]):
+            mine = node[pixel]
+            if node[pixel + 1] != mine and not across[pixel]:
+                first[count], second[count], key[count] = mine, node[pixel + 1], 2 * pixel
+                count += 1
+            if node[pixel + width] != mine and not down[pixel]:
+                first[count], second[count], key[count] = mine, node[pixel + width], 2 * pixel + 1
+                count += 1
+    return first[:count].copy(), second[:count].copy(), key[:count].copy()
 
 
 def _in_scene(edges: Edges, width: int, window: Window) -> Edges:

@@ -521,6 +521,21 @@ def test_what_a_worker_returned_and_nobody_took_before_it_died_is_done_again(tmp
         dask.stop()
 
 
+def test_a_connection_that_breaks_for_a_moment_ends_nothing(tmp_path: Path) -> None:
+    dask = Dask(tmp_path)
+    try:
+        dask.add(1, threads=2)
+        with on(dask, 1) as members:
+            for tag in range(3):
+                members.submit(tag, time.sleep, 1)
+            client = members._client
+            client.loop.add_callback(client.scheduler_comm.comm.abort)
+            assert sorted(members.next() for _ in range(3)) == [(0, None), (1, None), (2, None)]
+            assert members.pending == 0
+    finally:
+        dask.stop()
+
+
 def tiles_done(out: Path) -> int:
     return sum(len(tiles_of(out / name)) for name in NAMES)
 
