@@ -11,7 +11,9 @@ What a run leaves about itself lies in OUT: see `geoseg.records`.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -41,7 +43,16 @@ from geoseg.pipeline import (
     look,
     run,
 )
-from geoseg.planning import Estimate, estimate, fitting_tile, read_bytes, seconds_per_pass, tile_for_many, tiles_of
+from geoseg.planning import (
+    Estimate,
+    estimate,
+    fitting_tile,
+    memory_here,
+    read_bytes,
+    seconds_per_pass,
+    tile_for_many,
+    tiles_of,
+)
 from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
 from geoseg.selection import Fault, Narrowing, SceneRef, Scenes, narrowing, select, unique
 from geoseg.work import (
@@ -366,6 +377,31 @@ def workers_of(cluster: str) -> int | None:
         return None
     kind, _, count = cluster.partition(":")
     return int(count) if kind == "processes" and count.isdecimal() else 1
+
+
+def lacks(plan: ArchivePlan, crew: Crew | None = None) -> list[str]:
+    """What a run would run out of, in sentences: the disk, and the memory of each machine that has workers."""
+    wanted, found = plan.estimate(), []
+    there = next(each for each in (plan.out, *plan.out.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if free < wanted.disk:
+        need = f"the results take about {_gigabytes(wanted.disk)}"
+        found.append(f"{plan.out}: the disk has {_gigabytes(free)} free, {need}; free some or choose another place")
+    kind = plan.job.cluster.partition(":")[0]
+    if crew is not None:
+        machines = Counter(crew.ask(memory_here).values())
+    else:  # of a cluster that is not there yet nobody knows the machines
+        machines = Counter({memory_here(): workers_of(plan.job.cluster) or 1} if kind in {"local", "processes"} else {})
+    for (machine, memory), workers in sorted(machines.items()):
+        if memory < workers * wanted.memory:
+            need = f"{workers} workers may take {_gigabytes(workers * wanted.memory)}"
+            remedy = "have fewer of them, or give --max-memory"
+            found.append(f"{machine}: has {_gigabytes(memory)} of memory, {need}; {remedy}")
+    return found
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2g} GB"
 
 
 def seconds_of(plan: ArchivePlan) -> float:

@@ -120,6 +120,11 @@ class Lost:
     why: str
 
 
+def joins(recipe: Recipe) -> bool:
+    """Whether it joins a scheduler that runs already, and starts nothing."""
+    return recipe.kind == "address"
+
+
 @dataclass(frozen=True)
 class _Call:
     tag: Any

@@ -7,9 +7,13 @@ not walk over tiles: an axis at a time is enough, because tiles and patches are 
 from __future__ import annotations
 
 import math
+import os
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -63,6 +67,14 @@ def read_bytes(text: str) -> int:
         pass
     msg = f"{text!r} is no amount of memory; write it like 2GB or 500MB"
     raise OptionError(msg)
+
+
+def memory_here() -> tuple[str, int]:
+    """This machine's name, and the bytes of memory that it, or the container, has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return socket.gethostname(), min(limits)
 
 
 def tiles_of(tiling: Tiling) -> int:

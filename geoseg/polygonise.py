@@ -15,9 +15,9 @@ owns. One bit or three make a corner. Two opposite bits make a saddle: two corne
 **Rings.** Along a row, the corners of a component in order of their column are left, right, left, right: the ends of
 its horizontal edges; along a column the same gives its vertical edges (O'Rourke 1988, "Uniqueness of orthogonal
 connect-the-dots", in Computational Morphology). So one look at the corners in their order links all rings of all
-components, and each is walked once. The two corners of a saddle are linked round its two foreign pixels, not round its
-own: a component is 4-connected, so the two foreign pixels lie in different gaps or one of them outside, each ring passes
-a vertex at most once, and rings meet in points only, which is what a valid polygon needs.
+components, and each is walked once. The two corners of a saddle are linked round its two foreign pixels, not round
+its own: a component is 4-connected, so the two foreign pixels lie in different gaps or one of them outside, each ring
+passes a vertex at most once, and rings meet in points only, which is what a valid polygon needs.
 
 **Seams.** An object that touches its window's border is not built. Its piece keeps its masks at the corners and at
 every vertex on the window's border, where a neighbour's pixels may add bits. `join` adds the masks of one object at

@@ -167,3 +167,29 @@ def test_the_command_tells_what_would_be_done(
     assert (status, err) == (0, "")
     assert "2 (2 complete), 0 cannot be mapped" in out
     assert "time" not in {line.split()[0] for line in out.splitlines()}
+
+
+def test_what_is_not_enough_is_told_before_it_starts(
+    command: Callable[..., tuple[int, str, str]],  # noqa: F811  # the fixture
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene(tmp_path / "a.tif", 1)
+    job = job_of(tiny_model, ["*.tif"])
+    (tmp_path / "job.yaml").write_text(json.dumps(job.model_dump(mode="json")), encoding="utf-8")
+    asked = "plan", tmp_path / "job.yaml", "--no-time"
+    assert command(*asked)[0] == 0
+    status, _, err = command(*asked, "--cluster", "processes:100000")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "100000 workers may take" in err
+    assert "--max-memory" in err
+    monkeypatch.setattr("geoseg.cluster.ANSWER_WITHIN", 1)
+    status, _, err = command(*asked, "--cluster", "tcp://127.0.0.1:1")
+    assert status == 3
+    assert "Not enough: tcp://127.0.0.1:1: no worker can be had" in err
+    monkeypatch.setattr("geoseg.planning.KEPT_PER_PIXEL", 1e15)
+    for words in (asked, ("run", tmp_path / "job.yaml")):
+        status, _, err = command(*words)
+        assert f"Not enough: {tmp_path / 'maps'}: the disk has" in err
+        assert status == (3 if words[0] == "plan" else 0)  # who runs it has been told

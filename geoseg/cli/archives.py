@@ -125,15 +125,17 @@ def _archive_plan(
 
 
 def _run_archive(planned: Any, observe: Any, tell: Any) -> Any:
-    from geoseg.archive import run_archive
+    from geoseg.archive import lacks, run_archive
 
     if planned.job.cluster == "local" or not planned.pending:
+        _warn(lacks(planned))
         return run_archive(planned, observe=observe, tell=tell)
     from geoseg.cluster import crew, recipe_of
 
     with crew(recipe_of(planned.job.cluster)) as workers:
         if workers.dashboard is not None:
             say(f"{workers.threads} workers; dashboard: {workers.dashboard}")
+        _warn(lacks(planned, workers))
         return run_archive(planned, workers, observe=observe, tell=tell)
 
 
@@ -146,8 +148,9 @@ def _run_archive(planned: Any, observe: Any, tell: Any) -> Any:
 def plan_(job: Path, measured: bool, **how: Any) -> None:  # noqa: FBT001
     r"""Tell what a run would do and take, and every error that it would meet; reads headers only, writes nothing.
 
-    The memory is an upper bound for each worker. The time is that of this machine now: an estimate. The status is 3
-    if some scene cannot be mapped.
+    The memory is an upper bound for each worker. The time is that of this machine now: an estimate. A scheduler that
+    the job names is asked what its workers have; no cluster is started. The status is 3 if some scene cannot be mapped,
+    or disk, memory or workers are too few.
 
     \b
     Examples:
@@ -160,8 +163,30 @@ def plan_(job: Path, measured: bool, **how: Any) -> None:  # noqa: FBT001
         say(f"Cannot be mapped: {fault.name}: {fault.why}")
     for name, value in _plan_lines(planned, measured=measured):
         click.echo(f"{name:22} {value}")
-    if planned.faults:
+    missing = _lacks(planned)
+    _warn(missing)
+    if planned.faults or missing:
         sys.exit(INCOMPLETE)
+
+
+def _warn(missing: list[str]) -> None:
+    for what in missing:
+        say(f"Not enough: {what}")
+
+
+def _lacks(planned: Any) -> list[str]:
+    """What a run would run out of; workers are asked if they are there already."""
+    from geoseg.archive import lacks
+    from geoseg.cluster import crew, joins, recipe_of
+    from geoseg.errors import ClusterError, OptionError
+
+    if planned.job.cluster == "local" or not joins(recipe := recipe_of(planned.job.cluster)):
+        return lacks(planned)
+    try:
+        with crew(recipe) as workers:
+            return lacks(planned, workers)
+    except (ClusterError, OptionError) as error:
+        return [str(error)]
 
 
 def _plan_lines(planned: Any, *, measured: bool) -> Iterator[tuple[str, str]]:
