@@ -19,10 +19,11 @@ components, and each is walked once. The two corners of a saddle are linked roun
 its own: a component is 4-connected, so the two foreign pixels lie in different gaps or one of them outside, each ring
 passes a vertex at most once, and rings meet in points only, which is what a valid polygon needs.
 
-**Seams.** An object that touches its window's border is not built. Its piece keeps its masks at the corners and at
-every vertex on the window's border, where a neighbour's pixels may add bits. `join` adds the masks of one object at
-one vertex, which own different pixels, drops what is no corner any more and runs the same linking. Its memory follows
-what lies on the seams.
+**Seams.** An object that touches its window's border is not built; its piece keeps its corners. `join` adds the masks
+of one object at one vertex, which own different pixels, drops what is no corner any more and runs the same linking. Two
+pixels side by side are no corner, so a piece says nothing of a vertex where it has those; nor need it, for another
+piece's pixel there makes a corner with them and without them, and its two pixels there make none. Memory follows what
+lies on the seams.
 
 Shells run counter-clockwise and holes clockwise as seen on the screen, y downwards, so that on a north-up map, y
 upwards, they are seen the same way (RFC 7946's right-hand rule). A ring starts at its topmost, then leftmost vertex,
@@ -185,7 +186,7 @@ class Piece:
     parts: Parts
     """The others, as far as this window sees them; whether they touch the scene's edge is not known yet."""
     vertices: Vertices
-    """Of the parts: all corners, and every vertex that may become one, such as those on the window's border."""
+    """Of the parts: all corners."""
     border: Border
     scores: Scores | None = None
     """None if what touches is not parted."""
@@ -230,7 +231,7 @@ def polygonise(
         at_border[line[line >= 0]] = True
     if water:
         parts, at_border = _with_company(parts, at_border, block[whole.find(_places(parts, whole, window))])
-    vertices = _vertices(runs, component, at_border, window, parted=water is not None)
+    vertices = _vertices(runs, component, window)
     open_ended = at_border[vertices.part]
     complete = parts.select(~at_border)
     return Piece(
@@ -446,14 +447,10 @@ def _renumber_border(border: Border, kept: _Bools) -> Border:
     return Border(table[border.top], table[border.bottom], table[border.left], table[border.right])
 
 
-def _vertices(runs: Runs, component: NDArray[np.int32], at_border: _Bools, window: Window, *, parted: bool) -> Vertices:
-    """All corners, and of parts `at_border` all that may become corners; sorted by part, row, col.
-
-    Those are all their vertices on the window's border, and if parts may be joined inside the window, because what
-    touches was `parted`, all where more than two pieces meet.
-    """
+def _vertices(runs: Runs, component: NDArray[np.int32], window: Window) -> Vertices:
+    """All corners of all components, sorted by component, row, column."""
     start = np.append(runs.start, len(runs.flat))
-    part, row, col, mask = _find_vertices(start, component, at_border, at_border & parted, _IS_CORNER, runs.width)
+    part, row, col, mask = _find_corners(start, component, _IS_CORNER, runs.width)
     row += np.int32(window.row_start)
     col += np.int32(window.col_start)
     found = Vertices(part, row, col, mask)
@@ -461,34 +458,29 @@ def _vertices(runs: Runs, component: NDArray[np.int32], at_border: _Bools, windo
 
 
 @Compiled
-def _find_vertices(  # noqa: C901, PLR0912  # compiled functions call no others
+def _find_corners(  # noqa: C901  # compiled functions call no others
     start: _Ints,  # and where the raster ends
     component: NDArray[np.int32],
-    at_border: _Bools,
-    inside: _Bools,
     is_corner: _Bools,
     width: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
-    """What `_vertices` promises, in row-major order, counted from the window's corner: part, row, column, mask.
+    """In row-major order, counted from the window's corner: component, row, column, mask.
 
-    Vertices on the window's border may become corners of parts `at_border`, others of parts `inside`. Between
-    two rows of pixels there is nothing to see but where a run starts in one of them, or at the window's border.
+    Between two rows of pixels there is nothing to see but where a run starts in one of them.
     """
     part, row, col = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32)
     mask = np.empty(0, np.uint8)
-    rows = start[-1] // width - 2
-    count = above = below = 0
     owners, masks = np.empty(4, np.int32), np.empty(4, np.uint8)
-    for line in range(rows + 1):
-        place = line * width
-        end = place + width - 1
-        outermost = line in (0, rows)
+    count = above = below = 0
+    for line in range(start[-1] // width - 1):
         if count + 4 * width > len(part):  # room for a whole line: looked at for each vertex it takes most of the time
             more = count + 4 * width
             part = np.concatenate((part, np.empty(more, np.int32)))
             row = np.concatenate((row, np.empty(more, np.int32)))
             col = np.concatenate((col, np.empty(more, np.int32)))
             mask = np.concatenate((mask, np.empty(more, np.uint8)))
+        place = line * width
+        end = place + width - 1
         while place < end:
             # the runs that hold the pixels in the north west and in the south west
             while start[above + 1] <= place:
@@ -499,36 +491,29 @@ def _find_vertices(  # noqa: C901, PLR0912  # compiled functions call no others
             east_below = below + (start[below + 1] == place + width + 1)
             west, east = component[above], component[east_above]
             south_west, south_east = component[below], component[east_below]
-            at_side = outermost or place in (line * width, end - 1)
-            # no corner of anything unless edges of both directions meet
-            if at_side or west != south_west or east != south_east:
-                here = 0
-                if west >= 0:
-                    owners[0] = west
-                    masks[0] = 1 | (east == west) << 1 | (south_west == west) << 2 | (south_east == west) << 3
-                    here = 1
-                if east >= 0 and east != west:
-                    owners[here] = east
-                    masks[here] = 2 | (south_west == east) << 2 | (south_east == east) << 3
-                    here += 1
-                if south_west >= 0 and south_west not in (west, east):
-                    owners[here] = south_west
-                    masks[here] = 4 | (south_east == south_west) << 3
-                    here += 1
-                if south_east >= 0 and south_east not in (west, east, south_west):
-                    owners[here] = south_east
-                    masks[here] = 8
-                    here += 1
-                for one in range(here):
-                    if is_corner[masks[one]] or (at_border[owners[one]] if at_side else inside[owners[one]]):
-                        part[count], row[count], col[count] = owners[one], line, place - line * width
-                        mask[count] = masks[one]
-                        count += 1
-            if outermost:
-                place += 1
-            else:
-                # the runs that hold the next vertex's pixels in the west are looked up above
-                place = min(start[east_above + 1], start[east_below + 1] - width) - 1
+            here = 0
+            if west >= 0:
+                owners[0] = west
+                masks[0] = 1 | (east == west) << 1 | (south_west == west) << 2 | (south_east == west) << 3
+                here = 1
+            if east >= 0 and east != west:
+                owners[here] = east
+                masks[here] = 2 | (south_west == east) << 2 | (south_east == east) << 3
+                here += 1
+            if south_west >= 0 and south_west not in (west, east):
+                owners[here] = south_west
+                masks[here] = 4 | (south_east == south_west) << 3
+                here += 1
+            if south_east >= 0 and south_east not in (west, east, south_west):
+                owners[here] = south_east
+                masks[here] = 8
+                here += 1
+            for one in range(here):
+                if is_corner[masks[one]]:
+                    part[count], row[count], col[count] = owners[one], line, place - line * width
+                    mask[count] = masks[one]
+                    count += 1
+            place = min(start[east_above + 1], start[east_below + 1] - width) - 1
     return part[:count].copy(), row[:count].copy(), col[:count].copy(), mask[:count].copy()
 
 
