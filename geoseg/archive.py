@@ -111,6 +111,12 @@ class RunJob(Strict):
         description="what is not valid: scl or qa_pixel, of each scene's own, with =FILE of one for all; or a raster's "
         "path, whose 0 is not valid",
     )
+    resolution: float | None = Field(
+        default=None, gt=0, description="side of a pixel of all maps, in the units of the CRS; None: each scene's own"
+    )
+    crs: str | int | None = Field(
+        default=None, description="CRS of all maps, such as EPSG:32645; None: each scene's own"
+    )
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -137,6 +143,8 @@ class RunJob(Strict):
             "device",
             "bands",
             "nodata",
+            "resolution",
+            "crs",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())

@@ -45,7 +45,7 @@ from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
 from geoseg.models.architectures import own_stride
-from geoseg.raster import CONFIDENCE_STEPS, NODATA
+from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.tiling import CHUNK, Axis, Tiling
 from geoseg.window import Window
 
@@ -122,6 +122,10 @@ class SegmentJob:
     """A value for all bands that the model needs, or one for each in its order, that stands for no data."""
     mask: str | Path | None = None
     """A raster whose 0 is not valid, `scl=FILE` or `qa_pixel=FILE`; or `scl`, `qa_pixel` for one beside the scene."""
+    resolution: float | None = None
+    """Side of a pixel, in the units of the CRS, of the grid that the scene is read, predicted and written on."""
+    crs: str | int | None = None
+    """CRS of that grid: `EPSG:32645`, a number or WKT. None, both: the scene's own."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -289,7 +293,8 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
     scene, bands = as_asked(scene, model.bands, _asked(job))
-    patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
+    name = scene.path if job.resolution is None else f"{scene.path} at --resolution {job.resolution:g}"
+    patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, name)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
@@ -307,6 +312,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "simplify": job.simplify,
         "separation": model.separation if job.separate else None,
         **_asked_parameters(job),
+        **_grid_parameters(scene),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside)
@@ -321,6 +327,8 @@ def _asked(job: SegmentJob) -> Asked:
         tuple((job.bands or {}).items()),
         tuple(float(value) for value in values),
         None if job.mask is None else str(job.mask),
+        job.resolution,
+        job.crs,
     )
 
 
@@ -329,6 +337,15 @@ def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     asked = _asked(job)
     told = {"bands": dict(asked.bands), "nodata": [str(value) for value in asked.nodata]}
     return {name: value for name, value in told.items() if value}
+
+
+def _grid_parameters(scene: Scene) -> dict[str, Any]:
+    """The grid of a scene that is not read on its own."""
+    if not scene.parts:
+        return {}
+    crs = crs_of(scene.geobox)
+    code = f"EPSG:{crs.epsg}" if crs.epsg else crs.wkt
+    return {"grid": {"crs": code, "transform": [float(number) for number in scene.geobox.affine[:6]]}}
 
 
 def run(

@@ -88,6 +88,18 @@ _MAPPING = (
         help="What is not valid: FILE whose 0 is not, any grid or CRS; scl=FILE (Sentinel-2) or qa_pixel=FILE "
         "(Landsat) for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
     ),
+    click.option(
+        "--resolution",
+        type=float,
+        metavar="R",
+        help="Map on a grid of pixels of this side, with edges at its multiples, in the units of the CRS: metres for "
+        "most, degrees for EPSG:4326 (0.000005 is about half a metre).  [default: the scene's own grid]",
+    ),
+    click.option(
+        "--crs",
+        metavar="CRS",
+        help="Map in this CRS, as EPSG:32645.  [default: the scene's own]",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--stride",
@@ -146,6 +158,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     Examples:
       geoseg segment town.tif buildings --out maps
       geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
+      geoseg segment town.tif buildings --out maps --resolution 0.3 --crs EPSG:32645
       geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """

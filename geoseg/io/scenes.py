@@ -14,8 +14,10 @@ from geoseg.io import masks
 from geoseg.io.band_files import BandFilesSource, is_band_files, only_bands, open_band_files
 from geoseg.io.band_names import join_pairs
 from geoseg.io.gdal_scenes import GdalSource, open_raster
+from geoseg.io.grids import GridSource, crs_asked, on_grid, target_grid
 from geoseg.io.pixels import SceneSource, Stretch, Survey
 from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
+from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,16 +63,29 @@ def _kind(path: str) -> Kind:
     return next(kind for kind in KINDS if kind.recognises(path))
 
 
-def open_scene(path: str | Path | Mapping[str, str | Path]) -> Scene:
+def open_scene(
+    path: str | Path | Mapping[str, str | Path], *, resolution: float | None = None, crs: str | int | None = None
+) -> Scene:
     """What a scene is: its grid, bands and date; no pixel is read.
 
     `path`: a raster file, a Zarr store, a STAC item (.json), a folder with a file for each band, or the files by the
-    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`.
+    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`. `resolution` (in the units
+    of the CRS) and `crs` (`EPSG:32645`, a number, WKT): the grid that it is read on instead of its own.
 
-    Raises `SceneError` if it is missing, not a raster, or has no place on the ground.
+    Raises `SceneError` if it is missing, not a raster, or has no place on the ground, `OptionError` for a grid that
+    cannot be.
     """
     text = join_pairs(path) if isinstance(path, Mapping) else os.fspath(path)
-    return _kind(text).open(text)
+    return _regridded(_kind(text).open(text), resolution, crs)
+
+
+def _regridded(scene: Scene, resolution: float | None, crs: str | int | None) -> Scene:
+    """A scene on the grid that is asked for; as it is if that is nothing else."""
+    if resolution is None and crs is None:
+        return scene
+    wanted = crs_of(scene.geobox) if crs is None else crs_asked(crs)
+    grid = target_grid(scene.parts or (scene,), resolution, wanted)
+    return scene if grid == scene.geobox else on_grid(scene, grid)
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,10 @@ class Asked:
     """A value for all bands that are read, or one for each, that stands for no data."""
     mask: str | None = None
     """See `masks.chosen`."""
+    resolution: float | None = None
+    """Side of a pixel in the units of the CRS; None: the scene's own."""
+    crs: str | int | None = None
+    """None: the scene's own."""
 
 
 def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
@@ -90,6 +109,16 @@ def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene
 
     Raises `SceneError` or `OptionError` if that cannot be.
     """
+    if scene.parts:
+        each = [_files_as_asked(part, wanted, asked) for part in scene.parts]
+        scene, bands = replace(scene, parts=tuple(part for part, _ in each)), each[0][1]
+    else:
+        scene, bands = _files_as_asked(scene, wanted, asked)
+    return _regridded(scene, asked.resolution, asked.crs), bands
+
+
+def _files_as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
+    """The same of a scene on its own grid."""
     bands = _named(scene, wanted, dict(asked.bands))
     if scene.files:
         scene, bands = only_bands(scene, bands), tuple(range(1, len(bands) + 1))
@@ -140,6 +169,10 @@ def open_source(
     waits: tuple[float, ...] = (),
 ) -> SceneSource:
     """Pixels of a scene: see `SceneSource`."""
+    if scene.parts:
+        return GridSource(
+            scene, bands, [open_source(part, bands, stretch, None, waits) for part in scene.parts], inside
+        )
     return _kind(scene.path).source(scene, bands, stretch, inside, waits)
 
 
