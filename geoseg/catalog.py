@@ -370,6 +370,8 @@ def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
             yield path, "application/vnd.zarr" if Path(path).is_dir() else "image/jp2" if jp2 else "image/tiff"
         if part.item is not None:
             yield part.item, "application/geo+json"
+    if scene.parts and scene.mask is not None:
+        yield scene.mask[1], "image/tiff"
     yield str(model.weights.parent / "item.json"), "application/geo+json"
 
 

@@ -185,7 +185,7 @@ class Result:
 
 
 def segment(
-    scene: str | Path | Mapping[str, str | Path] | Scene,
+    scene: str | Path | Mapping[str, str | Path] | Sequence[str | Path] | Scene,
     product: str,
     out: str | Path,
     *,
@@ -193,6 +193,8 @@ def segment(
     **options: Any,
 ) -> Result:
     """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
+
+    `scene`: whatever `open_scene` takes, a list of scenes that are mapped as one among it, or what it returns.
 
     Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.

@@ -142,6 +142,10 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       red=FILE,green=FILE,blue=FILE
                           a file for each band, each at its own resolution
       item.json           a STAC item; item.json#B04,B03,B02 for assets of these keys
+      mosaic:FOLDER, mosaic:'tiles/*.tif', mosaic:a.tif,b.tif
+                          several of these as one; where they overlap, the first that
+                          is valid counts, or with mosaic-newest: (-oldest, -least-cloud)
+                          the newest ...
 
     \b
     Writes into OUT/<name of the scene>/:
@@ -159,6 +163,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       geoseg segment town.tif buildings --out maps
       geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
       geoseg segment town.tif buildings --out maps --resolution 0.3 --crs EPSG:32645
+      geoseg segment mosaic-newest:tiles buildings --out maps
       geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """

@@ -77,18 +77,19 @@ def crs_asked(text: str | int) -> CRS:
 def target_grid(scenes: Sequence[Scene], resolution: float | None = None, crs: CRS | None = None) -> GeoBox:
     """The grid on which scenes are read together: north up, with pixel edges at multiples of the resolution.
 
-    `resolution` counts in the units of the CRS. Without it, it is what the first scene's pixels are at its middle, to
-    two digits; without a CRS, that of the first scene. With neither it is the first scene's own lattice. Raises
-    `OptionError` for a grid that cannot be, or holds nothing, or far too much.
+    `resolution` counts in the units of the CRS. Without it, it is what the finest scene's pixels are at its middle, to
+    two digits; without a CRS, that of the finest scene (the first of those). With neither it is that scene's own
+    lattice. Raises `OptionError` for a grid that cannot be, or holds nothing, or far too much.
     """
-    first, crs = scenes[0], crs or crs_of(scenes[0].geobox)
+    finest = min(scenes, key=lambda scene: round(math.prod(scene.ground_resolution), 9))
+    crs = crs or crs_of(finest.geobox)
     _check_place(scenes, crs)
-    if resolution is None and crs == crs_of(first.geobox):
-        return _grid_over(scenes, first.geobox.affine, crs, "")
+    if resolution is None and crs == crs_of(finest.geobox):
+        return _grid_over(scenes, finest.geobox.affine, crs, "")
     if resolution is not None and not 0 < resolution < math.inf:
         msg = f"--resolution {resolution:g}: must be above 0, in {_unit(crs)}"
         raise OptionError(msg)
-    side = resolution or _own_resolution(first, crs)
+    side = resolution or _own_resolution(finest, crs)
     return _grid_over(scenes, Affine(side, 0, 0, 0, -side, 0), crs, f"--resolution {side:g} ({_unit(crs)}): ")
 
 
@@ -299,9 +300,10 @@ class GridSource(SceneSource):
         rows, cols = (nearest(side, count) + 0.5 for side, count in zip(self.shape, shape, strict=True))
         grid = np.meshgrid(rows, cols, indexing="ij")
         made = np.ma.MaskedArray(np.zeros((len(self.bands), *shape), self.scene.dtype), mask=True)
+        step = self.shape[0] / shape[0]
         for part in self._parts:
             if part.extent is not None:
-                part.add_to_overview(made, (grid[0], grid[1]), max(shape))
+                part.add_to_overview(made, (grid[0], grid[1]), math.ceil(max(part.extent.shape) / step))
                 part.source.close()
         return made
 
