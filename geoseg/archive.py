@@ -119,6 +119,9 @@ class RunJob(Strict):
     crs: str | int | None = Field(
         default=None, description="CRS of all maps, such as EPSG:32645; None: each scene's own"
     )
+    output_grid: Literal["target", "source"] = Field(
+        default="target", description="source: models see the resolution, and the maps keep each scene's own grid"
+    )
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -147,6 +150,7 @@ class RunJob(Strict):
             "nodata",
             "resolution",
             "crs",
+            "output_grid",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())

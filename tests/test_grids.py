@@ -523,3 +523,34 @@ def test_masks_and_fill_count_before_anything_is_between(tmp_path: Path) -> None
     raster = open_source(scene, bands).read(Window.of_shape(scene.shape))
     assert raster.valid.any()
     assert (raster.values[:, raster.valid] == 50).all()
+
+
+def test_the_model_may_see_another_grid_than_the_maps_have(tmp_path: Path, tiny_model: Path) -> None:
+    """As it does for a scene beyond its range: patches are resampled, and scores brought back."""
+    path = town(tmp_path / "town.tif")
+    asked = {"model": str(tiny_model), "resolution": 0.45, "output_grid": "source"}
+    planned = plan(SegmentJob(path, "buildings", tmp_path / "out", **asked))
+    assert planned.tiling.patch == (96, 96)  # 64 pixels of 0.45 m
+    assert planned.scene == open_scene(path)
+    labels, dataset = labels_of(geoseg.segment(path, "buildings", tmp_path / "out", **asked))
+    assert (dataset.transform, labels.shape) == (BANEPA, (120, 150))
+    other, _ = labels_of(geoseg.segment(path, "buildings", tmp_path / "plain", model=str(tiny_model)))
+    assert (labels != other).any()
+    np.testing.assert_array_equal(labels == 255, other == 255)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"crs": "EPSG:3857", "resolution": 0.4}, r"--output-grid source: is target, or source with a --resolution"),
+        ({}, r"--output-grid source: is target, or source with a --resolution and no --crs"),
+        ({"resolution": -1.0}, r"--resolution -1: must be above 0"),
+        ({"resolution": 0.7}, r"town\.tif: --resolution 0.7 is 0.7 m on the ground, tiny sees 0.1 to 0.6 m; choose"),
+    ],
+)
+def test_what_a_scene_cannot_keep_its_grid_with_is_refused(
+    tmp_path: Path, tiny_model: Path, asked: dict[str, Any], why: str
+) -> None:
+    path = town(tmp_path / "town.tif")
+    with pytest.raises(OptionError, match=why):
+        plan(SegmentJob(path, "buildings", tmp_path / "out", str(tiny_model), output_grid="source", **asked))

@@ -100,6 +100,13 @@ _MAPPING = (
         metavar="CRS",
         help="Map in this CRS, as EPSG:32645.  [default: the scene's own]",
     ),
+    click.option(
+        "--output-grid",
+        type=click.Choice(["target", "source"]),
+        default="target",
+        show_default=True,
+        help="With --resolution, source shows the model pixels of that size and keeps the scene's own grid.",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--stride",
