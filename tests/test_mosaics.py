@@ -180,6 +180,22 @@ def read_alone(scene: Scene, part: int) -> NDArray[np.bool_]:
     return whole_of(replace(scene, parts=scene.parts[part : part + 1])).valid
 
 
+def test_a_mosaic_goes_on_across_the_antimeridian(tmp_path: Path) -> None:
+    place = rasterio.Affine(1e-4, 0, 179.99, 0, -1e-4, 52)
+    values = picture()
+    beyond = rasterio.Affine.translation(-360, 0) @ at(Window(0, 1, 100, 101), place)
+    paths = [
+        write_tif(tmp_path / "west.tif", values[:, :, :100], "EPSG:4326", place, nodata=0),
+        write_tif(tmp_path / "east.tif", values[:, :, 100:], "EPSG:4326", beyond, nodata=0),
+    ]
+    scene = open_scene(paths)
+    assert scene.shape == (ROWS, COLS)
+    np.testing.assert_array_equal(whole_of(scene).values, values)
+    aside = open_scene(paths, crs="EPSG:32601")
+    assert aside.shape[1] < 3 * COLS
+    assert whole_of(aside).valid.mean() > 0.6
+
+
 def test_the_grid_is_that_of_the_finest(tmp_path: Path) -> None:
     paths = [
         write_tif(tmp_path / "coarse.tif", picture(), transform=BANEPA @ rasterio.Affine.scale(2)),

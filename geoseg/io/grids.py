@@ -452,10 +452,19 @@ def _shift(own: GeoBox, target: GeoBox) -> tuple[int, int, int, int] | None:
     """Rows and columns that a source's pixels are further on than the same ones of the target; None: others are."""
     if own.crs != target.crs:
         return None
-    affine = to_file(own, target)
+    affine = to_file(_turned(own, target), target)
     whole = Affine.translation(round(affine.c), round(affine.f))
     rows, cols = target.shape
     off = max(
         np.abs(np.subtract(affine @ corner, whole @ corner)).max() for corner in ((0, 0), (cols, rows), (0, rows))
     )
     return None if off > WHOLE else (round(affine.f),) * 2 + (round(affine.c),) * 2
+
+
+def _turned(own: GeoBox, target: GeoBox) -> GeoBox:
+    """A grid as often round the earth as brings it nearest to another one of its CRS."""
+    turn, crs = turn_of(crs_of(own)), crs_of(own)
+    if turn is None:
+        return own
+    turns = round((_middle(target, crs) - _middle(own, crs)) / turn)
+    return GeoBox(own.shape, Affine.translation(turn * turns, 0) @ own.affine, crs) if turns else own
