@@ -22,6 +22,7 @@ from rasterio.vrt import WarpedVRT
 
 import geoseg
 from geoseg.archive import RunJob, plan_archive, run_archive
+from geoseg.changes.planned import job_of
 from geoseg.cli import cli
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, SceneError
 from geoseg.io import grids
@@ -79,6 +80,7 @@ WORLD = (180, 360)
 
 CASES = {
     "same CRS, aside": Case("EPSG:32645", BANEPA, None, 0.29),
+    "a third of a pixel aside": Case("EPSG:32645", BANEPA, None, 0.3),
     "same CRS, finer": Case("EPSG:32645", BANEPA, None, 0.11),
     "means of 2": Case("EPSG:32645", BANEPA, None, 0.6),
     "means of 5, aside": Case("EPSG:32645", BANEPA, None, 1.4),
@@ -229,6 +231,7 @@ def test_pixels_are_those_of_an_exact_warper(name: str, folder: Path) -> None:
     between = weighted(values, valid, np.where(inside, down, 0), np.where(inside, along, 0))
     off = np.abs(mixed.values - between)[:, clear & there]
     assert off.max() < 0.5 + 255 * 2e-3
+    assert abs((mixed.values - between)[:, clear & there].mean()) < 0.02  # rounded, not cut off
 
 
 @pytest.mark.parametrize("factor", [2, 3, 7])
@@ -554,3 +557,12 @@ def test_what_a_scene_cannot_keep_its_grid_with_is_refused(
     path = town(tmp_path / "town.tif")
     with pytest.raises(OptionError, match=why):
         plan(SegmentJob(path, "buildings", tmp_path / "out", str(tiny_model), output_grid="source", **asked))
+
+
+def test_scenes_that_were_opened_on_a_grid_are_compared_on_it(tmp_path: Path) -> None:
+    path = town(tmp_path / "town.tif")
+    scene = open_scene(path, resolution=0.5, crs="EPSG:3857")
+    job = job_of(scene, path, "buildings", tmp_path / "out")
+    assert (job.before.resolution, job.before.crs) == (0.5, 3857)
+    assert (job.after.resolution, job.after.crs) == (None, None)
+    assert open_scene(path, resolution=job.before.resolution, crs=job.before.crs).geobox == scene.geobox

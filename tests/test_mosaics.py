@@ -288,6 +288,22 @@ def test_masks_and_bands_are_those_of_all_parts(tmp_path: Path) -> None:
     assert differs(before, state_of_scene(scene))
 
 
+def test_one_mask_may_lie_on_some_parts_only(tmp_path: Path) -> None:
+    mask = write_tif(tmp_path / "mask" / "m.tif", np.ones((ROWS, 80), np.uint8))
+    scene, bands = as_asked(open_scene(cut(picture(), tmp_path)), RGB, Asked(mask=str(mask)))
+    valid = whole_of(scene, bands).valid
+    np.testing.assert_array_equal(valid, (picture() != 0).any(axis=0) & (np.arange(COLS) < 80))
+
+
+def test_the_stretch_is_that_of_pixels_that_are_seen(tmp_path: Path) -> None:
+    """What lies below another scene has no say in it."""
+    paths = [
+        write_tif(tmp_path / f"{k}.tif", picture("uint16") * k, nodata=0, photometric="MINISBLACK") for k in (1, 3)
+    ]
+    alone, both = (open_scene(each) for each in (paths[0], paths))
+    assert estimate_stretch(both, (1, 2, 3)) == estimate_stretch(alone, (1, 2, 3))
+
+
 def test_clouds_of_one_date_are_filled_by_the_next(tmp_path: Path) -> None:
     for k, cloudy in ((1, slice(0, 60)), (2, slice(40, 90))):
         folder = tmp_path / f"S2_{k}"

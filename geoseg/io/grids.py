@@ -44,10 +44,10 @@ OUTLINE_POINTS = 65
 OPEN_AT_ONCE = 16
 """Scenes of a mosaic whose files are kept open."""
 
-BLOCK = (512, 1024)
+BLOCK = (512, 2048)
 """Rows and columns of the target that are made together, at most."""
 
-BLOCK_SOURCE = 1 << 20
+BLOCK_SOURCE = 1 << 21
 """Pixels of a source that are read for them, at most, unless a single cell needs more."""
 
 DIGITS = 2
@@ -222,6 +222,14 @@ def _utm(grid: GeoBox) -> str:
 
 def _name(crs: CRS) -> str:
     return f"EPSG:{crs.epsg}" if crs.epsg else str(crs.proj.name)
+
+
+def asked_of(scene: Scene) -> dict[str, Any]:
+    """The resolution and CRS by which a scene got its grid; nothing where it has the one that it has unasked."""
+    grid = scene.geobox
+    if not scene.parts or grid == target_grid(scene.parts):
+        return {}
+    return {"resolution": float(grid.resolution.x), "crs": grid.crs and (grid.crs.epsg or grid.crs.wkt)}
 
 
 def on_grid(scene: Scene, grid: GeoBox, *, by_nearest: bool = False) -> Scene:
