@@ -642,7 +642,8 @@ def patch_on_scene(
         msg = (
             f"{name}: its pixels are {down:.3g} x {along:.3g} m on the ground, {model.name} was trained for "
             f"{finest:g} to {coarsest:g} m and takes {finest / MAX_DOWNSAMPLING:.2g} to "
-            f"{coarsest * MAX_UPSAMPLING:g} m by resampling; choose a scene or a model that fits (geoseg models)"
+            f"{coarsest * MAX_UPSAMPLING:g} m by resampling; choose a scene, a --resolution or a model that fits "
+            "(geoseg models)"
         )
         raise ModelError(msg)
     step = stride or model.stride

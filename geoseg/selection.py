@@ -33,7 +33,7 @@ from geoseg.io.band_names import (
     permitted_masks,
 )
 from geoseg.io.hrefs import Rule, Scheme, absolute, scheme_of
-from geoseg.io.mosaics import Order  # noqa: TC001  # pydantic wants it at run time
+from geoseg.io.mosaics import Order, is_mosaic
 from geoseg.io.vectors import read_polygons
 from geoseg.jobs import Strict
 
@@ -215,6 +215,9 @@ def _permit_catalog(rule: Rule, where: str) -> None:
 
 def _files(entry: SceneFile, scenes: Scenes, data: Path) -> Iterator[SceneRef | Fault]:
     rule = Rule(scenes.allow, ())
+    if is_mosaic(entry.href):
+        yield Fault(entry.href, f"{entry.href}: in a job, list its scenes, and add scenes.mosaic: {{order: newest}}")
+        return
     try:
         alone = scheme_of(entry.href) or is_pairs(entry.href)
         paths = [in_full(entry.href, data)] if alone else _glob(entry, data)

@@ -367,6 +367,11 @@ def test_a_job_makes_no_mosaic_where_a_scene_is_missing(tmp_path: Path, tiny_mod
     scenes["mosaic"] = {"order": "newest"}
     planned = plan_archive(RunJob(product="buildings", model=str(tiny_model), scenes=scenes), tmp_path)
     assert "its date is unknown, and newest goes by it" in planned.faults[0].why
+    scenes["files"] = ["mosaic:*.tif"]
+    planned = plan_archive(RunJob(product="buildings", model=str(tiny_model), scenes=scenes), tmp_path)
+    assert [fault.why for fault in planned.faults] == [
+        "mosaic:*.tif: in a job, list its scenes, and add scenes.mosaic: {order: newest}"
+    ]
 
 
 def test_the_command_line_takes_a_pattern(tmp_path: Path, tiny_model: Path) -> None:
@@ -425,6 +430,8 @@ def test_folders_and_patterns_without_scenes_are_refused(tmp_path: Path, text: s
 def test_an_order_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="order 'best': is none; choose one of first, newest"):
         open_scene([tmp_path / "a.tif"], order="best")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(OptionError, match="order 'best': is none"):
+        open_scene(f"mosaic-best:{tmp_path}")
     with pytest.raises(SceneError, match="none with a semicolon"):
         open_scene([tmp_path / "a;b.tif"])
 

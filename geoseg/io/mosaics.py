@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Order: TypeAlias = Literal["first", "newest", "oldest", "least-cloud"]
 """Which scene goes before the others where they overlap."""
 
-WRITTEN = re.compile(r"mosaic(?:-(newest|oldest|least-cloud))?:(.+)", re.DOTALL)
+WRITTEN = re.compile(r"mosaic(?:-([\w-]+))?:(.+)", re.DOTALL)
 
 RASTERS = {".tif", ".tiff", ".jp2", ".vrt"}
 """How files are named that are taken of a folder, in small letters."""
@@ -47,9 +47,7 @@ def is_mosaic(path: str) -> bool:
 
 def written(paths: Sequence[str], order: Order = "first") -> str:
     """What `read_from` takes apart. Raises `SceneError` for a path with a semicolon, `OptionError` for no order."""
-    if order not in get_args(Order):
-        msg = f"order {order!r}: is none; choose one of {', '.join(get_args(Order))}"
-        raise OptionError(msg)
+    _check_order(order)
     if not paths or any(";" in path for path in paths):
         msg = f"a mosaic of {list(paths)}: needs scenes, none with a semicolon in its path; rename it"
         raise SceneError(msg)
@@ -57,14 +55,21 @@ def written(paths: Sequence[str], order: Order = "first") -> str:
     return head + (";" if any("," in path for path in paths) else ",").join(paths)
 
 
+def _check_order(order: str) -> None:
+    if order not in get_args(Order):
+        msg = f"order {order!r}: is none; choose one of {', '.join(get_args(Order))}"
+        raise OptionError(msg)
+
+
 def read_from(text: str) -> tuple[Order, str | None, list[str]]:
     """The order of a mosaic, its name if it is a folder's or a pattern's, and the paths of its scenes.
 
-    Raises `SceneError` if a folder or pattern holds none.
+    Raises `SceneError` if a folder or pattern holds none, `OptionError` for an order that is none.
     """
     found = WRITTEN.fullmatch(text)
     order: Order = cast("Order", found[1] or "first") if found else "first"
     rest = found[2] if found else text
+    _check_order(order)
     entries = [rest] if kind_of(rest) else rest.split(";" if ";" in rest else ",")
     paths = [path for entry in entries for path in _scenes_of(entry.strip())]
     name = None
