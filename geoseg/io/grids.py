@@ -48,7 +48,7 @@ BLOCK = (512, 2048)
 """Rows and columns of the target that are made together, at most."""
 
 BLOCK_SOURCE = 1 << 21
-"""Pixels of a source that are read for them, at most, unless a single cell needs more."""
+"""Pixels of a source that are read for them, at most, unless a single pixel needs more."""
 
 DIGITS = 2
 """Of a resolution that nobody asked for."""
@@ -358,7 +358,7 @@ class _Part:
         needed = self._needed(lattice.bounds)
         if needed is None:
             return
-        if needed.size > BLOCK_SOURCE and max(window.shape) > CELL:  # turned, or torn apart by the antimeridian
+        if needed.size > BLOCK_SOURCE and window.size > 1:  # turned, or torn apart by the antimeridian
             for half in _halves(window):
                 here = half.relative_to(window).slices
                 self._read(half, values[:, *here], valid[here])
@@ -420,7 +420,7 @@ def _edges(window: Window) -> tuple[int, int, int, int]:
 
 
 def _halves(window: Window) -> tuple[Window, Window]:
-    """A window cut across its longer side, between cells."""
+    """A window cut across its longer side, between cells if it has several."""
     rows, cols = window.shape
     if rows >= cols:
         cut = (window.row_start + rows // 2) // CELL * CELL
