@@ -71,7 +71,7 @@ def crs_asked(text: str | int) -> CRS:
     if not (found.is_projected or found.is_geographic):
         msg = f"--crs {text}: {found.name} is {found.type_name}, without x and y on the ground; choose a projected one"
         raise OptionError(msg)
-    return CRS(found.to_epsg() or found.to_wkt())
+    return CRS(found.to_epsg(min_confidence=100) or found.to_wkt())
 
 
 def target_grid(scenes: Sequence[Scene], resolution: float | None = None, crs: CRS | None = None) -> GeoBox:
@@ -229,7 +229,7 @@ def asked_of(scene: Scene) -> dict[str, Any]:
     grid = scene.geobox
     if not scene.parts or grid == target_grid(scene.parts):
         return {}
-    return {"resolution": float(grid.resolution.x), "crs": grid.crs and (grid.crs.epsg or grid.crs.wkt)}
+    return {"resolution": float(grid.resolution.x), "crs": str(grid.crs)}
 
 
 def on_grid(scene: Scene, grid: GeoBox, *, by_nearest: bool = False) -> Scene:
