@@ -28,6 +28,7 @@ from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run t
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
 from geoseg.io.masks import in_full
+from geoseg.io.mosaics import mosaic, written
 from geoseg.io.scenes import open_scene
 from geoseg.io.store import entries_of, job_of
 from geoseg.jobs import Strict
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from geoseg.catalog import ModelSpec
     from geoseg.io.store import ResultStore
     from geoseg.pipeline import Machine, Plan
+    from geoseg.selection import Mosaic
     from geoseg.tiling import Tile, Tiling
     from geoseg.window import Window
 
@@ -122,6 +124,15 @@ class RunJob(Strict):
         description="what is not valid: scl or qa_pixel, of each scene's own, with =FILE of one for all; or a raster's "
         "path, whose 0 is not valid",
     )
+    resolution: float | None = Field(
+        default=None, gt=0, description="side of a pixel of all maps, in the units of the CRS; None: each scene's own"
+    )
+    crs: str | int | None = Field(
+        default=None, description="CRS of all maps, such as EPSG:32645; None: each scene's own"
+    )
+    output_grid: Literal["target", "source"] = Field(
+        default="target", description="source: models see the resolution, and the maps keep each scene's own grid"
+    )
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -148,6 +159,9 @@ class RunJob(Strict):
             "device",
             "bands",
             "nodata",
+            "resolution",
+            "crs",
+            "output_grid",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())
@@ -278,8 +292,7 @@ def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite:
     looker = _Looker(job, data, out, collection, model, narrowing(job.scenes, data), fitting, overwrite=overwrite)
     entries: list[SceneEntry] = []
     faults: list[Fault] = []
-    for ref in unique(select(job.scenes, data)):
-        found = ref if isinstance(ref, Fault) else looker.look(ref)
+    for found in looker.look_at(unique(select(job.scenes, data))):
         if isinstance(found, Fault):
             faults.append(found)
         elif found is not None:
@@ -337,21 +350,52 @@ class _Looker:
     overwrite: bool
     outside: int = 0
 
+    def look_at(self, refs: Iterable[SceneRef | Fault]) -> Iterator[SceneEntry | Fault | None]:
+        """The entry of each scene, or of all of them as one; None for what the job does not want."""
+        if self.job.scenes.mosaic is None:
+            yield from (ref if isinstance(ref, Fault) else self.look(ref) for ref in refs)
+            return
+        seen = [ref if isinstance(ref, Fault) else self._scene(ref) for ref in refs]
+        faults = [each for each in seen if isinstance(each, Fault)]
+        parts = [each for each in seen if isinstance(each, Scene)]
+        yield from faults
+        if faults or not parts:  # a hole where a scene is missing would look like ground that nobody saw
+            return
+        yield self._together(parts, self.job.scenes.mosaic)
+
     def look(self, ref: SceneRef) -> SceneEntry | Fault | None:
         """The entry of a scene; None if the job does not want it, or if it is a result itself."""
+        scene = self._scene(ref)
+        return self._entry(scene, ref.href, ref.id) if isinstance(scene, Scene) else scene
+
+    def _scene(self, ref: SceneRef) -> Scene | Fault | None:
         if self.out in Path(ref.href).parents:
             return None
         try:
             scene = _scene_of(ref)
             outline = scene.geobox.footprint(4326, buffer=0, npoints=16).geom
-            if not self.wanted.wants(scene.path, outline, scene.datetime):
-                self.outside += 1
-                return None
-            asked = self.job.segment_job(ref.href, self.out, self.data, self.collection)
+            if self.wanted.wants(scene.path, outline, scene.datetime):
+                return scene
+        except GeosegError as error:
+            return Fault(ref.id, str(error))
+        self.outside += 1
+        return None
+
+    def _together(self, parts: list[Scene], wanted: Mosaic) -> SceneEntry | Fault:
+        try:
+            path = written([part.path for part in parts], wanted.order)
+            scene = mosaic(parts, wanted.order, path, wanted.id)
+        except GeosegError as error:
+            return Fault(wanted.id, str(error))
+        return self._entry(scene, path, wanted.id)
+
+    def _entry(self, scene: Scene, path: str, name: str) -> SceneEntry | Fault:
+        try:
+            asked = self.job.segment_job(path, self.out, self.data, self.collection)
             planned = self.fitting.fit(look(replace(asked, overwrite=self.overwrite), scene, self.model))
             return SceneEntry(SceneOrder.of(planned), self._state(planned.folder, planned.parameters))
         except GeosegError as error:
-            return Fault(ref.id, str(error))
+            return Fault(name, str(error))
 
     def _state(self, folder: Path, parameters: dict[str, Any]) -> State:
         before = job_of(folder)

@@ -161,11 +161,17 @@ class Scene:
     """Values that stand for no data besides what the file says: one, or one for each band that is read."""
     mask: tuple[str, str] | None = None
     """The raster that tells what is not valid: what it is (`mask`, `scl`, `qa_pixel`), and where."""
+    parts: tuple[Scene, ...] = ()
+    """The scenes that it is read from, where its grid is not their own; the first that is valid in a pixel counts."""
+    by_nearest: bool = False
+    """Whether a pixel takes what it lies in of those, as codes want it, and not what is between."""
 
     @property
     def name(self) -> str:
         """What people call it: the file's name, or its id where it is several files."""
-        return self.id if self.files else Path(self.path).name
+        if len(self.parts) == 1:
+            return self.parts[0].name
+        return self.id if self.files or self.parts else Path(self.path).name
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -358,11 +364,14 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
 
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
-    for path in (*(scene.files or (scene.path,)), *((scene.mask[1],) if scene.mask else ())):
-        jp2 = Path(path).suffix.lower() in {".jp2", ".j2k"}
-        yield path, "application/vnd.zarr" if Path(path).is_dir() else "image/jp2" if jp2 else "image/tiff"
-    if scene.item is not None:
-        yield scene.item, "application/geo+json"
+    for part in scene.parts or (scene,):
+        for path in (*(part.files or (part.path,)), *((part.mask[1],) if part.mask else ())):
+            jp2 = Path(path).suffix.lower() in {".jp2", ".j2k"}
+            yield path, "application/vnd.zarr" if Path(path).is_dir() else "image/jp2" if jp2 else "image/tiff"
+        if part.item is not None:
+            yield part.item, "application/geo+json"
+    if scene.parts and scene.mask is not None:
+        yield scene.mask[1], "image/tiff"
     yield str(model.weights.parent / "item.json"), "application/geo+json"
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import rasterio
@@ -45,7 +45,7 @@ from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
 from geoseg.models.architectures import own_stride
-from geoseg.raster import CONFIDENCE_STEPS, NODATA
+from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.tiling import CHUNK, Axis, Tiling
 from geoseg.window import Window
 
@@ -77,6 +77,9 @@ PATCH_WITHIN = 0.01
 
 STRIDE_WITHIN = 0.8
 """How much of the stride that is asked for is left at least when it is rounded down to what is whole in cells."""
+
+NATIVE_WITHIN = 1.02
+"""How many times coarser than the coarsest pixels, or finer than the finest, a scene is seen as it is."""
 
 SQUARE_WITHIN = 0.05
 """How much longer than wide a pixel may be on the ground before it is resampled to a square one."""
@@ -122,6 +125,12 @@ class SegmentJob:
     """A value for all bands that the model needs, or one for each in its order, that stands for no data."""
     mask: str | Path | None = None
     """A raster whose 0 is not valid, `scl=FILE` or `qa_pixel=FILE`; or `scl`, `qa_pixel` for one beside the scene."""
+    resolution: float | None = None
+    """Side of a pixel, in the units of the CRS, of the grid that the scene is read, predicted and written on."""
+    crs: str | int | None = None
+    """CRS of that grid: `EPSG:32645`, a number or WKT. None, both: the scene's own."""
+    output_grid: Literal["target", "source"] = "target"
+    """source: the network sees the resolution that is asked for, patch by patch, and the maps keep the scene's grid."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -181,7 +190,7 @@ class Result:
 
 
 def segment(
-    scene: str | Path | Mapping[str, str | Path] | Scene,
+    scene: str | Path | Mapping[str, str | Path] | Sequence[str | Path] | Scene,
     product: str,
     out: str | Path,
     *,
@@ -189,6 +198,8 @@ def segment(
     **options: Any,
 ) -> Result:
     """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
+
+    `scene`: whatever `open_scene` takes, a list of scenes that are mapped as one among it, or what it returns.
 
     Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
@@ -289,7 +300,9 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
     scene, bands = as_asked(scene, model.bands, _asked(job))
-    patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
+    name = scene.path if job.resolution is None else f"{scene.path} at --resolution {job.resolution:g}"
+    seen = _seen_resolution(job, scene, model)
+    patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, name, seen)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
@@ -307,6 +320,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "simplify": job.simplify,
         "separation": model.separation if job.separate else None,
         **_asked_parameters(job),
+        **_grid_parameters(scene),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside)
@@ -321,7 +335,31 @@ def _asked(job: SegmentJob) -> Asked:
         tuple((job.bands or {}).items()),
         tuple(float(value) for value in values),
         None if job.mask is None else str(job.mask),
+        None if job.output_grid == "source" else job.resolution,
+        None if job.output_grid == "source" else job.crs,
     )
+
+
+def _seen_resolution(job: SegmentJob, scene: Scene, model: ModelSpec) -> float | None:
+    """Metres on the ground of the pixels that the network is to see of a scene that keeps its grid; None: its own.
+
+    Raises `OptionError` for what goes on another grid only.
+    """
+    if job.output_grid == "target":
+        return None
+    if str(job.output_grid) != "source" or job.crs is not None or job.resolution is None:
+        msg = f"--output-grid {job.output_grid}: is target, or source with a --resolution and no --crs; the maps keep "
+        raise OptionError(msg + "the scene's own grid then")
+    if not 0 < job.resolution < math.inf:
+        msg = f"--resolution {job.resolution:g}: must be above 0"
+        raise OptionError(msg)
+    own = abs(scene.geobox.affine.determinant) ** 0.5
+    seen = float(job.resolution / own * math.prod(scene.ground_resolution) ** 0.5)
+    finest, coarsest = model.resolution
+    if not finest * (2 - NATIVE_WITHIN) <= seen <= coarsest * NATIVE_WITHIN:
+        msg = f"{scene.path}: --resolution {job.resolution:g} is {seen:.3g} m on the ground, {model.name} sees "
+        raise OptionError(msg + f"{finest:g} to {coarsest:g} m; choose one of these")
+    return seen
 
 
 def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
@@ -329,6 +367,15 @@ def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     asked = _asked(job)
     told = {"bands": dict(asked.bands), "nodata": [str(value) for value in asked.nodata]}
     return {name: value for name, value in told.items() if value}
+
+
+def _grid_parameters(scene: Scene) -> dict[str, Any]:
+    """The grid of a scene that is not read on its own."""
+    if not scene.parts:
+        return {}
+    crs = crs_of(scene.geobox)
+    code = f"EPSG:{crs.epsg}" if crs.epsg else crs.wkt
+    return {"grid": {"crs": code, "transform": [float(number) for number in scene.geobox.affine[:6]]}}
 
 
 def run(
@@ -572,31 +619,37 @@ def _check_numbers(job: SegmentJob) -> None:
 
 
 def patch_on_scene(
-    model: ModelSpec, ground_resolution: tuple[float, float], stride: int | None = None, name: str = "the scene"
+    model: ModelSpec,
+    ground_resolution: tuple[float, float],
+    stride: int | None = None,
+    name: str = "the scene",
+    seen: float | None = None,
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Patch and stride in pixels of the scene, and a patch's cells: what the network sees of it in one forward pass.
 
     The cells are the network's own scores, or one for each pixel where the scene's pixels are the coarser ones. The
     stride is rounded down to what is whole in cells. A scene outside the model's range is resampled, patch by patch, to
-    the nearest resolution inside; one whose pixels are not square on the ground, to square ones. Raises `ModelError`
-    where that would ask too much.
+    the nearest resolution inside, or to `seen` metres; one whose pixels are not square on the ground, to square ones.
+    Raises `ModelError` where that would ask too much.
     """
     finest, coarsest = model.resolution
     down, along = ground_resolution
     if stride is not None and stride > model.patch:
         msg = f"--stride {stride}: must be from 1 to the model's patch of {model.patch} pixels, or pixels are left out"
         raise OptionError(msg)
-    target = min(max((down * along) ** 0.5, finest), coarsest)
+    target = seen or min(max((down * along) ** 0.5, finest), coarsest)
     if max(down, along) / target > MAX_UPSAMPLING or target / min(down, along) > MAX_DOWNSAMPLING:
         msg = (
             f"{name}: its pixels are {down:.3g} x {along:.3g} m on the ground, {model.name} was trained for "
             f"{finest:g} to {coarsest:g} m and takes {finest / MAX_DOWNSAMPLING:.2g} to "
-            f"{coarsest * MAX_UPSAMPLING:g} m by resampling; choose a scene or a model that fits (geoseg models)"
+            f"{coarsest * MAX_UPSAMPLING:g} m by resampling; choose a scene, a --resolution or a model that fits "
+            "(geoseg models)"
         )
         raise ModelError(msg)
     step = stride or model.stride
     square = abs(down / along - 1) < SQUARE_WITHIN
-    native = square and finest * 0.98 <= down <= coarsest * 1.02
+    nearest, farthest = (seen, seen) if seen else (finest, coarsest)
+    native = square and nearest * (2 - NATIVE_WITHIN) <= down <= farthest * NATIVE_WITHIN
     rows, cols = ((model.patch if native else _patch_side(model, target / side, step)) for side in (down, along))
     axes = [_axis(model, side, step) for side in (rows, cols)]
     return (rows, cols), (axes[0].stride, axes[1].stride), (axes[0].cells, axes[1].cells)

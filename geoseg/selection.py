@@ -33,6 +33,7 @@ from geoseg.io.band_names import (
     permitted_masks,
 )
 from geoseg.io.hrefs import Rule, Scheme, absolute, scheme_of
+from geoseg.io.mosaics import Order, is_mosaic
 from geoseg.io.vectors import read_polygons
 from geoseg.jobs import Strict
 
@@ -63,6 +64,15 @@ class Search(Strict):
     limit: int | None = Field(default=None, gt=0, description="at most so many scenes; None: all")
 
 
+class Mosaic(Strict):
+    """All scenes of a job as one: where they overlap, a pixel is that of the first that is valid there."""
+
+    order: Order = Field(
+        default="first", description="which goes before the others: first (as listed), newest, oldest or least-cloud"
+    )
+    id: str = Field(default="mosaic", pattern=r"^\w[\w .-]*$", description="name of the mosaic and of its folder")
+
+
 class Scenes(Strict):
     """Which scenes are mapped. At least one of files, catalogs and search is needed; they add up."""
 
@@ -86,6 +96,9 @@ class Scenes(Strict):
         default=(), description="remote schemes that scenes may come by; vsi: GDAL's own file systems and XML"
     )
     roots: tuple[str, ...] = Field(default=(), description="folders besides its own that a catalog may name files in")
+    mosaic: Mosaic | None = Field(
+        default=None, description="map all of them as one scene, such as {order: newest, id: town}; {} for the defaults"
+    )
 
     @model_validator(mode="after")
     def _some(self) -> Scenes:
@@ -202,6 +215,9 @@ def _permit_catalog(rule: Rule, where: str) -> None:
 
 def _files(entry: SceneFile, scenes: Scenes, data: Path) -> Iterator[SceneRef | Fault]:
     rule = Rule(scenes.allow, ())
+    if is_mosaic(entry.href):
+        yield Fault(entry.href, f"{entry.href}: in a job, list its scenes, and add scenes.mosaic: {{order: newest}}")
+        return
     try:
         alone = scheme_of(entry.href) or is_pairs(entry.href)
         paths = [in_full(entry.href, data)] if alone else _glob(entry, data)

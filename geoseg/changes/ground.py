@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import rasterio
 import shapely
 from odc.geo.geobox import GeoBox
 from rasterio import Affine
 from rasterio.features import rasterize
-from rasterio.warp import Resampling, reproject
 
 from geoseg.changes.transitions import within
 from geoseg.evaluation.inputs import Labels, raster_on
+from geoseg.io.grids import GridSource, on_grid
 from geoseg.io.scenes import open_scene
 from geoseg.io.vectors import to_pixels
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
@@ -259,22 +258,7 @@ def _places(overlap: Window, side: float) -> Iterator[tuple[float, float]]:
 
 def _brightness(source: SceneSource, block: GeoBox) -> NDArray[np.float32]:
     """Mean of the bands (y, x) on a block's grid, NaN where there is no data."""
-    brightness = np.full(block.shape, np.nan, np.float32)
-    window = window_on(source.scene.geobox, block)
-    if window is None:
-        return brightness
-    raster = source.read(around(window, (2, 2)))
-    values = np.where(raster.valid, raster.values.mean(axis=0, dtype=np.float32), np.float32(np.nan))
-    grid = source.scene.geobox
-    reproject(
-        values,
-        brightness,
-        src_transform=grid.affine @ Affine.translation(window.col_start - 2, window.row_start - 2),
-        src_crs=rasterio.crs.CRS.from_wkt(crs_of(grid).wkt),
-        src_nodata=np.nan,
-        dst_transform=block.affine,
-        dst_crs=rasterio.crs.CRS.from_wkt(crs_of(block).wkt),
-        dst_nodata=np.nan,
-        resampling=Resampling.bilinear if len(values) <= 1.5 * len(brightness) else Resampling.average,
+    raster = GridSource(on_grid(source.scene, block), source.bands, [source]).read(
+        Window(0, block.shape[0], 0, block.shape[1])
     )
-    return brightness
+    return np.where(raster.valid, raster.values.mean(axis=0, dtype=np.float32), np.float32(np.nan))

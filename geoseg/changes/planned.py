@@ -13,6 +13,7 @@ from geoseg.catalog import sha256_of
 from geoseg.changes.ground import window_on
 from geoseg.changes.transitions import MOST_CLASSES
 from geoseg.errors import ModelError, OptionError, SceneError
+from geoseg.io.grids import asked_of
 from geoseg.io.vectors import read_polygons
 from geoseg.pipeline import Plan, SegmentJob, plan
 
@@ -126,9 +127,15 @@ def job_of(
     """The job of two scenes: options are those of `ChangeJob`, and those of `SegmentJob` for both."""
     ours = {field.name for field in dataclasses.fields(ChangeJob)} & options.keys()
     mapping = {name: value for name, value in options.items() if name not in ours}
-    paths = (scene if isinstance(scene, (str, Path)) else scene.path for scene in (before, after))
-    one, other = (SegmentJob(path, product, out, **mapping) for path in paths)
+    one, other = (_mapping_job(scene, product, out, mapping) for scene in (before, after))
     return ChangeJob(one, other, **{name: options[name] for name in ours})
+
+
+def _mapping_job(scene: str | Path | Scene, product: str, out: str | Path, options: dict[str, Any]) -> SegmentJob:
+    """How one of the scenes is mapped: on its grid, where it was opened on another than its own."""
+    if isinstance(scene, (str, Path)):
+        return SegmentJob(scene, product, out, **options)
+    return SegmentJob(scene.path, product, out, **{**asked_of(scene), **options})
 
 
 def plan_change(job: ChangeJob) -> ChangePlan:

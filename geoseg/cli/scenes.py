@@ -88,6 +88,25 @@ _MAPPING = (
         help="What is not valid: FILE whose 0 is not, any grid or CRS; scl=FILE (Sentinel-2) or qa_pixel=FILE "
         "(Landsat) for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
     ),
+    click.option(
+        "--resolution",
+        type=float,
+        metavar="R",
+        help="Map on a grid of pixels of this side, with edges at its multiples, in the units of the CRS: metres for "
+        "most, degrees for EPSG:4326 (0.000005 is about half a metre).  [default: the scene's own grid]",
+    ),
+    click.option(
+        "--crs",
+        metavar="CRS",
+        help="Map in this CRS, as EPSG:32645.  [default: the scene's own]",
+    ),
+    click.option(
+        "--output-grid",
+        type=click.Choice(["target", "source"]),
+        default="target",
+        show_default=True,
+        help="With --resolution, source shows the model pixels of that size and keeps the scene's own grid.",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--stride",
@@ -130,6 +149,10 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       red=FILE,green=FILE,blue=FILE
                           a file for each band, each at its own resolution
       item.json           a STAC item; item.json#B04,B03,B02 for assets of these keys
+      mosaic:FOLDER, mosaic:'tiles/*.tif', mosaic:a.tif,b.tif
+                          several of these as one; where they overlap, the first that
+                          is valid counts, or with mosaic-newest: (-oldest, -least-cloud)
+                          the newest ...
 
     \b
     Writes into OUT/<name of the scene>/:
@@ -146,6 +169,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     Examples:
       geoseg segment town.tif buildings --out maps
       geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
+      geoseg segment town.tif buildings --out maps --resolution 0.3 --crs EPSG:32645
+      geoseg segment mosaic-newest:tiles buildings --out maps
       geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """

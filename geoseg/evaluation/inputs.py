@@ -18,14 +18,11 @@ import shapely
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from rasterio import Affine
-from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as Place
 
-from geoseg.errors import EvaluationError, SceneError
-from geoseg.io.pixels import DAMAGED
+from geoseg.errors import EvaluationError
+from geoseg.io.grids import on_grid
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.io.vectors import to_pixels
 from geoseg.raster import NODATA, crs_of
@@ -37,9 +34,6 @@ if TYPE_CHECKING:
     from geoseg.window import Window
 
 MAX_PIXELS = 10**11
-
-ASIDE: Final = 1e-6
-"""Pixels by which centres are looked up aside: one on the side of two pixels has the same of them in all windows."""
 
 PARQUET: Final = {".parquet", ".geoparquet", ".pq"}
 OURS: Final = {"class", "area_m2", "perimeter_m"}
@@ -311,11 +305,11 @@ def labels_on(side: Side, grid: GeoBox, names: dict[int, str]) -> Labels:
 
 def raster_on(scene: Scene, grid: GeoBox) -> Labels:
     """A uint8 raster, 255 = nodata, on a grid by nearest."""
-    return GridLabels(scene) if scene.geobox == grid else WarpedLabels(scene, grid)
+    return GridLabels(scene if scene.geobox == grid else on_grid(scene, grid, by_nearest=True))
 
 
 class GridLabels:
-    """A raster on its own grid."""
+    """A raster on its scene's grid."""
 
     def __init__(self, scene: Scene) -> None:
         self._source = open_source(scene, (1,))
@@ -324,40 +318,6 @@ class GridLabels:
         """Labels (y, x) of a window."""
         raster = self._source.read(window)
         labels: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
-        return labels
-
-
-class WarpedLabels:
-    """A raster on another grid, by nearest; a pixel's value does not depend on the window it is read in."""
-
-    def __init__(self, scene: Scene, grid: GeoBox) -> None:
-        self._path = scene.path
-        dataset = rasterio.open(scene.path)
-        masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
-        source_nodata = dataset.nodata if dataset.nodata is not None else NODATA
-        rows, cols = grid.shape
-        self._warped = WarpedVRT(
-            dataset,
-            crs=crs_of(grid).wkt,
-            transform=grid.affine @ Affine.translation(ASIDE, ASIDE),
-            height=rows,
-            width=cols,
-            src_nodata=None if masked else source_nodata,
-            nodata=NODATA,
-            resampling=Resampling.nearest,
-            tolerance=ASIDE / 100,  # coarser approximations depend on where a block begins; 0 breaks rasterio
-        )
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Labels (y, x) of a window."""
-        rows, cols = window.shape
-        try:
-            labels: NDArray[np.uint8] = self._warped.read(
-                1, window=Place(window.col_start, window.row_start, cols, rows)
-            )
-        except RasterioError as error:
-            msg = f"{self._path}: cannot be read: {DAMAGED}"
-            raise SceneError(msg) from error
         return labels
 
 

@@ -155,6 +155,11 @@ def is_band_folder(path: str) -> bool:
     return not scheme_of(path) and kind_of(path) == "folder" and any(_rasters(Path(path)))
 
 
+def names_bands(path: str) -> bool:
+    """Whether a path is a folder with a raster in it whose name tells a band."""
+    return is_band_folder(path) and any(_told(file.stem) for file in _rasters(Path(path)))
+
+
 def _rasters(folder: Path) -> Iterator[Path]:
     below = folder.glob("GRANULE/*/IMG_DATA/**/*") if (folder / "GRANULE").is_dir() else folder.iterdir()
     yield from (path for path in sorted(below) if path.suffix.lower() in SUFFIXES and path.is_file())

@@ -80,10 +80,9 @@ def open_dataset(path: str) -> Any:
 def geobox_of(dataset: Any, path: str) -> GeoBox:
     """The grid of a dataset. Raises `SceneError` if it lies nowhere."""
     if dataset.transform == rasterio.Affine.identity():
-        what = "ground control points only" if dataset.gcps[0] else "no geotransform"
-        msg = f"{path}: has {what}, so its place on the ground is unknown; georeference it first, for instance "
-        msg += "with gdalwarp or gdal_translate -a_ullr"
-        raise SceneError(msg)
+        what, remedy = _placed_by(dataset)
+        msg = f"{path}: has {what}, so its place on the ground is unknown; georeference it first, for instance with "
+        raise SceneError(msg + remedy)
     if dataset.crs is None:
         msg = (
             f"{path}: has no CRS, so areas and coordinates are unknown; assign one first: gdal_edit.py -a_srs EPSG:XXXX"
@@ -93,6 +92,18 @@ def geobox_of(dataset: Any, path: str) -> GeoBox:
         msg = f"{path}: its geotransform {tuple(dataset.transform)[:6]} gives pixels no area; correct it first"
         raise SceneError(msg)
     return GeoBox(dataset.shape, dataset.transform, dataset.crs)
+
+
+def _placed_by(dataset: Any) -> tuple[str, str]:
+    """What tells where a dataset without a geotransform is, and the command that makes one of it."""
+    where = f"{Path(dataset.name).name} placed.tif"
+    points, crs = dataset.gcps
+    if points:
+        code = f"EPSG:{crs.to_epsg()}" if crs and crs.to_epsg() else "EPSG:XXXX"
+        return "ground control points only", f"gdalwarp -tps -t_srs {code} {where}"
+    if dataset.rpcs is not None:
+        return "rational polynomials (RPC) only", f"gdalwarp -rpc -to RPC_DEM=dem.tif -t_srs EPSG:XXXX {where}"
+    return "no geotransform", f"gdal_translate -a_srs EPSG:XXXX -a_ullr LEFT TOP RIGHT BOTTOM {where}"
 
 
 def _common_name(dataset: Any, band: int) -> str:

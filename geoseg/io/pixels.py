@@ -107,6 +107,10 @@ class SceneSource(ABC):
         """Rows, columns of the scene."""
         return self.scene.shape
 
+    def close(self) -> None:
+        """Close its files; they are opened again when something is read."""
+        self._dataset = self._mask = None
+
     def read(self, window: Window) -> Raster:
         """Values uint8 (band, y, x) and validity (y, x) of a window, which may reach beyond the scene.
 
@@ -133,8 +137,10 @@ class SceneSource(ABC):
         if inside is not None and not inside.any():
             return np.zeros((len(self.bands), *window.shape), np.uint8), inside
         raw, valid = self._read_patiently(window)
-        values = raw if self.stretch is None else self.stretch.apply(raw)
-        return values, valid if inside is None else valid & inside
+        return self._bytes(raw), valid if inside is None else valid & inside
+
+    def _bytes(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
+        return raw if self.stretch is None else self.stretch.apply(raw)
 
     def _read_patiently(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """What the file holds, asked for again after each wait, for networks and disks have their moments."""

@@ -24,6 +24,13 @@ def to_file(file: GeoBox, scene: GeoBox) -> Affine:
     return made
 
 
+def applied(
+    affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points moved by an affine transform: x and y."""
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
 def aligned(affine: Affine) -> bool:
     """Whether rows stay rows, and columns columns."""
     return bool(max(abs(affine.b), abs(affine.d)) < TURNED * min(abs(affine.a), abs(affine.e)))

@@ -55,9 +55,20 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def state_of_scene(scene: Scene) -> State:
-    """The same of a scene: of each file by its band where there are several, and of its mask."""
+    """The same of a scene: of each file by its band where there are several, of its mask, and of its parts."""
+    if scene.parts:
+        return _state_of_parts(scene)
     files = dict(zip(scene.bands, scene.files, strict=True)) if scene.files else {}
     state = {"files": {band: _named(file) for band, file in files.items()}} if files else state_of(scene.path)
+    return state if scene.mask is None else {**state, "mask": {"is": scene.mask[0], **_named(scene.mask[1])}}
+
+
+def _state_of_parts(scene: Scene) -> State:
+    states = [state_of_scene(part) for part in scene.parts]
+    if len(states) == 1:
+        return states[0]
+    numbered = enumerate(zip(scene.parts, states, strict=True), 1)
+    state: State = {"parts": {str(number): {"name": part.name, **each} for number, (part, each) in numbered}}
     return state if scene.mask is None else {**state, "mask": {"is": scene.mask[0], **_named(scene.mask[1])}}
 
 

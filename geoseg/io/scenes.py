@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,17 +14,22 @@ from geoseg.io import masks
 from geoseg.io.band_files import BandFilesSource, is_band_files, only_bands, open_band_files
 from geoseg.io.band_names import join_pairs
 from geoseg.io.gdal_scenes import GdalSource, open_raster
+from geoseg.io.grids import GridSource, crs_asked, on_grid, target_grid
+from geoseg.io.mosaics import Order, is_mosaic, mosaic, read_from, written
 from geoseg.io.pixels import SceneSource, Stretch, Survey
 from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
+from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from geoseg.catalog import Scene
     from geoseg.window import Window
+
+    OneScene: TypeAlias = str | Path | Mapping[str, str | Path]
 
 __all__ = [
     "KINDS",
@@ -61,16 +66,45 @@ def _kind(path: str) -> Kind:
     return next(kind for kind in KINDS if kind.recognises(path))
 
 
-def open_scene(path: str | Path | Mapping[str, str | Path]) -> Scene:
+def open_scene(
+    path: OneScene | Sequence[OneScene],
+    *,
+    resolution: float | None = None,
+    crs: str | int | None = None,
+    order: Order = "first",
+) -> Scene:
     """What a scene is: its grid, bands and date; no pixel is read.
 
     `path`: a raster file, a Zarr store, a STAC item (.json), a folder with a file for each band, or the files by the
-    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`.
+    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`; or several of these, as a
+    list or as `geoseg.io.mosaics` has it: where they overlap, a pixel is that of the first by the `order` of the list
+    (first, newest, oldest, least-cloud) that is valid there. `resolution` (in the units of the CRS) and `crs`
+    (`EPSG:32645`, a number, WKT): the grid that it is read on instead of its own.
 
-    Raises `SceneError` if it is missing, not a raster, or has no place on the ground.
+    Raises `SceneError` if it is missing, not a raster, or has no place on the ground, `OptionError` for a grid that
+    cannot be.
     """
-    text = join_pairs(path) if isinstance(path, Mapping) else os.fspath(path)
-    return _kind(text).open(text)
+    text = written([_text(each) for each in path], order) if isinstance(path, (list, tuple)) else _text(path)
+    scene = _open_mosaic(text) if is_mosaic(text) else _kind(text).open(text)
+    return _regridded(scene, resolution, crs)
+
+
+def _text(path: Any) -> str:
+    return join_pairs(path) if isinstance(path, Mapping) else os.fspath(path)
+
+
+def _open_mosaic(text: str) -> Scene:
+    order, name, paths = read_from(text)
+    return mosaic([open_scene(path) for path in paths], order, text, name)
+
+
+def _regridded(scene: Scene, resolution: float | None, crs: str | int | None) -> Scene:
+    """A scene on the grid that is asked for; as it is if that is nothing else."""
+    if resolution is None and crs is None:
+        return scene
+    wanted = crs_of(scene.geobox) if crs is None else crs_asked(crs)
+    grid = target_grid(scene.parts or (scene,), resolution, wanted)
+    return scene if grid == scene.geobox else on_grid(scene, grid)
 
 
 @dataclass(frozen=True)
@@ -83,6 +117,10 @@ class Asked:
     """A value for all bands that are read, or one for each, that stands for no data."""
     mask: str | None = None
     """See `masks.chosen`."""
+    resolution: float | None = None
+    """Side of a pixel in the units of the CRS; None: the scene's own."""
+    crs: str | int | None = None
+    """None: the scene's own."""
 
 
 def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
@@ -90,6 +128,22 @@ def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene
 
     Raises `SceneError` or `OptionError` if that cannot be.
     """
+    if not scene.parts:
+        scene, bands = _files_as_asked(scene, wanted, asked)
+        return _regridded(scene, asked.resolution, asked.crs), bands
+    shared = len(scene.parts) > 1 and asked.mask is not None and asked.mask not in masks.KINDS
+    own = replace(asked, mask=None) if shared else asked
+    each = [_files_as_asked(part, wanted, own) for part in scene.parts]
+    parts = tuple(part for part, _ in each)
+    scene = replace(scene, parts=parts, dtype=str(np.result_type(*(part.dtype for part in parts))))
+    scene = _regridded(scene, asked.resolution, asked.crs)
+    if shared and asked.mask is not None:  # one raster for all of them, which no single one may meet
+        scene = replace(scene, mask=masks.chosen(asked.mask, scene))
+    return scene, each[0][1]
+
+
+def _files_as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
+    """The same of a scene on its own grid."""
     bands = _named(scene, wanted, dict(asked.bands))
     if scene.files:
         scene, bands = only_bands(scene, bands), tuple(range(1, len(bands) + 1))
@@ -140,6 +194,10 @@ def open_source(
     waits: tuple[float, ...] = (),
 ) -> SceneSource:
     """Pixels of a scene: see `SceneSource`."""
+    if scene.parts:
+        return GridSource(
+            scene, bands, [open_source(part, bands, stretch, None, waits) for part in scene.parts], inside
+        )
     return _kind(scene.path).source(scene, bands, stretch, inside, waits)
 
 
