@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +161,10 @@ class Scene:
     """Values that stand for no data besides what the file says: one, or one for each band that is read."""
     mask: tuple[str, str] | None = None
     """The raster that tells what is not valid: what it is (`mask`, `scl`, `qa_pixel`), and where."""
+    file: str | None = None
+    """What of `path` is a file or an address, where the path chooses a part of it."""
+    memory: Any = field(default=None, compare=False, repr=False)
+    """The pixels themselves, where they are in no file; such a scene cannot leave this process."""
 
     @property
     def name(self) -> str:
@@ -356,11 +360,16 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
     return item
 
 
+MEDIA_TYPES = {".jp2": "image/jp2", ".j2k": "image/jp2", ".nc": "application/netcdf", ".nc4": "application/netcdf"}
+"""Of what is no GeoTIFF, by its suffix."""
+
+
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
-    for path in (*(scene.files or (scene.path,)), *((scene.mask[1],) if scene.mask else ())):
-        jp2 = Path(path).suffix.lower() in {".jp2", ".j2k"}
-        yield path, "application/vnd.zarr" if Path(path).is_dir() else "image/jp2" if jp2 else "image/tiff"
+    own = () if scene.memory is not None else scene.files or (scene.file or scene.path,)
+    for path in (*own, *((scene.mask[1],) if scene.mask else ())):
+        folder = Path(path).is_dir() or ".zarr" in Path(path).suffixes
+        yield path, "application/vnd.zarr" if folder else MEDIA_TYPES.get(Path(path).suffix.lower(), "image/tiff")
     if scene.item is not None:
         yield scene.item, "application/geo+json"
     yield str(model.weights.parent / "item.json"), "application/geo+json"

@@ -40,7 +40,7 @@ from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, Sce
 from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.io.cog import Look
-from geoseg.io.remote import state_of_scene
+from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
@@ -122,6 +122,8 @@ class SegmentJob:
     """A value for all bands that the model needs, or one for each in its order, that stands for no data."""
     mask: str | Path | None = None
     """A raster whose 0 is not valid, `scl=FILE` or `qa_pixel=FILE`; or `scl`, `qa_pixel` for one beside the scene."""
+    select: Mapping[str, object] | None = None
+    """Of a Zarr store or NetCDF file the one step of a dimension that is meant, as `{"time": "2024-05-01"}`."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -181,19 +183,22 @@ class Result:
 
 
 def segment(
-    scene: str | Path | Mapping[str, str | Path] | Scene,
+    scene: str | Path | Mapping[str, str | Path] | xr.DataArray | xr.Dataset | Scene,
     product: str,
     out: str | Path,
     *,
+    name: str | None = None,
+    select: Mapping[str, object] | None = None,
     observe: Observer | None = None,
     **options: Any,
 ) -> Result:
     """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
 
+    `scene`, `name` and `select` are as `open_scene` takes them; an array of xarray is one, too.
     Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
     """
-    known = scene if isinstance(scene, Scene) else open_scene(scene)
+    known = scene if isinstance(scene, Scene) else open_scene(scene, name=name, select=select)
     planned = plan(SegmentJob(known.path, product, out, **options), known)
     return Result(planned.folder) if planned.complete else run(planned, observe or (lambda _stage, _done, _total: None))
 
@@ -283,7 +288,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     `scene` and `model` are what is already known of the job's.
     """
     _check_numbers(job)
-    scene = scene or open_scene(job.scene)
+    scene = scene or open_scene(job.scene, select=job.select)
     model = model or find_model(job.product, job.model)
     if job.threshold is not None and model.legend.background is None:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
@@ -309,7 +314,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         **_asked_parameters(job),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
-    source = open_source(scene, bands, stretch, inside)
+    source = open_source(scene, bands, stretch, inside, REMOTE_WAITS if is_remote(scene.path) else ())
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False)
 
 

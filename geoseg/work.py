@@ -29,7 +29,8 @@ from geoseg import outlines
 from geoseg.catalog import find_model
 from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
 from geoseg.export import arrays_of, outlined
-from geoseg.io.remote import differs, is_gone, is_remote, state_of_scene
+from geoseg.io.array_scenes import refuse
+from geoseg.io.remote import REMOTE_WAITS, differs, is_gone, is_remote, state_of_scene
 from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
@@ -61,9 +62,6 @@ log = logging.getLogger("geoseg")
 WAITS = (0.3, 1.0)
 """Seconds to wait before a file is read again."""
 
-REMOTE_WAITS = (1.0, 4.0, 16.0)
-"""The same for what comes over a network."""
-
 SCENES_KEPT_OPEN = 8
 
 
@@ -84,7 +82,9 @@ class SceneOrder:
 
     @classmethod
     def of(cls, planned: Plan) -> Self:
-        """The order to carry out a plan."""
+        """The order to carry out a plan. Raises `SceneError` for a scene that is in no file."""
+        if planned.scene.memory is not None:
+            refuse(planned.scene.path)
         source, parameters = planned.source, json.dumps(planned.parameters)
         known = planned.job, planned.scene, planned.model, source.bands, source.stretch, planned.tiling
         return cls(*known, planned.folder, parameters)

@@ -28,6 +28,13 @@ def _band_numbers(_context: click.Context, _option: click.Parameter, text: str |
     return {name.strip(): int(number) for name, _, number in pairs}
 
 
+def _labels(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = [text.partition("=") for text in texts]
+    if not all(dim.strip() and label.strip() for dim, _, label in pairs):
+        raise click.BadParameter(f"{' '.join(texts)}: write a dimension and one of its labels, as time=2024-05-01")
+    return {dim.strip(): label.strip() for dim, _, label in pairs} or None
+
+
 def _values(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(value) for value in text.split(","))
@@ -88,6 +95,14 @@ _MAPPING = (
         help="What is not valid: FILE whose 0 is not, any grid or CRS; scl=FILE (Sentinel-2) or qa_pixel=FILE "
         "(Landsat) for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
     ),
+    click.option(
+        "--select",
+        multiple=True,
+        callback=_labels,
+        metavar="DIM=LABEL",
+        help="Of a Zarr store or NetCDF file with several steps of a dimension the one that is meant, as "
+        "time=2024-05-01; repeatable.",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--stride",
@@ -125,7 +140,12 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
 
     \b
     SCENE is one of
-      FILE                a GeoTIFF or whatever GDAL reads, or a Zarr store
+      FILE                a GeoTIFF or whatever GDAL reads, a Zarr store or a NetCDF file
+      cube.zarr/GROUP     a group or array of a store (town.nc/IMAGE: of a file)
+      cube.zarr#time=2024-05-01
+                          one step of a dimension, as --select chooses it
+      https://..., s3://...
+                          the same at an address (Zarr: extra `remote`; NetCDF: extra `netcdf`)
       FOLDER              a file for each band: Sentinel-2 (B02 ..., .SAFE), Landsat, red.tif ...
       red=FILE,green=FILE,blue=FILE
                           a file for each band, each at its own resolution
@@ -147,6 +167,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       geoseg segment town.tif buildings --out maps
       geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
       geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
+      geoseg segment cube.zarr landcover --out maps --select time=2024-05-01
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """
     start_log(verbose)

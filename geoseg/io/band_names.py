@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import SceneError
-from geoseg.io.hrefs import Rule, absolute, kind_of, scheme_of
+from geoseg.io.hrefs import Rule, absolute, kind_of, scheme_of, split_labels
 from geoseg.io.pixels import DESCRIBED
 
 if TYPE_CHECKING:
@@ -65,7 +65,14 @@ PAIR = re.compile(r"(?:^|,)\s*([A-Za-z]\w*)=")
 
 ITEM = re.compile(r"(.*\.(?:geo)?json)(?:#(.*))?", re.DOTALL)
 
-RASTERS = ("image/tiff", "image/jp2", "application/vnd.zarr", "application/vnd+zarr")
+RASTERS = (
+    "image/tiff",
+    "image/jp2",
+    "application/vnd.zarr",
+    "application/vnd+zarr",
+    "application/netcdf",
+    "application/x-netcdf",
+)
 """How media types begin that are scenes."""
 
 
@@ -336,7 +343,7 @@ def parts_of(path: str) -> list[str]:
     """The files that will be opened for a path, as far as it names or holds them itself."""
     if is_pairs(path):
         return [file for _, file in split_pairs(path)]
-    return [str(file) for file in _rasters(Path(path))] if is_band_folder(path) else [path]
+    return [str(file) for file in _rasters(Path(path))] if is_band_folder(path) else [split_labels(path)[0]]
 
 
 def in_full(path: str, home: Path) -> str:

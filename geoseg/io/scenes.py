@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,16 +10,20 @@ import numpy as np
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io import masks
+from geoseg.io.array_scenes import ArraySource, is_array, is_in_memory, open_array, refuse
 from geoseg.io.band_files import BandFilesSource, is_band_files, only_bands, open_band_files
 from geoseg.io.band_names import join_pairs
 from geoseg.io.gdal_scenes import GdalSource, open_raster
+from geoseg.io.hrefs import join_labels, split_labels
+from geoseg.io.netcdf_scenes import NetcdfSource, is_netcdf, open_netcdf
 from geoseg.io.pixels import SceneSource, Stretch, Survey
 from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import xarray as xr
     from numpy.typing import NDArray
 
     from geoseg.catalog import Scene
@@ -34,6 +37,7 @@ __all__ = [
     "estimate_stretch",
     "open_scene",
     "open_source",
+    "selected",
     "survey",
 ]
 
@@ -50,7 +54,9 @@ class Kind:
 
 
 KINDS = (
+    Kind(is_in_memory, refuse, ArraySource),
     Kind(is_zarr, open_zarr, ZarrSource),
+    Kind(is_netcdf, open_netcdf, NetcdfSource),
     Kind(is_band_files, open_band_files, BandFilesSource),
     Kind(lambda _: True, open_raster, GdalSource),
 )
@@ -61,16 +67,45 @@ def _kind(path: str) -> Kind:
     return next(kind for kind in KINDS if kind.recognises(path))
 
 
-def open_scene(path: str | Path | Mapping[str, str | Path]) -> Scene:
+def open_scene(
+    path: str | Path | Mapping[str, str | Path] | xr.DataArray | xr.Dataset,
+    *,
+    name: str | None = None,
+    select: Mapping[str, object] | None = None,
+) -> Scene:
     """What a scene is: its grid, bands and date; no pixel is read.
 
-    `path`: a raster file, a Zarr store, a STAC item (.json), a folder with a file for each band, or the files by the
-    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`.
+    `path`: a raster file, a Zarr store, a NetCDF file, a STAC item (.json), a folder with a file for each band, or the
+    files by the common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`; or an array
+    of xarray (band, y, x) or (y, x), or a dataset with one for each band. `name` is the scene's id in place of its own.
+    `select`: of a store, file or array the one step of a dimension that is meant, as `{"time": "2024-05-01"}`.
 
     Raises `SceneError` if it is missing, not a raster, or has no place on the ground.
     """
-    text = join_pairs(path) if isinstance(path, Mapping) else os.fspath(path)
-    return _kind(text).open(text)
+    if is_array(path):
+        return open_array(path, name, tuple((dim, str(label)) for dim, label in (select or {}).items()))
+    text = selected(os.fspath(path) if isinstance(path, (str, os.PathLike)) else join_pairs(path), select)
+    scene = _kind(text).open(text)
+    return scene if name is None else replace(scene, id=name)
+
+
+def selected(path: str, select: Mapping[str, object] | None) -> str:
+    """A path with the labels that are chosen of it: `cube.zarr#time=2024-05-01`.
+
+    Raises `OptionError` for what has no dimensions to choose from, or says another label itself.
+    """
+    if not select:
+        return path
+    where, before = split_labels(path)
+    if not (is_zarr(where) or is_netcdf(where)):
+        msg = f"--select {next(iter(select))}: {path} has no dimensions to choose from, as Zarr and NetCDF have"
+        raise OptionError(msg + "; leave it out")
+    labels = {dim: str(label) for dim, label in select.items()}
+    both = next((dim for dim, label in before if labels.get(dim, label) != label), None)
+    if both is not None:
+        msg = f"--select {both}={labels[both]}: {path} says another {both} itself; leave one of them out"
+        raise OptionError(msg)
+    return join_labels(where, tuple((dict(before) | labels).items()))
 
 
 @dataclass(frozen=True)
