@@ -37,7 +37,9 @@ class Counted:
     def __init__(self, values: NDArray[Any], chunks: tuple[int, ...]) -> None:
         self.starts: list[tuple[int, ...]] = []
         self._lock, self._values = threading.Lock(), values
-        self.array = da.map_blocks(self._block, chunks=da.core.normalize_chunks(chunks, values.shape), dtype=values.dtype)
+        self.array = da.map_blocks(
+            self._block, chunks=da.core.normalize_chunks(chunks, values.shape), dtype=values.dtype
+        )
 
     def _block(self, block_info: Any = None) -> NDArray[Any]:
         place = block_info[None]["array-location"]
@@ -83,9 +85,7 @@ def test_no_more_than_a_windows_chunks_are_in_memory() -> None:
 
 
 @pytest.mark.parametrize("chunks", [None, {"y": 33, "x": 64}])
-def test_labels_are_the_bytes_of_a_geotiff(
-    chunks: dict[str, int] | None, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_labels_are_the_bytes_of_a_geotiff(chunks: dict[str, int] | None, tiny_model: Path, tmp_path: Path) -> None:
     values = picture(130, 90).astype("uint16") * 7
     values[:, 40:70, 45:] = 0
     tif = write_tif(tmp_path / "town.tif", values, nodata=0)
