@@ -88,6 +88,8 @@ class Cube:
     """What the format itself says of an array's nodata, besides attributes."""
     groups: Callable[[], list[str]] = list
     """Paths of what lies below and may be meant, where this holds no image."""
+    crs: str = ""
+    """What the format itself says of it, besides attributes."""
     labels: Labels = ()
     """Dimensions, and the label of the one step that is meant."""
 
@@ -165,7 +167,7 @@ class Image:
             ]
             shape = arrays[0].sizes[dims[0]], arrays[0].sizes[dims[1]]
             affine = _affine_of(dataset, arrays[0], dims, path)
-            geobox = GeoBox(shape, affine, _crs_of(dataset, arrays[0], path))
+            geobox = GeoBox(shape, affine, _crs_of(dataset, arrays[0], cube))
         turned = bool(affine.b or affine.d)
         flipped = (not turned and affine.e > 0, not turned and affine.a < 0)
         nodata = {str(array.name): _nodata_of(array, cube) for array in arrays}
@@ -206,6 +208,8 @@ class Image:
         known = DESCRIBED | {"grey", "alpha"}
         lower = [{"gray": "grey"}.get(name.lower(), name.lower()) for name in self.names]
         names = tuple(name if name in known else "" for name in lower)
+        if names[:1] == ("grey",) and not any(names[1:]):
+            names = ("",) * len(names)  # so GDAL calls the first band when nothing is known
         return ("grey",) if names == ("",) else names
 
     @property
@@ -525,19 +529,21 @@ def _flip(geobox: GeoBox, flipped: tuple[bool, bool]) -> GeoBox:
     return GeoBox((rows, cols), affine, geobox.crs)
 
 
-def _crs_of(dataset: xr.Dataset, array: xr.DataArray, path: str) -> CRS:
+def _crs_of(dataset: xr.Dataset, array: xr.DataArray, cube: Cube) -> CRS:
     from odc.geo.xr import ODCExtensionDa
 
     found = ODCExtensionDa(array).crs
     mapping = array.coords.get(_mapping_of(array))
-    for attributes in (array.attrs, dataset.attrs, {} if mapping is None else mapping.attrs):
+    for attributes in (array.attrs, dataset.attrs, {} if mapping is None else mapping.attrs, {"proj:wkt2": cube.crs}):
         for text in () if found else _told_crs(attributes):
             try:
                 found = found or CRS(text)
             except (ValueError, ProjError):
                 continue
     if not isinstance(found, CRS):
-        msg = f"{path}: has no CRS, so areas and coordinates are unknown; add one, as rioxarray's rio.write_crs does"
+        msg = (
+            f"{cube.path}: has no CRS, so areas and coordinates are unknown; add one, as rioxarray's rio.write_crs does"
+        )
         raise SceneError(msg)
     return found
 

@@ -7,17 +7,24 @@ are read alike. A connection that drops is tried again; an error is never a chun
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import logging
 import os
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import zarr
+from zarr.storage import WrapperStore
+
 from geoseg.errors import SceneError
+from geoseg.io import remote
 from geoseg.io.cubes import LONGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+log = logging.getLogger("geoseg")
 
 RETRY: dict[str, Any] = {
     "max_retries": 4,
@@ -38,8 +45,6 @@ def group_at(url: str) -> tuple[Any, str | None]:
 
     Raises `SceneError` if there is none that can be read.
     """
-    import zarr
-
     found, name = _node(url), None
     if isinstance(found, zarr.Array):
         above, _, name = url.rstrip("/").rpartition("/")
@@ -55,15 +60,17 @@ def group_at(url: str) -> tuple[Any, str | None]:
 
 
 def _node(url: str) -> Any:
-    import zarr
-
     store = _store(url)
     try:
         return zarr.open(store, mode="r")
     except Exception as error:  # whatever obstore has of networks and servers, and zarr of metadata
-        why = " ".join(str(error).split())[:300]
-        msg = f"{url}: cannot be read as a Zarr store ({why}); check the address, and AWS_... for a bucket of yours"
+        msg = f"{url}: cannot be read as a Zarr store ({_why(error)}); check the address, and AWS_... for your bucket"
         raise SceneError(msg) from error
+
+
+def _why(error: BaseException) -> str:
+    """What went wrong, without what obstore tells of its own insides."""
+    return " ".join(str(error).partition("Debug source")[0].split())[:300]
 
 
 def _arrays(group: Any, url: str) -> Iterator[tuple[str, Any]]:
@@ -78,7 +85,36 @@ def _store(url: str) -> Any:
     """What zarr reads an address through. Raises `SceneError` if obstore is not there."""
     from zarr.storage import ObjectStore
 
-    return ObjectStore(_objects(url), read_only=True)
+    return _Patient(ObjectStore(_objects(url), read_only=True))
+
+
+class _Patient(WrapperStore[Any]):
+    """Asks again where an answer broke off; what still fails is an `OSError`."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """The value of a key, or a part of it; None if there is no such key."""
+        return await self._patiently(lambda: super(_Patient, self).get(key, prototype, byte_range))
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[Any]) -> list[Any]:
+        """Parts of values."""
+        wanted = list(key_ranges)
+        found: list[Any] = await self._patiently(lambda: super(_Patient, self).get_partial_values(prototype, wanted))
+        return found
+
+    @staticmethod
+    async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+        from obstore.exceptions import BaseError
+
+        for wait in remote.REMOTE_WAITS:
+            try:
+                return await ask()
+            except BaseError as error:
+                log.info("%s; trying again in %.1f s", _why(error), wait)
+                await asyncio.sleep(wait)
+        try:
+            return await ask()
+        except BaseError as error:
+            raise OSError(_why(error)) from error
 
 
 def _objects(url: str) -> Any:
@@ -95,7 +131,7 @@ def _objects(url: str) -> Any:
     try:
         return from_url(url, **how)
     except Exception as error:  # of a URL that is none, or of settings that contradict each other
-        msg = f"{url}: is no address of an object store that can be used: {' '.join(str(error).split())[:300]}"
+        msg = f"{url}: is no address of an object store that can be used: {_why(error)}"
         raise SceneError(msg) from error
 
 
@@ -134,8 +170,3 @@ def state_at(url: str, names: tuple[str, ...]) -> dict[str, Any]:
         when = told["last_modified"]
         return {"bytes": told["size"], "modified": when and when.isoformat(), "etag": told["e_tag"]}
     return unknown
-
-
-def stem_of(url: str) -> str:
-    """The name of a store at an address."""
-    return PurePosixPath(url).stem

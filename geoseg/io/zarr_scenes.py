@@ -10,17 +10,20 @@ is not what Zarr fills with unasked. xarray tells what there is; zarr itself rea
 
 from __future__ import annotations
 
+import html
 import json
 import lzma
 import re
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import SceneError
 from geoseg.io.cubes import LONGEST, Cube, CubeSource, Image
 from geoseg.io.hrefs import kind_of, scheme_of, split_labels
+from geoseg.io.zarr_mended import mended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,21 +91,32 @@ def _in_folder(path: str, where: str, labels: Labels) -> Cube:
 
     home, name = _group_of(Path(where))
     _check_sides(path, home)
-    dataset = _dataset(home, path)
+    store: Any = mended(home) or home
+    dataset = _dataset(store, path)
 
     def array(name: str) -> Any:
-        return zarr.open_array(home / name, mode="r")
+        return zarr.open_array(home / name, mode="r") if store is home else zarr.open_array(store, path=name, mode="r")
 
     def groups() -> list[str]:
         return sorted(str(below) for below in home.iterdir() if _is_local(str(below)))
 
-    return _cube(path, dataset if name is None else dataset[[name]], array, groups, labels)
+    cube = _cube(path, dataset if name is None else dataset[[name]], array, groups, labels)
+    return replace(cube, crs=_crs_beside(home))
+
+
+def _crs_beside(home: Path) -> str:
+    """The CRS that GDAL has put beside the arrays of a store; "" where it has not."""
+    try:
+        found = re.search(r"<SRS[^>]*>([^<]+)</SRS>", (home / "pam.aux.xml").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return html.unescape(found[1]) if found else ""
 
 
 def _cube(
     path: str, dataset: xr.Dataset, array: Callable[[str], Any], groups: Callable[[], list[str]], labels: Labels
 ) -> Cube:
-    return Cube(path, dataset, lambda name: _reader(array(name)), lambda name: _fill(array(name)), groups, labels)
+    return Cube(path, dataset, lambda name: _reader(array(name)), lambda name: _fill(array(name)), groups, labels=labels)
 
 
 def _reader(array: Any) -> Callable[[tuple[Any, ...]], NDArray[Any]]:
