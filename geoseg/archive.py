@@ -45,10 +45,10 @@ from geoseg.planning import Estimate, estimate, fitting_tile, read_bytes, second
 from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
 from geoseg.selection import Fault, Narrowing, SceneRef, Scenes, narrowing, select, unique
 from geoseg.work import (
-    FILES,
     FilesOutcome,
     SceneOrder,
     TileOutcome,
+    files_of,
     make_files,
     make_item,
     predict_tile,
@@ -111,6 +111,7 @@ class RunJob(Strict):
         description="what is not valid: scl or qa_pixel, of each scene's own, with =FILE of one for all; or a raster's "
         "path, whose 0 is not valid",
     )
+    zarr: bool = Field(default=False, description="write the maps as a Zarr store with overviews, too: labels.zarr")
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -137,6 +138,7 @@ class RunJob(Strict):
             "device",
             "bands",
             "nodata",
+            "zarr",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())
@@ -348,7 +350,7 @@ class _Looker:
             return "new"
         if self.overwrite or before != parameters:
             return "changed"
-        return "complete" if is_complete(folder, parameters) else "begun"
+        return "complete" if is_complete(folder, parameters, zarr=self.job.zarr) else "begun"
 
 
 def _scene_of(ref: SceneRef) -> Scene:
@@ -664,7 +666,8 @@ class _ByCrew:
             self._done.failed(_failure(scene.order, what, (core for core, _ in scene.failed)))
         else:
             many = tiles_of(scene.order.tiling) > 1
-            for names in [(name,) for name in FILES] if many else [FILES]:
+            files = files_of(scene.order.job)
+            for names in [(name,) for name in files] if many else [files]:
                 self._crew.submit(_Files(scene, names), make_files, scene.order, names, first=True)
 
     def _take_files(self, made: _Files, outcome: Any) -> None:
@@ -675,7 +678,7 @@ class _ByCrew:
             raise OutputError(outcome.why)
         self._done.spent({"files": outcome.seconds})
         scene.made |= dict.fromkeys(made.names, outcome)
-        if len(scene.made) < len(FILES):
+        if len(scene.made) < len(files_of(scene.order.job)):
             return
         why = next((each.why for each in scene.made.values() if each.why), None)
         if why is not None:

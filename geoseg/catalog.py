@@ -200,7 +200,14 @@ class Scene:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Hexadecimal SHA-256 of a file; of a folder, that of the list of its files' own, as sha256sum prints it.
+
+    `find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` in the folder says the same.
+    """
+    if path.is_dir():
+        below = sorted(f"./{each.relative_to(path).as_posix()}" for each in path.rglob("*") if each.is_file())
+        lines = (f"{sha256_of(path / name)}  {name}\n" for name in below)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -376,8 +383,9 @@ def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def file_asset(path: Path, media_type: str, title: str, roles: list[str], extra: dict[str, Any]) -> pystac.Asset:
-    """An asset beside the item, with its size and checksum."""
+    """An asset beside the item, with its size and checksum; of a folder, see `sha256_of`."""
     import pystac
 
-    fields = {"file:size": path.stat().st_size, "file:checksum": MULTIHASH_SHA256 + sha256_of(path), **extra}
+    size = sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
+    fields = {"file:size": size, "file:checksum": MULTIHASH_SHA256 + sha256_of(path), **extra}
     return pystac.Asset(f"./{path.name}", title=title, media_type=media_type, roles=roles, extra_fields=fields)

@@ -44,6 +44,7 @@ from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
 from geoseg.io.vectors import read_aoi
+from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.models.architectures import own_stride
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
 from geoseg.tiling import CHUNK, Axis, Tiling
@@ -124,6 +125,8 @@ class SegmentJob:
     """A raster whose 0 is not valid, `scl=FILE` or `qa_pixel=FILE`; or `scl`, `qa_pixel` for one beside the scene."""
     select: Mapping[str, object] | None = None
     """Of a Zarr store or NetCDF file the one step of a dimension that is meant, as `{"time": "2024-05-01"}`."""
+    zarr: bool = False
+    """Whether the maps are written as a Zarr store with overviews, too; the pixels are the same."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -195,7 +198,8 @@ def segment(
     """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
 
     `scene`, `name` and `select` are as `open_scene` takes them; an array of xarray is one, too.
-    Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
+    Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json, and
+    with `zarr=True` labels.zarr.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
     """
     known = scene if isinstance(scene, Scene) else open_scene(scene, name=name, select=select)
@@ -275,7 +279,7 @@ def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
     seen = look(job, scene)
     if not job.overwrite:
         _refuse_others(seen.folder, seen.parameters)
-    complete = not job.overwrite and is_complete(seen.folder, seen.parameters)
+    complete = not job.overwrite and is_complete(seen.folder, seen.parameters, zarr=job.zarr)
     if not complete:
         check_machine(job.device, seen.model)
         check_output(seen.folder, seen.scene)
@@ -376,6 +380,7 @@ def begin(planned: Plan) -> ResultStore:
     """The store of a plan: what an earlier run of the same job has left, or else a new one."""
     folder = planned.folder
     (folder / "item.json").unlink(missing_ok=True)
+    remove_maps(folder)
     if planned.job.overwrite or job_of(folder) != planned.parameters:
         model = planned.model
         outlines.forget(folder)
@@ -387,7 +392,7 @@ def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _st
     """What makes the files of a plan from its store."""
     model, layer = planned.model, layer_of(planned)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
-    return Exports(store, layer, Look(model.product, model.legend), tags, observe)
+    return Exports(store, layer, Look(model.product, model.legend), tags, observe, in_zarr=planned.job.zarr)
 
 
 def complete(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> Result:
@@ -532,6 +537,9 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         "footprints": ("footprints.geojson", geojson, f"{product} footprints, longitude and latitude", {}),
         "footprints_parquet": ("footprints.parquet", parquet, f"{product} footprints in the scene's CRS", {}),
     }
+    if planned.job.zarr:
+        title = f"{product} label map and confidence with overviews"
+        assets["maps"] = (MAPS, MEDIA_TYPE, title, {**nodata, "classification:classes": classes})
     software = {"geoseg": version("geoseg"), "torch": machine["torch"]}
     made = Provenance(
         planned.model,
@@ -662,9 +670,10 @@ def fingerprint(scene: Scene) -> dict[str, Any]:
 FILES = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
 
 
-def is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the folder holds the results of these parameters, and all of them."""
-    return job_of(folder) == parameters and all((folder / name).exists() for name in FILES)
+def is_complete(folder: Path, parameters: dict[str, Any], *, zarr: bool = False) -> bool:
+    """Whether the folder holds the results of these parameters, and all of them; `zarr`: the maps as a store, too."""
+    files = (*FILES, MAPS) if zarr else FILES
+    return job_of(folder) == parameters and all((folder / name).exists() for name in files)
 
 
 def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:

@@ -159,15 +159,25 @@ def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
 FILES = ("footprints", "labels", "confidence")
 """What is made of a scene that is predicted; the one that takes longest first."""
 
+MAPS = "maps"
+"""The same, where a job wants the maps as a Zarr store, too."""
+
+
+def files_of(job: SegmentJob) -> tuple[str, ...]:
+    """What is made of a job's scene."""
+    return (*FILES, MAPS) if job.zarr else FILES
+
 
 def make_files(order: SceneOrder, names: Sequence[str]) -> FilesOutcome:
-    """Make some of the `FILES` of a scene that is predicted. What goes wrong is told in the outcome."""
+    """Make some of the `files_of` a scene that is predicted. What goes wrong is told in the outcome."""
 
     def make(planned: Plan, store: ResultStore) -> int | None:
         exports, kept = exports_of(planned, store), None
         for name in names:
             if name == "footprints":
                 kept = exports.write_footprints()
+            elif name == MAPS:
+                exports.write_maps()
             else:
                 exports.write_raster(name)
         return kept

@@ -119,6 +119,9 @@ _MAPPING = (
     click.option(
         "--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]"
     ),
+    click.option(
+        "--zarr", is_flag=True, help="Write the maps as a Zarr store with overviews, too: labels.zarr, the same pixels."
+    ),
     click.option("--overwrite", is_flag=True, help="Do it again, although results are there."),
     click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything."),
 )
@@ -157,6 +160,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       confidence.tif      probability of each pixel's label
       footprints.geojson  outlines with area and confidence, longitude and latitude
       footprints.parquet  the same as GeoParquet, in the scene's own CRS
+      labels.zarr         with --zarr: both maps and their overviews, for xarray and web maps
       item.json           STAC item: how, from what and when it was made
       result.zarr         the working store, for xarray
 

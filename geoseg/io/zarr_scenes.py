@@ -116,7 +116,9 @@ def _crs_beside(home: Path) -> str:
 def _cube(
     path: str, dataset: xr.Dataset, array: Callable[[str], Any], groups: Callable[[], list[str]], labels: Labels
 ) -> Cube:
-    return Cube(path, dataset, lambda name: _reader(array(name)), lambda name: _fill(array(name)), groups, labels=labels)
+    return Cube(
+        path, dataset, lambda name: _reader(array(name)), lambda name: _fill(array(name)), groups, labels=labels
+    )
 
 
 def _reader(array: Any) -> Callable[[tuple[Any, ...]], NDArray[Any]]:
