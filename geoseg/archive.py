@@ -111,6 +111,11 @@ class RunJob(Strict):
         description="what is not valid: scl or qa_pixel, of each scene's own, with =FILE of one for all; or a raster's "
         "path, whose 0 is not valid",
     )
+    mask_clouds: str | None = Field(
+        default=None,
+        description="find clouds and their shadows, which are not valid then (extra `clouds`): auto, by the scene's "
+        "name, l1c, l2a, or l2a,SCALE,OFFSET",
+    )
     zarr: bool = Field(default=False, description="write the maps as a Zarr store with overviews, too: labels.zarr")
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
@@ -139,6 +144,7 @@ class RunJob(Strict):
             "bands",
             "nodata",
             "zarr",
+            "mask_clouds",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())

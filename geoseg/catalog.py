@@ -161,6 +161,8 @@ class Scene:
     """Values that stand for no data besides what the file says: one, or one for each band that is read."""
     mask: tuple[str, str] | None = None
     """The raster that tells what is not valid: what it is (`mask`, `scl`, `qa_pixel`), and where."""
+    clouds: tuple[str, str] | None = None
+    """The same of the raster of clouds that is made before the scene is predicted."""
     file: str | None = None
     """What of `path` is a file or an address, where the path chooses a part of it."""
     memory: Any = field(default=None, compare=False, repr=False)

@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,10 +39,13 @@ from geoseg.catalog import (
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, SceneError
 from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
+from geoseg.io.clouds import FILE as CLOUDS
+from geoseg.io.clouds import LEGEND as CLOUD_LEGEND
+from geoseg.io.clouds import Clouds, clouds_of, write_clouds
 from geoseg.io.cog import Look
 from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
+from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of
 from geoseg.io.vectors import read_aoi
 from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.models.architectures import own_stride
@@ -123,6 +126,8 @@ class SegmentJob:
     """A value for all bands that the model needs, or one for each in its order, that stands for no data."""
     mask: str | Path | None = None
     """A raster whose 0 is not valid, `scl=FILE` or `qa_pixel=FILE`; or `scl`, `qa_pixel` for one beside the scene."""
+    mask_clouds: str | None = None
+    """Find clouds and shadows, which are not valid then: `auto`, `l1c`, `l2a` or `l2a,SCALE,OFFSET`; extra `clouds`."""
     select: Mapping[str, object] | None = None
     """Of a Zarr store or NetCDF file the one step of a dimension that is meant, as `{"time": "2024-05-01"}`."""
     zarr: bool = False
@@ -146,6 +151,8 @@ class Plan:
     """What the result depends on: two jobs with equal parameters have equal results."""
     complete: bool
     """Whether the results are there already."""
+    clouds: Clouds | None = None
+    """How clouds are found, if that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -297,12 +304,17 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     if job.threshold is not None and model.legend.background is None:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
+    whole = scene
     scene, bands = as_asked(scene, model.bands, _asked(job))
     patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, scene.path)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
+    clouds = None
+    if job.mask_clouds is not None:
+        clouds = clouds_of(job.mask_clouds, replace(whole, fill=scene.fill), job.bands or {})
+        scene = replace(scene, clouds=("clouds", str(folder.absolute() / CLOUDS)))
     parameters = {
         "scene": fingerprint(scene),
         "model": {"name": model.name, "sha256": model.sha256},
@@ -316,10 +328,11 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "simplify": job.simplify,
         "separation": model.separation if job.separate else None,
         **_asked_parameters(job),
+        **({} if clouds is None else {"clouds": clouds.parameters}),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside, REMOTE_WAITS if is_remote(scene.path) else ())
-    return Plan(job, scene, model, folder, source, tiling, parameters, complete=False)
+    return Plan(job, scene, model, folder, source, tiling, parameters, complete=False, clouds=clouds)
 
 
 def _asked(job: SegmentJob) -> Asked:
@@ -384,8 +397,13 @@ def begin(planned: Plan) -> ResultStore:
     if planned.job.overwrite or job_of(folder) != planned.parameters:
         model = planned.model
         outlines.forget(folder)
-        return ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
-    return ResultStore.open(folder)
+        (folder / CLOUDS).unlink(missing_ok=True)
+        store = ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
+    else:
+        store = ResultStore.open(folder)
+    if planned.clouds is not None and not (folder / CLOUDS).exists():
+        store.enter({"clouds": write_clouds(folder, planned.clouds)})
+    return store
 
 
 def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _stage, _done, _total: None) -> Exports:
@@ -518,6 +536,8 @@ def layer_of(planned: Plan) -> Layer:
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
     counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
+    for entry in entries_of(planned.folder) if planned.clouds else ():
+        counts |= {f"{name}_pixels": count for name, count in entry.get("clouds", {}).items()}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
     classes = [
         {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}
@@ -537,6 +557,9 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         "footprints": ("footprints.geojson", geojson, f"{product} footprints, longitude and latitude", {}),
         "footprints_parquet": ("footprints.parquet", parquet, f"{product} footprints in the scene's CRS", {}),
     }
+    if planned.clouds is not None:
+        legend = [{"value": c.value, "name": c.name} for c in CLOUD_LEGEND.classes]
+        assets["clouds"] = (CLOUDS, cog, "clouds and their shadows", {**nodata, "classification:classes": legend})
     if planned.job.zarr:
         title = f"{product} label map and confidence with overviews"
         assets["maps"] = (MAPS, MEDIA_TYPE, title, {**nodata, "classification:classes": classes})
@@ -672,7 +695,7 @@ FILES = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "foo
 
 def is_complete(folder: Path, parameters: dict[str, Any], *, zarr: bool = False) -> bool:
     """Whether the folder holds the results of these parameters, and all of them; `zarr`: the maps as a store, too."""
-    files = (*FILES, MAPS) if zarr else FILES
+    files = (*FILES, *((MAPS,) if zarr else ()), *((CLOUDS,) if "clouds" in parameters else ()))
     return job_of(folder) == parameters and all((folder / name).exists() for name in files)
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from geoseg.catalog import ModelSpec, Scene
     from geoseg.footprints import Layer
+    from geoseg.io.clouds import Clouds
     from geoseg.io.pixels import Stretch
     from geoseg.raster import Band
     from geoseg.tiling import Tiling
@@ -79,6 +80,7 @@ class SceneOrder:
     folder: Path
     parameters: str
     """JSON."""
+    clouds: Clouds | None = None
 
     @classmethod
     def of(cls, planned: Plan) -> Self:
@@ -87,7 +89,7 @@ class SceneOrder:
             refuse(planned.scene.path)
         source, parameters = planned.source, json.dumps(planned.parameters)
         known = planned.job, planned.scene, planned.model, source.bands, source.stretch, planned.tiling
-        return cls(*known, planned.folder, parameters)
+        return cls(*known, planned.folder, parameters, planned.clouds)
 
     def planned(self) -> Plan:
         """The plan again, with a source that reads patiently. Raises `SceneError` if the scene has changed."""
@@ -96,7 +98,8 @@ class SceneOrder:
         inside = None if self.job.aoi is None else read_aoi(Path(self.job.aoi), self.scene.geobox)
         waits = REMOTE_WAITS if is_remote(self.scene.path) else WAITS
         source = open_source(self.scene, self.bands, self.stretch, inside, waits)
-        return Plan(self.job, self.scene, self.model, self.folder, source, self.tiling, parameters, complete=False)
+        known = self.job, self.scene, self.model, self.folder, source, self.tiling, parameters
+        return Plan(*known, complete=False, clouds=self.clouds)
 
 
 def _check_unchanged(scene: Scene, planned: dict[str, Any]) -> None:

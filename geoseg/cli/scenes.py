@@ -96,6 +96,12 @@ _MAPPING = (
         "(Landsat) for clouds, shadows and what was not seen; without =FILE the one beside the scene.",
     ),
     click.option(
+        "--mask-clouds",
+        metavar="LEVEL",
+        help="Find clouds and their shadows in Sentinel-2 or Landsat, which are nodata then (extra `clouds`): auto, by "
+        "the scene's name; l1c, as measured; l2a, corrected for the atmosphere; l2a,SCALE,OFFSET of its numbers.",
+    ),
+    click.option(
         "--select",
         multiple=True,
         callback=_labels,
@@ -160,6 +166,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       confidence.tif      probability of each pixel's label
       footprints.geojson  outlines with area and confidence, longitude and latitude
       footprints.parquet  the same as GeoParquet, in the scene's own CRS
+      clouds.tif          with --mask-clouds: clouds, shadows and what is beside them
       labels.zarr         with --zarr: both maps and their overviews, for xarray and web maps
       item.json           STAC item: how, from what and when it was made
       result.zarr         the working store, for xarray

@@ -100,7 +100,7 @@ class SceneSource(ABC):
         self.scene, self.bands, self.stretch, self.inside, self.waits = scene, bands, stretch, inside, waits
         self._extent = Window.of_shape(scene.shape)
         self._dataset: Any = None  # opened by whoever reads first, and again after an error
-        self._mask: Mask | None = None  # the same
+        self._masks: dict[tuple[str, str], Mask] = {}  # the same
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -123,6 +123,13 @@ class SceneSource(ABC):
             values[:, rows, cols], valid[rows, cols] = self._read(within)
         return Raster(values, valid)
 
+    def raw(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Chosen bands (band, y, x) as they are stored, and validity (y, x), of a window inside the scene.
+
+        Raises `SceneError` if the file is damaged there.
+        """
+        return self._read_patiently(window)
+
     def _grid(self, window: Window) -> GeoBox:
         """The part of the scene's grid; slicing that does the same, and takes longer than to read a small window."""
         whole = self.scene.geobox
@@ -143,7 +150,7 @@ class SceneSource(ABC):
                 return self._read_asked(window)
             except self.errors + (SceneError,) as error:  # noqa: RUF005  # mypy cannot tell what is unpacked
                 log.info("%s: %s; trying again in %.1f s", self.scene.path, error, wait)
-                self._dataset = self._mask = None
+                self._dataset, self._masks = None, {}
                 time.sleep(wait)
         try:
             return self._read_asked(window)
@@ -157,21 +164,22 @@ class SceneSource(ABC):
         values, valid = self._read_file(window)
         if self.scene.fill:
             valid = valid & self._not_fill(values)
-        if self.scene.mask is not None:
-            valid = valid & self._masked(*(np.arange(*span) for span in (window.row_range, window.col_range)))
+        for what in (self.scene.mask, self.scene.clouds):
+            if what is not None:
+                valid = valid & self._masked(what, *(np.arange(*span) for span in (window.row_range, window.col_range)))
         return values, valid
 
     def _not_fill(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         fill = np.asarray(self.scene.fill, np.float64).astype(values.dtype)
         return validity(values, values != fill[:, None, None])
 
-    def _masked(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Whether pixels (y, x) are valid by the scene's mask."""
+    def _masked(self, what: tuple[str, str], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether pixels (y, x) are valid by one of the scene's masks."""
         from geoseg.io.masks import Mask
 
-        mask = self._mask or Mask(self.scene)
-        self._mask = mask
-        return mask.valid(rows, cols)
+        if what not in self._masks:
+            self._masks[what] = Mask(self.scene.geobox, *what)
+        return self._masks[what].valid(rows, cols)
 
     @abstractmethod
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -198,7 +206,9 @@ class SceneSource(ABC):
             if self.scene.fill:
                 missing |= ~self._not_fill(values.data)
             if self.scene.mask is not None:
-                missing |= ~self._masked(*(nearest(*sides) for sides in zip(self.shape, shape, strict=True)))
+                missing |= ~self._masked(
+                    self.scene.mask, *(nearest(*sides) for sides in zip(self.shape, shape, strict=True))
+                )
             return np.ma.MaskedArray(values.data, np.ma.getmaskarray(values) | missing) if missing.any() else values
         except self.errors as error:
             msg = f"{self.scene.path}: cannot be read: {DAMAGED}"

@@ -126,14 +126,18 @@ def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene
     Raises `SceneError` or `OptionError` if that cannot be.
     """
     bands = _named(scene, wanted, dict(asked.bands))
-    if scene.files:
-        scene, bands = only_bands(scene, bands), tuple(range(1, len(bands) + 1))
+    scene, bands = only_these(scene, bands)
     if asked.nodata:
         _check_fill(scene, bands, asked.nodata)
         scene = replace(scene, fill=asked.nodata)
     if asked.mask is not None:
         scene = replace(scene, mask=masks.chosen(asked.mask, scene))
     return scene, bands
+
+
+def only_these(scene: Scene, bands: tuple[int, ...]) -> tuple[Scene, tuple[int, ...]]:
+    """The scene as it is to be read for some of its bands, on the grid of the finest of them, and which these are."""
+    return (only_bands(scene, bands), tuple(range(1, len(bands) + 1))) if scene.files else (scene, bands)
 
 
 def _named(scene: Scene, wanted: tuple[str, ...], named: dict[str, int]) -> tuple[int, ...]:
