@@ -166,14 +166,18 @@ class SceneSource(ABC):
             valid = valid & self._not_fill(values)
         for what in (self.scene.mask, self.scene.clouds):
             if what is not None:
-                valid = valid & self._masked(what, *(np.arange(*span) for span in (window.row_range, window.col_range)))
+                valid = valid & self._told(what, *(np.arange(*span) for span in (window.row_range, window.col_range)))
         return values, valid
 
     def _not_fill(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         fill = np.asarray(self.scene.fill, np.float64).astype(values.dtype)
         return validity(values, values != fill[:, None, None])
 
-    def _masked(self, what: tuple[str, str], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def _masked(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether pixels (y, x) are valid by the mask that the job names; clouds are found later than it is asked."""
+        return self._told(self.scene.mask or ("mask", self.scene.path), rows, cols)
+
+    def _told(self, what: tuple[str, str], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Whether pixels (y, x) are valid by one of the scene's masks."""
         from geoseg.io.masks import Mask
 
