@@ -210,9 +210,7 @@ class SceneSource(ABC):
             if self.scene.fill:
                 missing |= ~self._not_fill(values.data)
             if self.scene.mask is not None:
-                missing |= ~self._masked(
-                    self.scene.mask, *(nearest(*sides) for sides in zip(self.shape, shape, strict=True))
-                )
+                missing |= ~self._masked(*(nearest(*sides) for sides in zip(self.shape, shape, strict=True)))
             return np.ma.MaskedArray(values.data, np.ma.getmaskarray(values) | missing) if missing.any() else values
         except self.errors as error:
             msg = f"{self.scene.path}: cannot be read: {DAMAGED}"
