@@ -178,6 +178,12 @@ def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:
     return _validity(dataset, bands, None, values, flags)
 
 
+def media_type_of(path: str) -> str | None:
+    """The same of a file."""
+    with open_dataset(path) as dataset:
+        return media_type(dataset)
+
+
 def media_type(dataset: Any) -> str | None:
     """What STAC calls a dataset's format, if it has a name for it."""
     if dataset.driver == "GTiff":
