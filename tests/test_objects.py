@@ -207,6 +207,27 @@ def test_a_web_server_needs_metadata_in_one_piece(bucket: Bucket) -> None:
     assert (scene.id, scene.file) == ("town", url)
 
 
+OPEN = """
+import sys
+from geoseg.io.scenes import open_scene
+for path in sys.argv[1:]:
+    print(*open_scene(path).shape)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["s3://", "http://127.0.0.1:PORT/"])
+def test_a_scene_is_opened_though_the_first_connection_drops(scheme: str, bucket: Bucket, tmp_path: Path) -> None:
+    """In a process of its own: GDAL reads its options and remembers files once."""
+    town(bucket)
+    tif = write_tif(tmp_path / "town.tif", picture(130, 90))
+    rasterio.shutil.copy(tif, bucket.path / "town.tif", driver="COG", BLOCKSIZE=128)
+    (bucket.folder / "drops").write_text("1")
+    path = scheme.replace("PORT", str(bucket.port)) + "bucket/town.tif"
+    told = subprocess.run([sys.executable, "-c", OPEN, path], capture_output=True, text=True, check=False)
+    assert (told.stdout, told.returncode) == ("130 90\n", 0), told.stderr
+    assert not (bucket.folder / "drops").exists()
+
+
 def test_a_dropped_connection_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
     store = town(bucket)
     tif = write_tif(tmp_path / "town.tif", picture(130, 90))

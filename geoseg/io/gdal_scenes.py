@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,22 @@ def open_raster(path: str) -> Scene:
         )
 
 
+PATIENCE = {
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_RETRY_CODES": "0,429,500,502,503,504",
+}
+"""How GDAL asks a server again, unless the environment says it otherwise: 0 is a connection that dropped.
+
+Left to itself it takes a file whose server hung up once for one that is not there, and remembers that.
+"""
+
+
 def open_dataset(path: str) -> Any:
     """A file opened with rasterio. Raises `SceneError` for what GDAL does not read."""
+    if "://" in path or path.startswith("/vsi"):
+        for option, value in PATIENCE.items():
+            os.environ.setdefault(option, value)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
