@@ -57,10 +57,10 @@ from geoseg.planning import (
 from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
 from geoseg.selection import Fault, Narrowing, SceneRef, Scenes, narrowing, select, unique
 from geoseg.work import (
-    FILES,
     FilesOutcome,
     SceneOrder,
     TileOutcome,
+    files_of,
     make_files,
     make_item,
     predict_tile,
@@ -133,6 +133,12 @@ class RunJob(Strict):
     output_grid: Literal["target", "source"] = Field(
         default="target", description="source: models see the resolution, and the maps keep each scene's own grid"
     )
+    mask_clouds: str | None = Field(
+        default=None,
+        description="find clouds and their shadows, which are not valid then (extra `clouds`): auto, by the scene's "
+        "name, l1c, l2a, or l2a,SCALE,OFFSET",
+    )
+    zarr: bool = Field(default=False, description="write the maps as a Zarr store with overviews, too: labels.zarr")
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -162,6 +168,8 @@ class RunJob(Strict):
             "resolution",
             "crs",
             "output_grid",
+            "zarr",
+            "mask_clouds",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
         aoi = None if self.aoi is None else str((data / self.aoi).absolute())
@@ -403,7 +411,7 @@ class _Looker:
             return "new"
         if self.overwrite or before != parameters:
             return "changed"
-        return "complete" if is_complete(folder, parameters) else "begun"
+        return "complete" if is_complete(folder, parameters, zarr=self.job.zarr) else "begun"
 
 
 def _scene_of(ref: SceneRef) -> Scene:
@@ -744,7 +752,8 @@ class _ByCrew:
             self._done.failed(_failure(scene.order, what, (core for core, _ in scene.failed)))
         else:
             many = tiles_of(scene.order.tiling) > 1
-            for names in [(name,) for name in FILES] if many else [FILES]:
+            files = files_of(scene.order.job)
+            for names in [(name,) for name in files] if many else [files]:
                 self._crew.submit(_Files(scene, names), make_files, scene.order, names, first=True)
 
     def _take_files(self, made: _Files, outcome: Any) -> None:
@@ -755,7 +764,7 @@ class _ByCrew:
             raise OutputError(outcome.why)
         self._done.spent({"files": outcome.seconds})
         scene.made |= dict.fromkeys(made.names, outcome)
-        if len(scene.made) < len(FILES):
+        if len(scene.made) < len(files_of(scene.order.job)):
             return
         why = next((each.why for each in scene.made.values() if each.why), None)
         if why is not None:

@@ -6,7 +6,6 @@ believes neither: it reads the scenes, the stores and the files again and compar
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import shapely
 
 from geoseg import merge
 from geoseg.archive import RunJob, plan_archive
-from geoseg.catalog import COLLECTION, MULTIHASH_SHA256
+from geoseg.catalog import COLLECTION, MULTIHASH_SHA256, sha256_of
 from geoseg.errors import GeosegError
 from geoseg.export import INTERIOR
 from geoseg.footprints import footprints
@@ -197,7 +196,7 @@ class _Look:
             path = self._folder / asset["href"]
             if not path.exists():
                 yield f"{asset['href']}: is not there"
-            elif MULTIHASH_SHA256 + hashlib.sha256(path.read_bytes()).hexdigest() != asset["file:checksum"]:
+            elif MULTIHASH_SHA256 + sha256_of(path) != asset["file:checksum"]:
                 yield f"{asset['href']}: its checksum is not that of its item; it was changed or damaged"
         yield from _dead_links(item, self._folder)
 

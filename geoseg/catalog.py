@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,12 @@ class Scene:
     """The scenes that it is read from, where its grid is not their own; the first that is valid in a pixel counts."""
     by_nearest: bool = False
     """Whether a pixel takes what it lies in of those, as codes want it, and not what is between."""
+    clouds: tuple[str, str] | None = None
+    """The same of the raster of clouds that is made before the scene is predicted."""
+    file: str | None = None
+    """What of `path` is a file or an address, where the path chooses a part of it."""
+    memory: Any = field(default=None, compare=False, repr=False)
+    """The pixels themselves, where they are in no file; such a scene cannot leave this process."""
 
     @property
     def name(self) -> str:
@@ -202,7 +208,14 @@ class Scene:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Hexadecimal SHA-256 of a file; of a folder, that of the list of its files' own, as sha256sum prints it.
+
+    `find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` in the folder says the same.
+    """
+    if path.is_dir():
+        below = sorted(f"./{each.relative_to(path).as_posix()}" for each in path.rglob("*") if each.is_file())
+        lines = (f"{sha256_of(path / name)}  {name}\n" for name in below)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -362,12 +375,17 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
     return item
 
 
+MEDIA_TYPES = {".jp2": "image/jp2", ".j2k": "image/jp2", ".nc": "application/netcdf", ".nc4": "application/netcdf"}
+"""Of what is no GeoTIFF, by its suffix."""
+
+
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
     for part in scene.parts or (scene,):
-        for path in (*(part.files or (part.path,)), *((part.mask[1],) if part.mask else ())):
-            jp2 = Path(path).suffix.lower() in {".jp2", ".j2k"}
-            yield path, "application/vnd.zarr" if Path(path).is_dir() else "image/jp2" if jp2 else "image/tiff"
+        own = () if part.memory is not None else part.files or (part.file or part.path,)
+        for path in (*own, *((part.mask[1],) if part.mask else ())):
+            folder = Path(path).is_dir() or ".zarr" in Path(path).suffixes
+            yield path, "application/vnd.zarr" if folder else MEDIA_TYPES.get(Path(path).suffix.lower(), "image/tiff")
         if part.item is not None:
             yield part.item, "application/geo+json"
     if scene.parts and scene.mask is not None:
@@ -376,8 +394,9 @@ def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def file_asset(path: Path, media_type: str, title: str, roles: list[str], extra: dict[str, Any]) -> pystac.Asset:
-    """An asset beside the item, with its size and checksum."""
+    """An asset beside the item, with its size and checksum; of a folder, see `sha256_of`."""
     import pystac
 
-    fields = {"file:size": path.stat().st_size, "file:checksum": MULTIHASH_SHA256 + sha256_of(path), **extra}
+    size = sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
+    fields = {"file:size": size, "file:checksum": MULTIHASH_SHA256 + sha256_of(path), **extra}
     return pystac.Asset(f"./{path.name}", title=title, media_type=media_type, roles=roles, extra_fields=fields)

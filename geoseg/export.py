@@ -16,6 +16,7 @@ from geoseg import outlines
 from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
 from geoseg.io.vectors import write_geojson, write_parquet
+from geoseg.io.zarr_maps import MAPS, write_zarr
 from geoseg.tiling import CHUNK
 
 if TYPE_CHECKING:
@@ -64,23 +65,34 @@ class Count:
 
 
 class Exports:
-    """labels.tif, confidence.tif, footprints.geojson and footprints.parquet. Use it as a context manager.
+    """labels.tif, confidence.tif, labels.zarr, footprints.geojson and footprints.parquet. Use it as a context manager.
 
     They follow the store from the moment of entering. Leaving with an error gives them up, with nothing half written.
     """
 
-    def __init__(self, store: ResultStore, layer: Layer, look: Look, tags: dict[str, str], observe: Observer) -> None:
-        """`look` is that of the labels; `tags` go into both rasters."""
-        self._store, self._layer, self._tags = store, layer, tags
+    def __init__(
+        self,
+        store: ResultStore,
+        layer: Layer,
+        look: Look,
+        tags: dict[str, str],
+        observe: Observer,
+        *,
+        in_zarr: bool = False,
+    ) -> None:
+        """`look` is that of the labels; `tags` go into both rasters. `in_zarr`: whether they go into one store, too."""
+        self._store, self._layer, self._tags, self._in_zarr = store, layer, tags, in_zarr
         self._looks = {"confidence": CONFIDENCE, "labels": look}
         pixels = store.shape[0] * store.shape[1]
-        self._outlined, self._written = Count(observe, "outlining", pixels), Count(observe, "writing", 2 * pixels)
+        self._outlined = Count(observe, "outlining", pixels)
+        self._written = Count(observe, "writing", pixels * len(self._looks) * (1 + in_zarr))
 
     def __enter__(self) -> Self:
         """Start following the store."""
-        self._pool = ThreadPoolExecutor(1 + len(self._looks))
+        self._pool = ThreadPoolExecutor(2 + len(self._looks))
         self._kept = self._pool.submit(self.write_footprints)
         self._rasters = [self._pool.submit(self.write_raster, name) for name in self._looks]
+        self._rasters += [self._pool.submit(self.write_maps)] if self._in_zarr else []
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -113,6 +125,18 @@ class Exports:
                 for block in window.blocks(AT_ONCE):
                     yield outline(block, *(store.read_one(name, block) for name in names), layer=self._layer)
                 self._outlined.add(window.size)
+
+    def write_maps(self) -> None:
+        """Write labels and confidence as one Zarr store with overviews."""
+
+        def blocks() -> Iterator[tuple[str, Window, NDArray[np.uint8]]]:
+            for band in self._store.bands():
+                self._store.wait(band)
+                for block in band.blocks(AT_ONCE):
+                    yield from ((name, block, self._store.read_one(name, block)) for name in sorted(self._looks))
+                self._written.add(band.size * len(self._looks))
+
+        write_zarr(self._store.folder / MAPS, blocks(), self._layer.geobox, self._looks, self._tags)
 
     def write_raster(self, name: str) -> None:
         """Write `labels` or `confidence` as a COG."""

@@ -31,6 +31,8 @@ from scipy import ndimage
 
 from geoseg.catalog import COLLECTION, MULTIHASH_SHA256, Scene, sha256_of
 from geoseg.errors import GeosegError, OptionError, OutputError, SceneError
+from geoseg.io.band_names import own_name, scenes_among
+from geoseg.io.gdal_scenes import media_type_of
 from geoseg.io.pixels import DESCRIBED, Survey
 from geoseg.io.remote import size_and_time
 from geoseg.io.scenes import open_scene, survey
@@ -41,7 +43,7 @@ from geoseg.records import write_json
 from geoseg.selection import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pystac
     from numpy.typing import NDArray
@@ -165,13 +167,14 @@ def write_catalog(job: CatalogJob, observe: Observer = lambda _stage, _done, _to
         raise OptionError(msg)
     maker = _Maker(how, path, before)
     contents: list[dict[str, Any]] = []
-    for done, (name, scene) in enumerate(ids_of(found, folder).items()):
-        observe("scenes", done, len(found))
-        contents += maker.take(name, scene)
-    observe("scenes", len(found), len(found))
+    scenes = dict(_scenes(found))
+    for done, (name, scene) in enumerate(ids_of(scenes, folder).items()):
+        observe("scenes", done, len(scenes))
+        contents += maker.take(name, scene, scenes[scene])
+    observe("scenes", len(scenes), len(scenes))
     if not contents:
         first = maker.faults[0].why
-        msg = f"{job.folder}: none of its {len(found)} scenes can be catalogued; the first: {first}"
+        msg = f"{job.folder}: none of its {len(scenes)} scenes can be catalogued; the first: {first}"
         raise SceneError(msg)
     write_json(path, collection_of(how, path, contents))
     removed = before.remove_all_but({content["id"] for content in contents})
@@ -207,6 +210,19 @@ def scenes_below(folder: Path) -> tuple[list[Path], list[Path]]:
         folders[:] = [name for name in folders if name not in stores]
     known = {path for path in found if not path.is_symlink()}
     return sorted(p for p in found if not p.is_symlink() or p.resolve() not in known), sorted(outside)
+
+
+def _scenes(found: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Path]]]:
+    """Scenes by a path that names them, each with its files: of bands that lie on each other, or one named ""."""
+    for path, files, everything in scenes_among(found):
+        try:
+            if "" not in files:
+                open_scene(files)
+        except SceneError as error:
+            log.info("%s: %s; so each of its files is a scene", path, error)
+            yield from ((file, {"": file}) for file in everything)
+        else:
+            yield path, files
 
 
 def ids_of(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
@@ -337,15 +353,15 @@ class _Maker:
         self.made = self.kept = 0
         self.faults: list[Fault] = []
 
-    def take(self, name: str, path: Path) -> Iterator[dict[str, Any]]:
+    def take(self, name: str, path: Path, files: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
         """The item of a scene, written if need be; nothing where it cannot be catalogued, which is a fault then."""
         old = self._before.item(name, self._how.id)
         try:
-            if old and not self._fresh and self._is_of(old, path):
+            if old and not self._fresh and self._is_of(old, files.values()):
                 self.kept += 1
                 yield old
                 return
-            item = scene_item(path, self._path, name, self._how).to_dict(include_self_link=False)
+            item = scene_item(path, self._path, name, self._how, files).to_dict(include_self_link=False)
         except GeosegError as error:
             self.faults.append(Fault(str(path), str(error)))
         except Exception as error:  # the other scenes go on without this one
@@ -356,13 +372,13 @@ class _Maker:
             self.made += 1
             yield item
 
-    def _is_of(self, item: dict[str, Any], path: Path) -> bool:
-        """Whether an item tells of a file as it is now."""
-        assets = list(item.get("assets", {}).values())
-        if len(assets) != 1:
-            return False
-        now = {"href": href_of(path, self._path), **_state(path)}
-        return all(assets[0].get(key) == value for key, value in now.items())
+    def _is_of(self, item: dict[str, Any], files: Iterable[Path]) -> bool:
+        """Whether an item tells of files as they are now."""
+        now = {href_of(path, self._path): _state(path) for path in files}
+        assets = {asset.get("href"): asset for asset in item.get("assets", {}).values()}
+        return now.keys() == assets.keys() and all(
+            assets[href].get(key) == value for href, state in now.items() for key, value in state.items()
+        )
 
     def _write(self, name: str, item: dict[str, Any]) -> None:
         folder = self._path.parent / ITEMS
@@ -376,26 +392,33 @@ class _Maker:
 # --- an item
 
 
-def scene_item(path: Path, collection: Path, name: str, how: How) -> pystac.Item:
+def scene_item(
+    path: Path, collection: Path, name: str, how: How, files: Mapping[str, Path] | None = None
+) -> pystac.Item:
     """The STAC item of a scene, as it is to lie in the folder of items beside the collection's file.
+
+    `files`: of a scene with a file for each band, by what these call their bands; `path` is its name alone, then.
 
     Raises `SceneError` if the file is no scene, or has no data.
     """
     import pystac
     from pystac.extensions.projection import ProjectionExtension
 
-    _refuse_descriptions(path)
-    scene = open_scene(path)
+    files = files or {"": path}
+    for file in files.values():
+        _refuse_descriptions(file)
+    scene = open_scene(files.get("", files))
     seen = survey(scene)
     outline = footprint(scene, seen.valid)
-    state, when = _state(path), _when(scene, how.datetime_pattern)
+    updated = max(_state(file)["updated"] for file in files.values())
+    when = _when(scene, path.stem, how.datetime_pattern)
     item = pystac.Item(
         id=name,
         geometry=json.loads(shapely.to_geojson(outline)),
         bbox=bbox_of(outline),
         datetime=when,
         start_datetime=None if when else UNKNOWN_SINCE,
-        end_datetime=None if when else max(UNKNOWN_SINCE, dt.datetime.fromisoformat(state["updated"])),
+        end_datetime=None if when else max(UNKNOWN_SINCE, dt.datetime.fromisoformat(updated)),
         properties={
             "title": path.stem,
             "license": how.license,
@@ -412,18 +435,38 @@ def scene_item(path: Path, collection: Path, name: str, how: How) -> pystac.Item
         shape=list(scene.shape),
         transform=[*scene.geobox.affine][:9],
     )
-    checksum = {"file:checksum": MULTIHASH_SHA256 + sha256_of(path)} if how.checksum and path.is_file() else {}
-    colours = {"red", "green", "blue"} <= set(scene.bands) and scene.dtype == "uint8"
-    asset = pystac.Asset(
-        href_of(path, collection),
-        media_type=seen.media_type,
-        roles=["data", "visual"] if colours else ["data"],
-        extra_fields={**state, **checksum, "bands": list(bands_of(scene, seen))},
-    )
-    item.add_asset("visual" if colours else "data", asset)
+    bands = list(bands_of(scene, seen))
+    if "" in files:
+        colours = {"red", "green", "blue"} <= set(scene.bands) and scene.dtype == "uint8"
+        roles = ["data", "visual"] if colours else ["data"]
+        more = {**_file_fields(path, how), "bands": bands}
+        asset = pystac.Asset(href_of(path, collection), media_type=seen.media_type, roles=roles, extra_fields=more)
+        item.add_asset("visual" if colours else "data", asset)
+    else:
+        told = dict(zip(scene.files, bands, strict=True))
+        for file in files.values():
+            item.add_asset(own_name(file), _band_asset(file, told.get(str(file)), collection, how))
     for rel in ("root", "parent", "collection"):
         item.add_link(pystac.Link(rel, f"../{collection.name}", media_type="application/json"))
     return item
+
+
+def _file_fields(path: Path, how: How) -> dict[str, Any]:
+    """What STAC's file extension tells of a file."""
+    checksum = {"file:checksum": MULTIHASH_SHA256 + sha256_of(path)} if how.checksum and path.is_file() else {}
+    return {**_state(path), **checksum}
+
+
+def _band_asset(file: Path, band: dict[str, Any] | None, collection: Path, how: How) -> pystac.Asset:
+    """The asset of a file with one band, or, without one, with what tells what can be seen."""
+    import pystac
+
+    header, kind = open_scene(file), media_type_of(str(file))
+    more = {**_file_fields(file, how), "gsd": round(max(header.ground_resolution), 4)}
+    if band is not None:
+        more["bands"] = [{**band, "name": own_name(file), "data_type": COMPLEX.get(header.dtype, header.dtype)}]
+    roles = ["data"] if band is not None else ["data-mask"]
+    return pystac.Asset(href_of(file, collection), media_type=kind, roles=roles, extra_fields=more)
 
 
 def href_of(path: Path, collection: Path) -> str:
@@ -588,9 +631,8 @@ def bbox_of(outline: BaseGeometry) -> list[float]:
 # --- when it was taken
 
 
-def _when(scene: Scene, pattern: str | None) -> dt.datetime | None:
+def _when(scene: Scene, name: str, pattern: str | None) -> dt.datetime | None:
     """A pattern that the user gave goes before what the file says, which goes before the usual pattern."""
-    name = Path(scene.path).stem
     if pattern is not None and (told := date_reader(pattern)(name)):
         return told
     return scene.datetime or date_reader(None)(name)

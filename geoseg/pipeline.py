@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -39,11 +39,15 @@ from geoseg.catalog import (
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, SceneError
 from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer, footprints
+from geoseg.io.clouds import FILE as CLOUDS
+from geoseg.io.clouds import LEGEND as CLOUD_LEGEND
+from geoseg.io.clouds import Clouds, clouds_of, write_clouds
 from geoseg.io.cog import Look
-from geoseg.io.remote import state_of_scene
+from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.io.store import STORE, ResultStore, cannot_write, job_of
+from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of
 from geoseg.io.vectors import read_aoi
+from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.models.architectures import own_stride
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.tiling import CHUNK, Axis, Tiling
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoseg.io.pixels import SceneSource
+    from geoseg.io.scenes import OneScene
     from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Sink
 
@@ -131,6 +136,12 @@ class SegmentJob:
     """CRS of that grid: `EPSG:32645`, a number or WKT. None, both: the scene's own."""
     output_grid: Literal["target", "source"] = "target"
     """source: the network sees the resolution that is asked for, patch by patch, and the maps keep the scene's grid."""
+    mask_clouds: str | None = None
+    """Find clouds and shadows, which are not valid then: `auto`, `l1c`, `l2a` or `l2a,SCALE,OFFSET`; extra `clouds`."""
+    select: Mapping[str, object] | None = None
+    """Of a Zarr store or NetCDF file the one step of a dimension that is meant, as `{"time": "2024-05-01"}`."""
+    zarr: bool = False
+    """Whether the maps are written as a Zarr store with overviews, too; the pixels are the same."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -150,6 +161,8 @@ class Plan:
     """What the result depends on: two jobs with equal parameters have equal results."""
     complete: bool
     """Whether the results are there already."""
+    clouds: Clouds | None = None
+    """How clouds are found, if that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -190,21 +203,25 @@ class Result:
 
 
 def segment(
-    scene: str | Path | Mapping[str, str | Path] | Sequence[str | Path] | Scene,
+    scene: OneScene | Sequence[OneScene] | Scene,
     product: str,
     out: str | Path,
     *,
+    name: str | None = None,
+    select: Mapping[str, object] | None = None,
     observe: Observer | None = None,
     **options: Any,
 ) -> Result:
     """Map one scene: see `SegmentJob` for the options. Returns at once if the results are there already.
 
-    `scene`: whatever `open_scene` takes, a list of scenes that are mapped as one among it, or what it returns.
+    `scene`: whatever `open_scene` takes, with `name` and `select`, or what it returns; arrays of xarray, and lists of
+    scenes that are mapped as one, among it.
 
-    Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json.
+    Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json, and
+    with `zarr=True` labels.zarr.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
     """
-    known = scene if isinstance(scene, Scene) else open_scene(scene)
+    known = scene if isinstance(scene, Scene) else open_scene(scene, name=name, select=select)
     planned = plan(SegmentJob(known.path, product, out, **options), known)
     return Result(planned.folder) if planned.complete else run(planned, observe or (lambda _stage, _done, _total: None))
 
@@ -281,7 +298,7 @@ def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
     seen = look(job, scene)
     if not job.overwrite:
         _refuse_others(seen.folder, seen.parameters)
-    complete = not job.overwrite and is_complete(seen.folder, seen.parameters)
+    complete = not job.overwrite and is_complete(seen.folder, seen.parameters, zarr=job.zarr)
     if not complete:
         check_machine(job.device, seen.model)
         check_output(seen.folder, seen.scene)
@@ -294,11 +311,12 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     `scene` and `model` are what is already known of the job's.
     """
     _check_numbers(job)
-    scene = scene or open_scene(job.scene)
+    scene = scene or open_scene(job.scene, select=job.select)
     model = model or find_model(job.product, job.model)
     if job.threshold is not None and model.legend.background is None:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
+    whole = scene
     scene, bands = as_asked(scene, model.bands, _asked(job))
     name = scene.path if job.resolution is None else f"{scene.path} at --resolution {job.resolution:g}"
     seen = _seen_resolution(job, scene, model)
@@ -307,6 +325,10 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
+    clouds = None
+    if job.mask_clouds is not None:
+        clouds = clouds_of(job.mask_clouds, replace(_only_part(whole), fill=_asked(job).nodata), job.bands or {})
+        scene = replace(scene, clouds=("clouds", str(folder.absolute() / CLOUDS)))
     parameters = {
         "scene": fingerprint(scene),
         "model": {"name": model.name, "sha256": model.sha256},
@@ -321,10 +343,19 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "separation": model.separation if job.separate else None,
         **_asked_parameters(job),
         **_grid_parameters(scene),
+        **({} if clouds is None else {"clouds": clouds.parameters}),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
-    source = open_source(scene, bands, stretch, inside)
-    return Plan(job, scene, model, folder, source, tiling, parameters, complete=False)
+    source = open_source(scene, bands, stretch, inside, REMOTE_WAITS if is_remote(scene.path) else ())
+    return Plan(job, scene, model, folder, source, tiling, parameters, complete=False, clouds=clouds)
+
+
+def _only_part(scene: Scene) -> Scene:
+    """What a scene is read from. Raises `OptionError` if that is several scenes."""
+    if len(scene.parts) > 1:
+        msg = f"--mask-clouds: {scene.name} is a mosaic, whose parts were seen under different clouds; leave it out, "
+        raise OptionError(msg + "or take --mask scl or qa_pixel")
+    return scene.parts[0] if scene.parts else scene
 
 
 def _asked(job: SegmentJob) -> Asked:
@@ -418,18 +449,24 @@ def begin(planned: Plan) -> ResultStore:
     """The store of a plan: what an earlier run of the same job has left, or else a new one."""
     folder = planned.folder
     (folder / "item.json").unlink(missing_ok=True)
+    remove_maps(folder)
     if planned.job.overwrite or job_of(folder) != planned.parameters:
         model = planned.model
         outlines.forget(folder)
-        return ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
-    return ResultStore.open(folder)
+        (folder / CLOUDS).unlink(missing_ok=True)
+        store = ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
+    else:
+        store = ResultStore.open(folder)
+    if planned.clouds is not None and not (folder / CLOUDS).exists():
+        store.enter({"clouds": write_clouds(folder, planned.clouds)})
+    return store
 
 
 def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _stage, _done, _total: None) -> Exports:
     """What makes the files of a plan from its store."""
     model, layer = planned.model, layer_of(planned)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
-    return Exports(store, layer, Look(model.product, model.legend), tags, observe)
+    return Exports(store, layer, Look(model.product, model.legend), tags, observe, in_zarr=planned.job.zarr)
 
 
 def complete(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> Result:
@@ -555,6 +592,8 @@ def layer_of(planned: Plan) -> Layer:
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
     counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
+    for entry in entries_of(planned.folder) if planned.clouds else ():
+        counts |= {f"{name}_pixels": count for name, count in entry.get("clouds", {}).items()}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
     classes = [
         {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}
@@ -574,6 +613,12 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         "footprints": ("footprints.geojson", geojson, f"{product} footprints, longitude and latitude", {}),
         "footprints_parquet": ("footprints.parquet", parquet, f"{product} footprints in the scene's CRS", {}),
     }
+    if planned.clouds is not None:
+        legend = [{"value": c.value, "name": c.name} for c in CLOUD_LEGEND.classes]
+        assets["clouds"] = (CLOUDS, cog, "clouds and their shadows", {**nodata, "classification:classes": legend})
+    if planned.job.zarr:
+        title = f"{product} label map and confidence with overviews"
+        assets["maps"] = (MAPS, MEDIA_TYPE, title, {**nodata, "classification:classes": classes})
     software = {"geoseg": version("geoseg"), "torch": machine["torch"]}
     made = Provenance(
         planned.model,
@@ -710,9 +755,10 @@ def fingerprint(scene: Scene) -> dict[str, Any]:
 FILES = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
 
 
-def is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the folder holds the results of these parameters, and all of them."""
-    return job_of(folder) == parameters and all((folder / name).exists() for name in FILES)
+def is_complete(folder: Path, parameters: dict[str, Any], *, zarr: bool = False) -> bool:
+    """Whether the folder holds the results of these parameters, and all of them; `zarr`: the maps as a store, too."""
+    files = (*FILES, *((MAPS,) if zarr else ()), *((CLOUDS,) if "clouds" in parameters else ()))
+    return job_of(folder) == parameters and all((folder / name).exists() for name in files)
 
 
 def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import datetime as dt
 import glob
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import shapely
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.band_names import (
@@ -32,8 +32,9 @@ from geoseg.io.band_names import (
     parts_of,
     permitted_masks,
 )
-from geoseg.io.hrefs import Rule, Scheme, absolute, scheme_of
+from geoseg.io.hrefs import Rule, Scheme, absolute, join_labels, labelled, scheme_of, split_labels
 from geoseg.io.mosaics import Order, is_mosaic
+from geoseg.io.scenes import selected
 from geoseg.io.vectors import read_polygons
 from geoseg.jobs import Strict
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from shapely.geometry.base import BaseGeometry
+
+
+Label: TypeAlias = Annotated[str, BeforeValidator(lambda given: given if isinstance(given, list) else str(given))]
+"""A label as YAML has it: a date, a number or a word."""
 
 
 class SceneFile(Strict):
@@ -91,6 +96,11 @@ class Scenes(Strict):
     aoi: str | None = Field(default=None, description="vector file: only scenes that meet its polygons")
     dates: tuple[dt.date | None, dt.date | None] | None = Field(
         default=None, description="first and last day, in UTC, null for open; a scene without a date is an error then"
+    )
+    select: dict[str, Label] = Field(
+        default_factory=dict,
+        description="of Zarr stores and NetCDF files the one step of a dimension that is meant, such as "
+        "{time: 2024-05-01}",
     )
     allow: tuple[Scheme, ...] = Field(
         default=(), description="remote schemes that scenes may come by; vsi: GDAL's own file systems and XML"
@@ -196,11 +206,11 @@ def _all(scenes: Scenes, data: Path, wanted: Narrowing) -> Iterator[SceneRef | F
         rule = Rule(scenes.allow, (*roots, Path(where).parent) if not scheme_of(where) else roots)
         _permit_catalog(rule, where)
         for found in _items(where, rule):
-            yield _ref(found, scenes.asset, rule)
+            yield _labelled(_ref(found, scenes.asset, rule), scenes)
     if scenes.search is not None:
         rule = Rule(scenes.allow, roots)
         for item in _search(scenes.search, wanted):
-            yield _ref(Found(item, _self_href(item), alone=False), scenes.asset, rule)
+            yield _labelled(_ref(Found(item, _self_href(item), alone=False), scenes.asset, rule), scenes)
 
 
 def _permit_catalog(rule: Rule, where: str) -> None:
@@ -221,7 +231,8 @@ def _files(entry: SceneFile, scenes: Scenes, data: Path) -> Iterator[SceneRef | 
     try:
         alone = scheme_of(entry.href) or is_pairs(entry.href)
         paths = [in_full(entry.href, data)] if alone else _glob(entry, data)
-    except SceneError as error:
+        paths = [selected(path, scenes.select) for path in paths]
+    except (SceneError, OptionError) as error:
         yield Fault(entry.href, str(error))
         return
     for path in paths:
@@ -238,11 +249,17 @@ def _id_of(path: str) -> str:
         return pairs_of(path).id
     if is_band_folder(path):
         return id_of_folder(path)
-    return Path(urlsplit(path).path if scheme_of(path) else path).stem
+    where, labels = split_labels(path)
+    return labelled(Path(urlsplit(where).path if scheme_of(where) else where).stem, labels)
 
 
 def _glob(entry: SceneFile, data: Path) -> list[str]:
-    path = absolute(entry.href, "")
+    href, labels = split_labels(entry.href)
+    return [join_labels(path, labels) for path in _globbed(href, entry, data)]
+
+
+def _globbed(href: str, entry: SceneFile, data: Path) -> list[str]:
+    path = absolute(href, "")
     path = path if Path(path).is_absolute() else str(data / path)
     if Path(path).exists() or not glob.has_magic(path):
         return [str(Path(path).absolute())]
@@ -411,6 +428,14 @@ def _ref(found: Found | Fault, asset: str | tuple[str, ...] | None, rule: Rule) 
         return Fault(name, f"{name}: {error}")
     except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException) as error:
         return Fault(name, f"{name}: not a STAC item that can be used: {type(error).__name__}: {error} (in {home})")
+
+
+def _labelled(ref: SceneRef | Fault, scenes: Scenes) -> SceneRef | Fault:
+    """The step of an item's scene that the job chooses."""
+    try:
+        return ref if isinstance(ref, Fault) else replace(ref, href=selected(ref.href, scenes.select))
+    except OptionError as error:
+        return Fault(ref.href if isinstance(ref, SceneRef) else ref.name, str(error))
 
 
 def _scene_of(found: Found, asset: str | tuple[str, ...] | None, rule: Rule) -> SceneRef:

@@ -29,7 +29,8 @@ from geoseg import outlines
 from geoseg.catalog import find_model
 from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
 from geoseg.export import arrays_of, outlined
-from geoseg.io.remote import differs, is_gone, is_remote, state_of_scene
+from geoseg.io.array_scenes import refuse
+from geoseg.io.remote import REMOTE_WAITS, differs, is_gone, is_remote, state_of_scene
 from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from geoseg.catalog import ModelSpec, Scene
     from geoseg.footprints import Layer
+    from geoseg.io.clouds import Clouds
     from geoseg.io.pixels import Stretch
     from geoseg.raster import Band
     from geoseg.tiling import Tiling
@@ -60,9 +62,6 @@ log = logging.getLogger("geoseg")
 
 WAITS = (0.3, 1.0)
 """Seconds to wait before a file is read again."""
-
-REMOTE_WAITS = (1.0, 4.0, 16.0)
-"""The same for what comes over a network."""
 
 SCENES_KEPT_OPEN = 8
 
@@ -81,13 +80,16 @@ class SceneOrder:
     folder: Path
     parameters: str
     """JSON."""
+    clouds: Clouds | None = None
 
     @classmethod
     def of(cls, planned: Plan) -> Self:
-        """The order to carry out a plan."""
+        """The order to carry out a plan. Raises `SceneError` for a scene that is in no file."""
+        if planned.scene.memory is not None:
+            refuse(planned.scene.path)
         source, parameters = planned.source, json.dumps(planned.parameters)
         known = planned.job, planned.scene, planned.model, source.bands, source.stretch, planned.tiling
-        return cls(*known, planned.folder, parameters)
+        return cls(*known, planned.folder, parameters, planned.clouds)
 
     def planned(self) -> Plan:
         """The plan again, with a source that reads patiently. Raises `SceneError` if the scene has changed."""
@@ -96,7 +98,8 @@ class SceneOrder:
         inside = None if self.job.aoi is None else read_aoi(Path(self.job.aoi), self.scene.geobox)
         waits = REMOTE_WAITS if is_remote(self.scene.path) else WAITS
         source = open_source(self.scene, self.bands, self.stretch, inside, waits)
-        return Plan(self.job, self.scene, self.model, self.folder, source, self.tiling, parameters, complete=False)
+        known = self.job, self.scene, self.model, self.folder, source, self.tiling, parameters
+        return Plan(*known, complete=False, clouds=self.clouds)
 
 
 def _check_unchanged(scene: Scene, planned: dict[str, Any]) -> None:
@@ -159,15 +162,25 @@ def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
 FILES = ("footprints", "labels", "confidence")
 """What is made of a scene that is predicted; the one that takes longest first."""
 
+MAPS = "maps"
+"""The same, where a job wants the maps as a Zarr store, too."""
+
+
+def files_of(job: SegmentJob) -> tuple[str, ...]:
+    """What is made of a job's scene."""
+    return (*FILES, MAPS) if job.zarr else FILES
+
 
 def make_files(order: SceneOrder, names: Sequence[str]) -> FilesOutcome:
-    """Make some of the `FILES` of a scene that is predicted. What goes wrong is told in the outcome."""
+    """Make some of the `files_of` a scene that is predicted. What goes wrong is told in the outcome."""
 
     def make(planned: Plan, store: ResultStore) -> int | None:
         exports, kept = exports_of(planned, store), None
         for name in names:
             if name == "footprints":
                 kept = exports.write_footprints()
+            elif name == MAPS:
+                exports.write_maps()
             else:
                 exports.write_raster(name)
         return kept

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import rioxarray
 import xarray as xr
 import zarr
 from conftest import BANEPA, write_tif
-from rasterio.drivers import raster_driver_extensions
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -40,7 +40,7 @@ RGB = ("red", "green", "blue")
 class Made:
     """A scene, and what it holds by another's reading."""
 
-    scene: str | Path | dict[str, Path]
+    scene: str | Path | dict[str, Path] | xr.DataArray | xr.Dataset
     values: NDArray[Any]
     """(band, y, x), as stored."""
     valid: NDArray[np.bool_]
@@ -143,7 +143,9 @@ def copied(
     """What GDAL writes of a GeoTIFF in another format."""
 
     def make(folder: Path) -> Made:
-        if driver not in {*raster_driver_extensions().values(), "ENVI", "COG"}:
+        with rasterio.Env() as env:
+            drivers = {*env.drivers()}
+        if driver not in drivers:
             pytest.skip(f"this build of GDAL has no driver {driver}")
         values = picture(dtype)
         made = folder / f"a.{suffix}"
@@ -237,6 +239,47 @@ def stored(
         whole = read["image"].sortby("y", ascending=False).to_numpy()
         np.testing.assert_array_equal(whole, values)
         return Made(folder / "a.zarr", whole, np.ones((ROWS, COLS), bool) if fill is None else hole())
+
+    return make
+
+
+def netcdf(
+    engine: str, dtype: str = "uint8", *, fill: float | None = None, south_up: bool = False, **encoding: Any
+) -> Callable[[Path], Made]:
+    """A NetCDF file, its grid mapping as CF has it; the oracle is xarray's reading of it."""
+
+    def make(folder: Path) -> Made:
+        values = picture(dtype)
+        if fill is not None:
+            values[:, ~hole()] = fill
+        there = image(values).drop_attrs(deep=False).assign_attrs(long_name=" ".join(RGB))
+        there = there.isel(y=slice(None, None, -1)) if south_up else there
+        there = there.assign_coords(spatial_ref=((), 0, {"crs_wkt": rasterio.CRS.from_epsg(32645).to_wkt()}))
+        how = {"grid_mapping": "spatial_ref", "_FillValue": None if fill is None else np.asarray(fill, dtype)[()]}
+        there.to_dataset().to_netcdf(folder / "a.nc", engine=engine, encoding={"image": {**how, **encoding}})
+        with xr.open_dataset(folder / "a.nc", engine=engine, mask_and_scale=False) as read:
+            whole = read["image"].sortby("y", ascending=False).to_numpy()
+        np.testing.assert_array_equal(whole, values)
+        return Made(folder / "a.nc", whole, np.ones((ROWS, COLS), bool) if fill is None else hole())
+
+    return make
+
+
+def in_memory(dtype: str, *, flat: bool = False, chunks: dict[str, int] | None = None) -> Callable[[Path], Made]:
+    """What rioxarray reads of a GeoTIFF, or the same as an array for each band, whole or in Dask's chunks."""
+
+    def make(folder: Path) -> Made:
+        values = picture(dtype)
+        values[:, ~hole()] = 0
+        path = write_tif(folder / "a.tif", values, nodata=0)
+        with rioxarray.open_rasterio(path) as read:
+            there = read.load()
+        there = there if chunks is None else there.chunk(chunks)
+        there.name = "a"
+        if not flat:
+            return Made(there, values, hole())
+        layers = xr.Dataset({name: there[k].drop_vars("band") for k, name in enumerate(RGB)})
+        return Made(layers.assign_attrs(id="a"), values, hole())
 
     return make
 
@@ -338,6 +381,17 @@ VARIANTS: dict[str, Callable[[Path], Made]] = {
     "Zarr 2, south up and nodata": stored(2, "int16", fill=-7, south_up=True),
     "Zarr 3, NaN": stored(3, "float32", fill=float("nan")),
     "Zarr, an array for each band": band_arrays,
+    "Zarr 2 of GDAL": copied("Zarr", "zarr", FORMAT="ZARR_V2", COMPRESS="BLOSC", BLOCKSIZE="16,32,2"),
+    "Zarr 2 of GDAL, bands apart": copied("Zarr", "zarr", dtype="int16", FORMAT="ZARR_V2", INTERLEAVE="BAND"),
+    "Zarr 3 of GDAL": copied("Zarr", "zarr", dtype="uint16", FORMAT="ZARR_V3"),
+    "Zarr 3 of GDAL, compressed": copied("Zarr", "zarr", dtype="float32", FORMAT="ZARR_V3", COMPRESS="GZIP"),
+    "NetCDF 4": netcdf("h5netcdf", "uint16", chunksizes=(1, 32, 40), zlib=True),
+    "NetCDF 4, south up and nodata": netcdf("h5netcdf", "int16", fill=-7, south_up=True),
+    "NetCDF 4, NaN": netcdf("h5netcdf", "float32", fill=float("nan")),
+    "NetCDF 3": netcdf("scipy", "int16", fill=-7),
+    "DataArray": in_memory("uint16"),
+    "DataArray of Dask": in_memory("uint16", chunks={"band": 2, "y": 20, "x": 31}),
+    "Dataset of Dask, an array for each band": in_memory("uint8", flat=True, chunks={"y": 7, "x": 200}),
     "files of bands": band_files(("x", "y", "z"), folder_is_scene=False),
     "folder of Sentinel-2": band_files(("T45_B04", "T45_B03", "T45_B02"), folder_is_scene=True, tiled=True),
 }

@@ -453,6 +453,9 @@ def catalog(folder: Path, id_: str | None, verbose: int, **options: Any) -> None
       collection.json   STAC collection: extent, bands, resolutions, a link to each item
       items/ID.json     a scene: outline of its data, date, grid, bands, size of its file
 
+    Files of single bands that lie on each other and are named alike but for the band (T45_B02 ..., LC08_..._SR_B4, a
+    .SAFE folder, red.tif and green.tif) are one scene with an asset for each.
+
     The same command again brings it up to date: what has not changed keeps its item, what is gone loses it, and options
     that are not given stay as they were. A catalog of somebody else's is never touched. A file that cannot be read is
     told and left out; the status is 3 then. Links that lead out of FOLDER are not followed.

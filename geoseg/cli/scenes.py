@@ -28,6 +28,13 @@ def _band_numbers(_context: click.Context, _option: click.Parameter, text: str |
     return {name.strip(): int(number) for name, _, number in pairs}
 
 
+def _labels(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = [text.partition("=") for text in texts]
+    if not all(dim.strip() and label.strip() for dim, _, label in pairs):
+        raise click.BadParameter(f"{' '.join(texts)}: write a dimension and one of its labels, as time=2024-05-01")
+    return {dim.strip(): label.strip() for dim, _, label in pairs} or None
+
+
 def _values(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(value) for value in text.split(","))
@@ -107,6 +114,20 @@ _MAPPING = (
         show_default=True,
         help="With --resolution, source shows the model pixels of that size and keeps the scene's own grid.",
     ),
+    click.option(
+        "--mask-clouds",
+        metavar="LEVEL",
+        help="Find clouds and their shadows in Sentinel-2 or Landsat, which are nodata then (extra `clouds`): auto, by "
+        "the scene's name; l1c, as measured; l2a, corrected for the atmosphere; l2a,SCALE,OFFSET of its numbers.",
+    ),
+    click.option(
+        "--select",
+        multiple=True,
+        callback=_labels,
+        metavar="DIM=LABEL",
+        help="Of a Zarr store or NetCDF file with several steps of a dimension the one that is meant, as "
+        "time=2024-05-01; repeatable.",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--stride",
@@ -122,6 +143,9 @@ _MAPPING = (
     ),
     click.option(
         "--batch", type=int, metavar="N", help="Patches per forward pass.  [default: 1 on a CPU, 16 on a GPU]"
+    ),
+    click.option(
+        "--zarr", is_flag=True, help="Write the maps as a Zarr store with overviews, too: labels.zarr, the same pixels."
     ),
     click.option("--overwrite", is_flag=True, help="Do it again, although results are there."),
     click.option("-v", "--verbose", count=True, help="One line per tile; -vv for everything."),
@@ -144,7 +168,12 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
 
     \b
     SCENE is one of
-      FILE                a GeoTIFF or whatever GDAL reads, or a Zarr store
+      FILE                a GeoTIFF or whatever GDAL reads, a Zarr store or a NetCDF file
+      cube.zarr/GROUP     a group or array of a store (town.nc/IMAGE: of a file)
+      cube.zarr#time=2024-05-01
+                          one step of a dimension, as --select chooses it
+      https://..., s3://...
+                          the same at an address (Zarr: extra `remote`; NetCDF: extra `netcdf`)
       FOLDER              a file for each band: Sentinel-2 (B02 ..., .SAFE), Landsat, red.tif ...
       red=FILE,green=FILE,blue=FILE
                           a file for each band, each at its own resolution
@@ -160,6 +189,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       confidence.tif      probability of each pixel's label
       footprints.geojson  outlines with area and confidence, longitude and latitude
       footprints.parquet  the same as GeoParquet, in the scene's own CRS
+      clouds.tif          with --mask-clouds: clouds, shadows and what is beside them
+      labels.zarr         with --zarr: both maps and their overviews, for xarray and web maps
       item.json           STAC item: how, from what and when it was made
       result.zarr         the working store, for xarray
 
@@ -172,6 +203,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       geoseg segment town.tif buildings --out maps --resolution 0.3 --crs EPSG:32645
       geoseg segment mosaic-newest:tiles buildings --out maps
       geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
+      geoseg segment cube.zarr landcover --out maps --select time=2024-05-01
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """
     start_log(verbose)

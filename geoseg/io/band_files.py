@@ -20,6 +20,7 @@ from geoseg.catalog import Scene
 from geoseg.errors import SceneError
 from geoseg.io.band_names import folder_of, is_band_folder, is_item, is_pairs, item_of, pairs_of
 from geoseg.io.gdal_scenes import geobox_of, media_type, open_dataset, open_raster
+from geoseg.io.netcdf_scenes import is_netcdf, open_netcdf
 from geoseg.io.pixels import OVERVIEW, SceneSource, Survey, validity
 from geoseg.io.places import aligned, places, to_file
 from geoseg.io.zarr_scenes import is_zarr, open_zarr
@@ -50,7 +51,8 @@ def open_band_files(path: str) -> Scene:
     told = pairs_of(path) if is_pairs(path) else item_of(path) if is_item(path) else folder_of(path)
     if told.raster is None:
         return _scene(path, told)
-    scene = open_zarr(told.raster) if is_zarr(told.raster) else open_raster(told.raster)
+    read = open_zarr if is_zarr(told.raster) else open_netcdf if is_netcdf(told.raster) else open_raster
+    scene = read(told.raster)
     when = told.datetime or scene.datetime
     return replace(scene, id=told.id, masks=told.masks, item=told.item, datetime=when)
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.catalog import COLLECTION
 from geoseg.errors import SceneError
-from geoseg.io.hrefs import Rule, absolute, kind_of, scheme_of
+from geoseg.io.hrefs import Rule, absolute, kind_of, scheme_of, split_labels
 from geoseg.io.pixels import DESCRIBED
 
 if TYPE_CHECKING:
@@ -65,7 +66,14 @@ PAIR = re.compile(r"(?:^|,)\s*([A-Za-z]\w*)=")
 
 ITEM = re.compile(r"(.*\.(?:geo)?json)(?:#(.*))?", re.DOTALL)
 
-RASTERS = ("image/tiff", "image/jp2", "application/vnd.zarr", "application/vnd+zarr")
+RASTERS = (
+    "image/tiff",
+    "image/jp2",
+    "application/vnd.zarr",
+    "application/vnd+zarr",
+    "application/netcdf",
+    "application/x-netcdf",
+)
 """How media types begin that are scenes."""
 
 
@@ -186,6 +194,57 @@ def folder_of(path: str) -> BandFiles:
     return _parted(id_of_folder(path), {band: str(file) for band, (_, file) in found.items()})
 
 
+PRODUCT = re.compile(r"_(?:SR|ST|TOA)$")
+"""What Landsat puts between a scene's name and a band's, and not before a mask."""
+
+
+def scenes_among(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Path], list[Path]]]:
+    """Rasters by the scene that they belong to, as names tell: a path that stands for it, its bands, and all its files.
+
+    Bands are common names, or `scl` and `qa_pixel`; of several resolutions the finest is taken; a raster alone is named
+    "". All that lies in a Sentinel-2 product (`.SAFE`) is of that one. Scenes are named by what their files' names have
+    in common.
+    """
+    together: dict[Path, list[Path]] = {}
+    for path in paths:
+        together.setdefault(_scene_of(path), []).append(path)
+    for scene, files in together.items():
+        found = _finest(files)
+        if len(found.keys() - set(MASKS)) > 1 and (
+            scene.suffix.upper() == ".SAFE" or len(files) == len({_told(file.stem) for file in files})
+        ):
+            yield scene, found, files
+        else:
+            yield from ((file, {"": file}, [file]) for file in files)
+
+
+def _scene_of(path: Path) -> Path:
+    """A path that stands for the scene of a file: its product's folder, or one named like the file without the band."""
+    product = next((above for above in path.parents if above.suffix.upper() == ".SAFE"), None)
+    if product is not None:
+        return product
+    found = STEM.fullmatch(path.stem)
+    if found is None or _told(path.stem) is None:
+        return path
+    return path.parent / (PRODUCT.sub("", found[1] or "") or path.parent.name)
+
+
+def _finest(files: Iterable[Path]) -> dict[str, Path]:
+    """Of each band the finest file."""
+    best: dict[str, tuple[float, Path]] = {}
+    for file in files:
+        band, metres = _told(file.stem) or ("", 0.0)
+        if band not in {"", "grey", "alpha"} and (band not in best or metres < best[band][0]):
+            best[band] = metres, file
+    return {band: file for band, (_, file) in best.items()}
+
+
+def own_name(path: Path) -> str:
+    """What a file calls its band: B04, red, SCL."""
+    found = STEM.fullmatch(path.stem)
+    return found[2] if found else path.stem
+
+
 def id_of_folder(path: str) -> str:
     """The name of a folder as that of its scene."""
     folder = Path(path).absolute()
@@ -232,11 +291,24 @@ def _files_of(item: dict[str, Any], home: str, keys: tuple[str, ...] | None) -> 
     if item.get("type") != "Feature":
         msg = f"is no STAC item but of type {item.get('type')!r}; catalogs are for jobs (scenes.catalogs)"
         raise SceneError(msg)
-    rule = Rule((), (Path(home).resolve().parent,))
+    rule = Rule((), (_root_of(Path(home).resolve()),))
     files = {band: rule.permit(str(asset["href"]), home) for band, asset in assets_of(item, keys).items()}
     raster = files.pop("", None)
     masks, where = permitted_masks(item, home, rule), str(Path(home).absolute())
     return BandFiles(name_of(item), tuple(files.items()), masks, date_of(item), where, raster)
+
+
+def _root_of(item: Path) -> Path:
+    """The folder that an item's files lie in: its own, or that of the collection above which links it."""
+    above = item.parent.parent
+    try:
+        links = json.loads((above / COLLECTION).read_text(encoding="utf-8"))["links"]
+        hrefs = {
+            Path(absolute(str(link["href"]), str(above / "_"))).resolve() for link in links if link["rel"] == "item"
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return item.parent
+    return above if item in hrefs else item.parent
 
 
 def name_of(item: dict[str, Any]) -> str:
@@ -341,7 +413,7 @@ def parts_of(path: str) -> list[str]:
     """The files that will be opened for a path, as far as it names or holds them itself."""
     if is_pairs(path):
         return [file for _, file in split_pairs(path)]
-    return [str(file) for file in _rasters(Path(path))] if is_band_folder(path) else [path]
+    return [str(file) for file in _rasters(Path(path))] if is_band_folder(path) else [split_labels(path)[0]]
 
 
 def in_full(path: str, home: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,22 @@ def open_raster(path: str) -> Scene:
         )
 
 
+PATIENCE = {
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_RETRY_CODES": "0,429,500,502,503,504",
+}
+"""How GDAL asks a server again, unless the environment says it otherwise: 0 is a connection that dropped.
+
+Left to itself it takes a file whose server hung up once for one that is not there, and remembers that.
+"""
+
+
 def open_dataset(path: str) -> Any:
     """A file opened with rasterio. Raises `SceneError` for what GDAL does not read."""
+    if "://" in path or path.startswith("/vsi"):
+        for option, value in PATIENCE.items():
+            os.environ.setdefault(option, value)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -187,6 +202,12 @@ def _valid_overview(dataset: Any, bands: list[int]) -> NDArray[np.bool_] | None:
         return None
     values = dataset.read(bands, out_shape=(len(bands), *overview_shape(dataset.shape, OVERVIEW)))
     return _validity(dataset, bands, None, values, flags)
+
+
+def media_type_of(path: str) -> str | None:
+    """The same of a file."""
+    with open_dataset(path) as dataset:
+        return media_type(dataset)
 
 
 def media_type(dataset: Any) -> str | None:

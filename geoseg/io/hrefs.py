@@ -13,6 +13,11 @@ from geoseg.errors import SceneError
 
 Scheme: TypeAlias = Literal["http", "https", "s3", "gs", "az", "vsi"]
 
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Dimensions of a Zarr store or a NetCDF file, and which step of each is meant."""
+
+LABELS = re.compile(r"\w+=[^#]+")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -62,6 +67,35 @@ def kind_of(path: str) -> Literal["file", "folder", ""]:
     except (OSError, ValueError):
         return ""
     return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def split_labels(path: str) -> tuple[str, Labels]:
+    """A path, and what is chosen of it: `cube.zarr#time=2024-05-01` is one step of a store.
+
+    >>> split_labels("cube.zarr/r10m#time=2024-05-01T10:20,band=B04")
+    ('cube.zarr/r10m', (('time', '2024-05-01T10:20'), ('band', 'B04')))
+    >>> split_labels("item.json#B04,B03")
+    ('item.json#B04,B03', ())
+    """
+    where, _, text = path.rpartition("#")
+    if not where or not LABELS.match(text) or kind_of(path):
+        return path, ()
+    pairs = re.split(r",(?=\w+=)", text)
+    return where, tuple((dim.strip(), label.strip()) for dim, _, label in (pair.partition("=") for pair in pairs))
+
+
+def join_labels(path: str, labels: Labels) -> str:
+    """What `split_labels` takes apart."""
+    return path + "#" * bool(labels) + ",".join(f"{dim}={label}" for dim, label in labels)
+
+
+def labelled(name: str, labels: Labels) -> str:
+    """The name of one step of what is called so.
+
+    >>> labelled("cube", (("time", "2024-05-01T10:20"),))
+    'cube_2024-05-01T10_20'
+    """
+    return name + re.sub(r"[^\w.-]+", "_", "".join(f"_{label}" for _, label in labels))
 
 
 def absolute(href: str, home: str) -> str:

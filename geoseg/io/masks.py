@@ -3,6 +3,7 @@
     mask        as GDAL's masks have it (RFC 15): 0 is not valid, all else is
     scl         Sentinel-2's scene classification: no data, saturated, cloud shadows, clouds and cirrus are not valid
     qa_pixel    Landsat Collection 2: fill, dilated cloud, cirrus, cloud and cloud shadow are not valid
+    clouds      what `geoseg.io.clouds` has found: clouds, shadows and what is beside them
 
 Any grid and CRS will do: a pixel takes what lies below its centre. Where the raster has no data or does not reach,
 nothing is valid.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
     from shapely.geometry.base import BaseGeometry
 
     from geoseg.catalog import Scene
@@ -42,6 +44,7 @@ KINDS: dict[str, Callable[[NDArray[Any]], NDArray[np.bool_]]] = {
     "mask": lambda codes: np.asarray(codes != 0),
     "scl": lambda codes: ~np.isin(codes, SCL_INVALID),
     "qa_pixel": lambda codes: np.asarray(codes & QA_INVALID == 0),
+    "clouds": lambda codes: np.asarray(codes == 0),
 }
 """Which codes are valid."""
 
@@ -97,9 +100,8 @@ def _runs(pixels: NDArray[np.intp], span: int) -> list[NDArray[np.intp]]:
 class Mask:
     """Which pixels of a scene's grid its mask calls valid."""
 
-    def __init__(self, scene: Scene) -> None:
-        kind, path = scene.mask or ("mask", scene.path)
-        grid = scene.geobox
+    def __init__(self, grid: GeoBox, kind: str, path: str) -> None:
+        """`kind` is one of `KINDS`."""
         here = open_raster(path).geobox
         self._path, self._valid, self._scene, self._there = path, KINDS[kind], grid, here
         self._dataset = open_dataset(path)

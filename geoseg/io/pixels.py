@@ -100,7 +100,7 @@ class SceneSource(ABC):
         self.scene, self.bands, self.stretch, self.inside, self.waits = scene, bands, stretch, inside, waits
         self._extent = Window.of_shape(scene.shape)
         self._dataset: Any = None  # opened by whoever reads first, and again after an error
-        self._mask: Mask | None = None  # the same
+        self._masks: dict[tuple[str, str], Mask] = {}  # the same
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,6 +127,13 @@ class SceneSource(ABC):
             values[:, rows, cols], valid[rows, cols] = self._read(within)
         return Raster(values, valid)
 
+    def raw(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Chosen bands (band, y, x) as they are stored, and validity (y, x), of a window inside the scene.
+
+        Raises `SceneError` if the file is damaged there.
+        """
+        return self._read_patiently(window)
+
     def _grid(self, window: Window) -> GeoBox:
         """The part of the scene's grid; slicing that does the same, and takes longer than to read a small window."""
         whole = self.scene.geobox
@@ -149,7 +156,7 @@ class SceneSource(ABC):
                 return self._read_asked(window)
             except self.errors + (SceneError,) as error:  # noqa: RUF005  # mypy cannot tell what is unpacked
                 log.info("%s: %s; trying again in %.1f s", self.scene.path, error, wait)
-                self._dataset = self._mask = None
+                self._dataset, self._masks = None, {}
                 time.sleep(wait)
         try:
             return self._read_asked(window)
@@ -163,8 +170,9 @@ class SceneSource(ABC):
         values, valid = self._read_file(window)
         if self.scene.fill:
             valid = valid & self._not_fill(values)
-        if self.scene.mask is not None:
-            valid = valid & self._masked(*(np.arange(*span) for span in (window.row_range, window.col_range)))
+        for what in (self.scene.mask, self.scene.clouds):
+            if what is not None:
+                valid = valid & self._told(what, *(np.arange(*span) for span in (window.row_range, window.col_range)))
         return values, valid
 
     def _not_fill(self, values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -172,12 +180,16 @@ class SceneSource(ABC):
         return validity(values, values != fill[:, None, None])
 
     def _masked(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Whether pixels (y, x) are valid by the scene's mask."""
+        """Whether pixels (y, x) are valid by the mask that the job names; clouds are found later than it is asked."""
+        return self._told(self.scene.mask or ("mask", self.scene.path), rows, cols)
+
+    def _told(self, what: tuple[str, str], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether pixels (y, x) are valid by one of the scene's masks."""
         from geoseg.io.masks import Mask
 
-        mask = self._mask or Mask(self.scene)
-        self._mask = mask
-        return mask.valid(rows, cols)
+        if what not in self._masks:
+            self._masks[what] = Mask(self.scene.geobox, *what)
+        return self._masks[what].valid(rows, cols)
 
     @abstractmethod
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -12,6 +12,9 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.io.array_scenes import state_of_array
+from geoseg.io.zarr_scenes import METADATA, is_zarr
+
 if TYPE_CHECKING:
     from geoseg.catalog import Scene
 
@@ -22,6 +25,9 @@ ANSWER_WITHIN = 30.0
 
 WAITS = (1.0, 4.0)
 """Seconds to wait before it is asked again."""
+
+REMOTE_WAITS = (1.0, 4.0, 16.0)
+"""Seconds to wait before pixels are read again that come over a network."""
 
 State = dict[str, Any]
 
@@ -34,8 +40,11 @@ def is_remote(path: str) -> bool:
 def state_of(path: str) -> State:
     """Size in bytes, time of the last change and, of what a web server gives, the entity tag (RFC 9110, 8.8.3).
 
-    None for what is unknown: all of it where nothing is there, or where nobody can be asked but with credentials.
+    None for what is unknown: all of it where nothing is there, or where nobody can be asked but with credentials. Of a
+    Zarr store at an address only its metadata tell: nobody could ask for every chunk.
     """
+    if is_zarr(path) and is_remote(path):
+        return _of_objects(path, METADATA)
     if is_remote(path):
         return _told_by_server(path.removeprefix("/vsicurl/"))
     if not Path(path).exists():
@@ -59,7 +68,12 @@ def state_of_scene(scene: Scene) -> State:
     if scene.parts:
         return _state_of_parts(scene)
     files = dict(zip(scene.bands, scene.files, strict=True)) if scene.files else {}
-    state = {"files": {band: _named(file) for band, file in files.items()}} if files else state_of(scene.path)
+    if scene.memory is not None:
+        state = state_of_array(scene)
+    elif files:
+        state = {"files": {band: _named(file) for band, file in files.items()}}
+    else:
+        state = state_of(scene.file or scene.path)
     return state if scene.mask is None else {**state, "mask": {"is": scene.mask[0], **_named(scene.mask[1])}}
 
 
@@ -96,7 +110,7 @@ def differs(before: State, now: State) -> bool:
 
 def _told_by_server(url: str) -> State:
     if not url.startswith(("http://", "https://")):
-        return {"bytes": None, "modified": None, "etag": None}
+        return _of_objects(url) if url.startswith("s3://") else {"bytes": None, "modified": None, "etag": None}
     headers = _headers(url)
     length = headers.get("Content-Length")
     return {
@@ -104,6 +118,12 @@ def _told_by_server(url: str) -> State:
         "modified": headers.get("Last-Modified"),
         "etag": headers.get("ETag"),
     }
+
+
+def _of_objects(url: str, names: tuple[str, ...] = ()) -> State:
+    from geoseg.io.objects import state_at
+
+    return state_at(url, names)
 
 
 def _headers(url: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,25 +10,29 @@ import numpy as np
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io import masks
+from geoseg.io.array_scenes import ArraySource, is_array, is_in_memory, open_array, refuse
 from geoseg.io.band_files import BandFilesSource, is_band_files, only_bands, open_band_files
 from geoseg.io.band_names import join_pairs
 from geoseg.io.gdal_scenes import GdalSource, open_raster
 from geoseg.io.grids import GridSource, crs_asked, on_grid, target_grid
+from geoseg.io.hrefs import join_labels, split_labels
 from geoseg.io.mosaics import Order, is_mosaic, mosaic, read_from, written
+from geoseg.io.netcdf_scenes import NetcdfSource, is_netcdf, open_netcdf
 from geoseg.io.pixels import SceneSource, Stretch, Survey
 from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import xarray as xr
     from numpy.typing import NDArray
 
     from geoseg.catalog import Scene
     from geoseg.window import Window
 
-    OneScene: TypeAlias = str | Path | Mapping[str, str | Path]
+    OneScene: TypeAlias = str | Path | Mapping[str, str | Path] | xr.DataArray | xr.Dataset
 
 __all__ = [
     "KINDS",
@@ -39,6 +42,7 @@ __all__ = [
     "estimate_stretch",
     "open_scene",
     "open_source",
+    "selected",
     "survey",
 ]
 
@@ -55,7 +59,9 @@ class Kind:
 
 
 KINDS = (
+    Kind(is_in_memory, refuse, ArraySource),
     Kind(is_zarr, open_zarr, ZarrSource),
+    Kind(is_netcdf, open_netcdf, NetcdfSource),
     Kind(is_band_files, open_band_files, BandFilesSource),
     Kind(lambda _: True, open_raster, GdalSource),
 )
@@ -69,33 +75,43 @@ def _kind(path: str) -> Kind:
 def open_scene(
     path: OneScene | Sequence[OneScene],
     *,
+    name: str | None = None,
+    select: Mapping[str, object] | None = None,
     resolution: float | None = None,
     crs: str | int | None = None,
     order: Order = "first",
 ) -> Scene:
     """What a scene is: its grid, bands and date; no pixel is read.
 
-    `path`: a raster file, a Zarr store, a STAC item (.json), a folder with a file for each band, or the files by the
-    common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`; or several of these, as a
-    list or as `geoseg.io.mosaics` has it: where they overlap, a pixel is that of the first by the `order` of the list
-    (first, newest, oldest, least-cloud) that is valid there. `resolution` (in the units of the CRS) and `crs`
-    (`EPSG:32645`, a number, WKT): the grid that it is read on instead of its own.
+    `path`: a raster file, a Zarr store, a NetCDF file, a STAC item (.json), a folder with a file for each band, or the
+    files by the common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`; an array of
+    xarray (band, y, x) or (y, x), or a dataset with one for each band; or several files or stores, as a list or as
+    `geoseg.io.mosaics` has it: where they overlap, a pixel is that of the first by the `order` of the list (first,
+    newest, oldest, least-cloud) that is valid there.
+
+    `name` is the scene's id in place of its own. `select`: of a store, file or array the one step of a dimension that
+    is meant, as `{"time": "2024-05-01"}`. `resolution` (in the units of the CRS) and `crs` (`EPSG:32645`, a number,
+    WKT): the grid that it is read on instead of its own.
 
     Raises `SceneError` if it is missing, not a raster, or has no place on the ground, `OptionError` for a grid that
     cannot be.
     """
-    text = written([_text(each) for each in path], order) if isinstance(path, (list, tuple)) else _text(path)
-    scene = _open_mosaic(text) if is_mosaic(text) else _kind(text).open(text)
+    if is_array(path):
+        scene = open_array(path, name, tuple((dim, str(label)) for dim, label in (select or {}).items()))
+    else:
+        text = written([_text(each) for each in path], order) if isinstance(path, (list, tuple)) else _text(path)
+        if is_mosaic(text):
+            order, own, paths = read_from(text)
+            scene = mosaic([open_scene(each, select=select) for each in paths], order, text, own)
+        else:
+            text = selected(text, select)
+            scene = _kind(text).open(text)
+    scene = scene if name is None else replace(scene, id=name)
     return _regridded(scene, resolution, crs)
 
 
 def _text(path: Any) -> str:
-    return join_pairs(path) if isinstance(path, Mapping) else os.fspath(path)
-
-
-def _open_mosaic(text: str) -> Scene:
-    order, name, paths = read_from(text)
-    return mosaic([open_scene(path) for path in paths], order, text, name)
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else join_pairs(path)
 
 
 def _regridded(scene: Scene, resolution: float | None, crs: str | int | None) -> Scene:
@@ -105,6 +121,25 @@ def _regridded(scene: Scene, resolution: float | None, crs: str | int | None) ->
     wanted = crs_of(scene.geobox) if crs is None else crs_asked(crs)
     grid = target_grid(scene.parts or (scene,), resolution, wanted)
     return scene if grid == scene.geobox else on_grid(scene, grid)
+
+
+def selected(path: str, select: Mapping[str, object] | None) -> str:
+    """A path with the labels that are chosen of it: `cube.zarr#time=2024-05-01`.
+
+    Raises `OptionError` for what has no dimensions to choose from, or says another label itself.
+    """
+    if not select:
+        return path
+    where, before = split_labels(path)
+    if not (is_zarr(where) or is_netcdf(where)):
+        msg = f"--select {next(iter(select))}: {path} has no dimensions to choose from, as Zarr and NetCDF have"
+        raise OptionError(msg + "; leave it out")
+    labels = {dim: str(label) for dim, label in select.items()}
+    both = next((dim for dim, label in before if labels.get(dim, label) != label), None)
+    if both is not None:
+        msg = f"--select {both}={labels[both]}: {path} says another {both} itself; leave one of them out"
+        raise OptionError(msg)
+    return join_labels(where, tuple((dict(before) | labels).items()))
 
 
 @dataclass(frozen=True)
@@ -145,14 +180,18 @@ def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene
 def _files_as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
     """The same of a scene on its own grid."""
     bands = _named(scene, wanted, dict(asked.bands))
-    if scene.files:
-        scene, bands = only_bands(scene, bands), tuple(range(1, len(bands) + 1))
+    scene, bands = only_these(scene, bands)
     if asked.nodata:
         _check_fill(scene, bands, asked.nodata)
         scene = replace(scene, fill=asked.nodata)
     if asked.mask is not None:
         scene = replace(scene, mask=masks.chosen(asked.mask, scene))
     return scene, bands
+
+
+def only_these(scene: Scene, bands: tuple[int, ...]) -> tuple[Scene, tuple[int, ...]]:
+    """The scene as it is to be read for some of its bands, on the grid of the finest of them, and which these are."""
+    return (only_bands(scene, bands), tuple(range(1, len(bands) + 1))) if scene.files else (scene, bands)
 
 
 def _named(scene: Scene, wanted: tuple[str, ...], named: dict[str, int]) -> tuple[int, ...]:
