@@ -100,14 +100,17 @@ def open_scene(
         scene = open_array(path, name, tuple((dim, str(label)) for dim, label in (select or {}).items()))
     else:
         text = written([_text(each) for each in path], order) if isinstance(path, (list, tuple)) else _text(path)
-        if is_mosaic(text):
-            order, own, paths = read_from(text)
-            scene = mosaic([open_scene(each, select=select) for each in paths], order, text, own)
-        else:
-            text = selected(text, select)
-            scene = _kind(text).open(text)
-    scene = scene if name is None else replace(scene, id=name)
+        scene = _open_files(text, select)
+        scene = scene if name is None else replace(scene, id=name)
     return _regridded(scene, resolution, crs)
+
+
+def _open_files(text: str, select: Mapping[str, object] | None) -> Scene:
+    if is_mosaic(text):
+        order, name, paths = read_from(text)
+        return mosaic([open_scene(path, select=select) for path in paths], order, text, name)
+    path = selected(text, select)
+    return _kind(path).open(path)
 
 
 def _text(path: Any) -> str:
