@@ -457,9 +457,15 @@ def begin(planned: Plan) -> ResultStore:
         store = ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
     else:
         store = ResultStore.open(folder)
-    if planned.clouds is not None and not (folder / CLOUDS).exists():
+    if planned.clouds is not None and not ((folder / CLOUDS).exists() and _clouds_in(folder)):
         store.enter({"clouds": write_clouds(folder, planned.clouds)})
     return store
+
+
+def _clouds_in(folder: Path) -> dict[str, int]:
+    """How many pixels are hidden by what, as the ledger has it latest."""
+    found = [entry["clouds"] for entry in entries_of(folder) if "clouds" in entry]
+    return dict(found[-1]) if found else {}
 
 
 def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _stage, _done, _total: None) -> Exports:
@@ -592,8 +598,7 @@ def layer_of(planned: Plan) -> Layer:
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
     counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
-    for entry in entries_of(planned.folder) if planned.clouds else ():
-        counts |= {f"{name}_pixels": count for name, count in entry.get("clouds", {}).items()}
+    counts |= {f"{name}_pixels": count for name, count in _clouds_in(planned.folder).items()} if planned.clouds else {}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
     classes = [
         {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}

@@ -166,6 +166,22 @@ def test_patches_cover_a_side_and_see_mirrors_beyond_it(side: int, start: int) -
     np.testing.assert_array_equal(clouds._mirrored(first, side), padded[first + 51 : first + 51 + 256])
 
 
+def test_cells_are_means_of_pixels_with_data(tmp_path: Path) -> None:
+    found = clouds_of("l1c,2,5", open_scene(sentinel(tmp_path / "a.tif", 100, 150)), {})
+    seen = np.zeros(found.grid.shape, np.uint16)
+    down, along = clouds._mirrored(0, 34), clouds._mirrored(0, 50)
+    cells = clouds._cells(found, open_source(found.scene, found.bands), seen, down, along)[:, :34, :50]
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        values = dataset.read(masked=True)
+    for row, col in ((0, 0), (13, 30), (13, 33), (13, 35), (20, 40), (33, 49)):
+        block = values[:, 3 * row : 3 * row + 3, 3 * col : 3 * col + 3]
+        count = int((~np.ma.getmaskarray(block)[0]).sum())
+        assert seen[row, col] == count
+        expected = 2 * block.mean(axis=(1, 2)) + 5 if count else np.zeros(4)
+        np.testing.assert_allclose(cells[:, row, col], expected, rtol=1e-6)
+    assert {0, 3, 9} <= {*seen.ravel().tolist()}
+
+
 def test_reflectance_is_told_by_the_product(tmp_path: Path) -> None:
     for name, asked, expected in (
         ("S2B_MSIL2A_20210531T101112_N0300_R051.tif", "auto", ("l2a", 0.0001, 0.0)),

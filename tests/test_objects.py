@@ -269,7 +269,8 @@ def test_what_has_changed_is_told_by_the_metadata(bucket: Bucket, monkeypatch: p
     before = state_of(store)
     assert before["bytes"] == (bucket.path / "town.zarr/zarr.json").stat().st_size
     assert not differs(before, state_of(store))
-    (bucket.path / "town.zarr/zarr.json").write_text((bucket.path / "town.zarr/zarr.json").read_text() + "\n")
+    metadata = bucket.path / "town.zarr/zarr.json"
+    metadata.write_text(metadata.read_text().replace(" ", "\t", 1))  # of the same size and, says the server, date
     assert differs(before, state_of(store))
     (bucket.path / "a.tif").write_bytes(b"12345")
     assert state_of("s3://bucket/a.tif")["bytes"] == 5
