@@ -161,6 +161,8 @@ class Scene:
     """Values that stand for no data besides what the file says: one, or one for each band that is read."""
     mask: tuple[str, str] | None = None
     """The raster that tells what is not valid: what it is (`mask`, `scl`, `qa_pixel`), and where."""
+    scaling: tuple[tuple[float, float], ...] = ()
+    """Of each band what its numbers are multiplied by, and what is added, to be a quantity; () if they are one."""
     parts: tuple[Scene, ...] = ()
     """The scenes that it is read from, where its grid is not their own; the first that is valid in a pixel counts."""
     by_nearest: bool = False

@@ -406,6 +406,15 @@ def test_parts_that_do_not_fit_are_refused_in_a_sentence(
         open_scene([a, b])
 
 
+def test_parts_whose_numbers_mean_something_else_are_refused(tmp_path: Path) -> None:
+    a, b = (write_tif(tmp_path / name, picture("uint16"), photometric="RGB") for name in ("a.tif", "b.tif"))
+    for path, offsets in ((a, (0, 0, 0)), (b, (-0.1, -0.1, -0.1))):
+        with rasterio.open(path, "r+") as dataset:
+            dataset.scales, dataset.offsets = (0.0001,) * 3, offsets
+    with pytest.raises(SceneError, match=r"b\.tif: has the scales and offsets 0.0001 -0.1, .*a\.tif has 0.0001 \+0, "):
+        open_scene([a, b])
+
+
 def test_scenes_far_apart_are_no_mosaic(tmp_path: Path) -> None:
     a = write_tif(tmp_path / "a.tif", picture())
     b = write_tif(tmp_path / "b.tif", picture(), transform=rasterio.Affine(0.3, 0, 500_000, 0, -0.3, 9_000_000))

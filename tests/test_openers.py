@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import rasterio.shutil
 import xarray as xr
 import zarr
 from conftest import BANEPA, write_tif
@@ -53,6 +54,38 @@ def store(path: Path, version: int, **attributes: Any) -> Path:
     chunks = {"image": {"chunks": (1, 32, 32)}}
     array.to_dataset().to_zarr(path, zarr_format=version, consolidated=False, encoding=chunks)
     return path
+
+
+# --- what `benchmarks/fuzz.py` has found
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # rasterio cannot log what is no text
+@pytest.mark.parametrize(
+    ("driver", "spoilt_file", "old", "new"),
+    [
+        ("HFA", "a.img", b"+proj", b"\xff\xff\xff\xff\xff"),
+        ("HFA", "a.img", b"Eprj_Coordinate", b"7prj_Coordinate"),
+        ("PNG", "a.png.aux.xml", b'["EPSG","4326"]', b'["EPS\xff","4326"]'),
+        ("VRT", "a.vrt", b"<MDI key", b"<MDI \x87ey"),
+        ("VRT", "a.vrt", b"first.tif", b"fir\xb1t.tif"),
+    ],
+)
+def test_text_that_is_none_is_told(driver: str, spoilt_file: str, old: bytes, new: bytes, tmp_path: Path) -> None:
+    write_tif(tmp_path / "first.tif", picture())
+    path = tmp_path / {"HFA": "a.img", "PNG": "a.png", "VRT": "a.vrt"}[driver]
+    rasterio.shutil.copy(tmp_path / "first.tif", path, driver=driver)
+    whole = (tmp_path / spoilt_file).read_bytes()
+    (tmp_path / spoilt_file).write_bytes(whole.replace(old, new))
+    told = attempt(path)
+    assert told is None or (str(path) in told and "\n" not in told)
+
+
+def test_numbers_that_are_none_warn_of_nothing(tmp_path: Path) -> None:
+    values = picture(dtype="float32")
+    values[:, ::3, ::3] = np.inf
+    values[:, 1::3, ::3] = np.float32(np.nan)
+    write_tif(tmp_path / "a.tif", values)
+    assert attempt(tmp_path / "a.tif") is None
 
 
 # --- anything at all

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio.windows
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
 from geoseg.io.band_names import folder_of, is_band_folder, is_item, is_pairs, item_of, pairs_of
-from geoseg.io.gdal_scenes import geobox_of, media_type, open_dataset, open_raster
+from geoseg.io.gdal_scenes import UNREADABLE, geobox_of, media_type, open_dataset, open_raster
 from geoseg.io.netcdf_scenes import is_netcdf, open_netcdf
-from geoseg.io.pixels import OVERVIEW, SceneSource, Survey, validity
+from geoseg.io.pixels import OVERVIEW, SceneSource, Survey, scaling_of, validity
 from geoseg.io.places import aligned, places, to_file
 from geoseg.io.zarr_scenes import is_zarr, open_zarr
 from geoseg.raster import crs_of
@@ -74,6 +73,7 @@ def _scene(path: str, told: BandFiles) -> Scene:
         datetime=told.datetime or next((header.datetime for header in headers if header.datetime), None),
         ground_resolution=finest.ground_resolution,
         item=told.item,
+        scaling=scaling_of(header.scaling[0] if header.scaling else (1, 0) for header in headers),
         files=tuple(file for _, file in told.files),
         masks=told.masks,
     )
@@ -283,7 +283,7 @@ def _valid(values: NDArray[Any], has_data: list[NDArray[np.bool_] | None]) -> ND
 class BandFilesSource(SceneSource):
     """Pixels of several files, each with one band."""
 
-    errors = (RasterioError,)
+    errors = UNREADABLE
 
     def _opened(self) -> dict[int, _BandFile]:
         """The files by band, those that are read alone."""

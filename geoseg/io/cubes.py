@@ -39,6 +39,7 @@ from geoseg.io.pixels import (
     datetime_of,
     nearest,
     resolution_of,
+    scaling_of,
     validity,
 )
 
@@ -194,8 +195,18 @@ class Image:
             dtype=str(self.dtype),
             datetime=self.datetime,
             ground_resolution=resolution_of(self.geobox, self.cube.path),
+            scaling=self._scaling,
             **more,
         )
+
+    @property
+    def _scaling(self) -> tuple[tuple[float, float], ...]:
+        told = (self.dataset[array] for array, _ in self.bands)
+        known = ({**array.encoding, **array.attrs} for array in told)
+        try:
+            return scaling_of((each.get("scale_factor", 1), each.get("add_offset", 0)) for each in known)
+        except (TypeError, ValueError):
+            return ()  # no number is none
 
     @property
     def dtype(self) -> np.dtype[Any]:

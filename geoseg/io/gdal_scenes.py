@@ -12,7 +12,7 @@ import rasterio
 import rasterio.windows
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
@@ -26,6 +26,7 @@ from geoseg.io.pixels import (
     datetime_of,
     overview_shape,
     resolution_of,
+    scaling_of,
     validity,
 )
 
@@ -64,8 +65,12 @@ def open_raster(path: str) -> Scene:
             dtype=str(np.result_type(*dataset.dtypes)),
             datetime=datetime_of(dataset.tags()),
             ground_resolution=resolution_of(geobox, path),
+            scaling=scaling_of(zip(dataset.scales, dataset.offsets, strict=True)),
         )
 
+
+UNREADABLE = (RasterioError, CRSError, UnicodeDecodeError)
+"""What rasterio raises for a file that is damaged: also where a CRS, or what GDAL says of it, is no text."""
 
 PATIENCE = {
     "GDAL_HTTP_MAX_RETRY": "3",
@@ -87,7 +92,7 @@ def open_dataset(path: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return rasterio.open(path)
-    except RasterioError as error:
+    except UNREADABLE as error:
         msg = f"{path}: cannot be read as a raster ({error}); give a GeoTIFF or another raster that GDAL reads"
         raise SceneError(msg) from error
 
@@ -133,7 +138,7 @@ def _common_name(dataset: Any, band: int) -> str:
 class GdalSource(SceneSource):
     """Pixels of what GDAL reads."""
 
-    errors = (RasterioError,)
+    errors = UNREADABLE
 
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if self._dataset is None:
@@ -174,7 +179,7 @@ class GdalSource(SceneSource):
                     tuple(dataset.nodatavals),
                     _valid_overview(dataset, list(self.bands)),
                 )
-            except RasterioError as error:
+            except UNREADABLE as error:
                 msg = f"{self.scene.path}: cannot be read: {DAMAGED}"
                 raise SceneError(msg) from error
 

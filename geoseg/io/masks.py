@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio.windows
 from pyproj import Transformer
-from rasterio.errors import RasterioError
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.io.gdal_scenes import open_dataset, open_raster
+from geoseg.io.gdal_scenes import UNREADABLE, open_dataset, open_raster
 from geoseg.io.hrefs import absolute, kind_of
 from geoseg.io.places import aligned, places, to_file
 from geoseg.raster import crs_of
@@ -121,7 +120,7 @@ class Mask:
         try:
             down, along = self._places(rows, cols)
             return self._at(down, along)
-        except RasterioError as error:
+        except UNREADABLE as error:
             msg = f"{self._path}: the mask cannot be read: the file is damaged or incomplete; copy it again"
             raise SceneError(msg) from error
 

@@ -129,6 +129,10 @@ def _check_alike(other: Scene, first: Scene) -> None:
     elif other.dtype != first.dtype:
         what = f"has values of type {other.dtype}, and {first.path} of type {first.dtype}"
         remedy = "scenes of a mosaic are stretched alike: convert one of them with gdal_translate -ot"
+    elif other.scaling != first.scaling:
+        own, of_first = (", ".join(f"{a:g} {b:+g}" for a, b in scene.scaling) or "none" for scene in (other, first))
+        what = f"has the scales and offsets {own}, and {first.path} has {of_first}"
+        remedy = "scenes of a mosaic are stretched alike: convert them with gdal_translate -unscale -ot Float32"
     else:
         return
     msg = f"{other.path}: {what}; {remedy}"

@@ -24,7 +24,7 @@ from geoseg.raster import Raster, ground_resolution
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -58,10 +58,16 @@ class Stretch:
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Values (band, y, x) of any real type as uint8; NaN becomes 0."""
         low, high = (np.asarray(v, np.float32)[:, None, None] for v in (self.low, self.high))
-        with np.errstate(over="ignore"):  # nodata may be the lowest number that there is
+        with np.errstate(over="ignore", invalid="ignore"):  # nodata may be the lowest number that there is, or infinite
             scaled = (values.astype(np.float32) - low) * (255 / (high - low))
         bytes_: NDArray[np.uint8] = np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8)
         return bytes_
+
+
+def scaling_of(bands: Iterable[tuple[Any, Any]]) -> tuple[tuple[float, float], ...]:
+    """Scale and offset of each band as a scene has them."""
+    told = tuple((float(scale), float(offset)) for scale, offset in bands)
+    return told if any(each != (1.0, 0.0) for each in told) else ()
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,8 @@ def estimate_stretch(scene: Scene, bands: tuple[int, ...]) -> Stretch | None:
         msg = f"{scene.path}: its values are complex ({scene.dtype}); geoseg maps real-valued imagery"
         raise SceneError(msg)
     values = open_source(scene, bands).overview(STRETCH_SAMPLE)
-    per_band = [band.compressed().astype(np.float64) for band in values]
+    with np.errstate(invalid="ignore"):  # damaged numbers
+        per_band = [band.compressed().astype(np.float64) for band in values]
     per_band = [band[np.isfinite(band)] for band in per_band]
     if not all(band.size for band in per_band):
         return Stretch((0.0,) * len(bands), (1.0,) * len(bands))
