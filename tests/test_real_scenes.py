@@ -84,7 +84,7 @@ def test_a_real_scene_is_mapped(name: str, any_model: Path, shared_data: Path, t
     if not path.exists():
         pytest.skip(f"there is no {path}")
     result = mapped(path, any_model, tmp_path / "tif")
-    if path.is_dir():
+    if name not in {"RGB.byte.tif", "landsat_pucallpa_timeseries/2020.tif"}:
         return
     with rioxarray.open_rasterio(path, chunks={"x": 300, "y": 200}) as array:
         again = mapped(array, any_model, tmp_path / "array", name=result.folder.name)

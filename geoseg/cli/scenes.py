@@ -168,12 +168,12 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
 
     \b
     SCENE is one of
-      FILE                a GeoTIFF or whatever GDAL reads, a Zarr store or a NetCDF file
+      FILE                a GeoTIFF or whatever GDAL reads, a Zarr store, or NetCDF (extra `netcdf`)
       cube.zarr/GROUP     a group or array of a store (town.nc/IMAGE: of a file)
       cube.zarr#time=2024-05-01
                           one step of a dimension, as --select chooses it
       https://..., s3://...
-                          the same at an address (Zarr: extra `remote`; NetCDF: extra `netcdf`)
+                          a GeoTIFF at an address, or a Zarr store (extra `remote`)
       FOLDER              a file for each band: Sentinel-2 (B02 ..., .SAFE), Landsat, red.tif ...
       red=FILE,green=FILE,blue=FILE
                           a file for each band, each at its own resolution

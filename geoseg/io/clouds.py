@@ -74,7 +74,7 @@ FEWEST = 4
 """Bands that the networks know: all of these, or the first four."""
 
 SENTINEL2 = re.compile(r"MSIL(1C|2A)_\d{8}T\d{6}_N(\d{4})")
-LANDSAT = re.compile(r"L[COTE]0\d_L([12])[SGT][PRT]_")
+LANDSAT = re.compile(r"L[COTE]0\d_L([12])[SGT][PRTS]_")
 OFFSET_SINCE = 400
 """The processing baseline (04.00) since which Sentinel-2's numbers have an offset."""
 
