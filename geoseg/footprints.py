@@ -78,12 +78,19 @@ class Layer:
     """Whether the labels come with a confidence."""
     separation: GroundSeparation | None = None
     """How objects that touch are told apart by the score that the labels then come with; None = not at all."""
+    smooth: float = 0.0
+    """Pixels from a corner at which the curve that rounds it begins at most; 0 = corners stay sharp."""
 
     @cached_property
     def pixel_area(self) -> float:
         """Square metres that a pixel at the scene's centre covers on the ground."""
         down, along = ground_resolution(self.geobox)
         return down * along
+
+    def is_valid(self, shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+        """(n,): whether outlines in pixels are valid on the ground, too, where a vertex on a line may lie beside it."""
+        valid: NDArray[np.bool_] = shapely.is_valid(to_world(shapes, self.geobox))
+        return valid
 
     @property
     def apart(self) -> Separation | None:
@@ -139,7 +146,7 @@ def outline(
         score=score if separation else None,
         separation=separation,
     )
-    return Outlined(_describe(piece.complete, layer), piece.without_complete())
+    return Outlined(describe(piece.complete, layer), piece.without_complete())
 
 
 def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
@@ -151,14 +158,15 @@ def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
             found.append(each.columns)
             yield each.piece
 
-    found.append(_describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
-    return _frame({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
+    found.append(describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
+    return frame_of({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
 
 
-def _describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
+def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     """Columns of the objects that are kept; what is the same for all of a scene comes at the end."""
     objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
-    world = to_world(simplified(objects.geometry, objects.block, layer.simplify), layer.geobox)
+    shapes = simplified(objects.geometry, objects.block, layer.simplify, layer.smooth, layer.is_valid)
+    world = to_world(shapes, layer.geobox)
     area, perimeter = measure(world, layer.geobox)
     columns: dict[str, NDArray[Any]] = {
         "row": objects.first_row,
@@ -173,7 +181,7 @@ def _describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     return {name: values[area >= layer.min_area] for name, values in columns.items()}
 
 
-def _frame(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
+def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
     """The columns of all objects as footprints, sorted by their first pixel."""
     order = np.lexsort((columns["col"], columns["row"]))
     columns = {name: values[order] for name, values in columns.items()}
