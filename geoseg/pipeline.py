@@ -111,6 +111,8 @@ class SegmentJob:
     """Tolerance in pixels by which outlines may leave the pixels' sides; 0 = none."""
     separate: bool = True
     """Whether objects that touch are told apart, by models that have a score for it."""
+    regularise: bool = False
+    """Whether outlines are given straight walls and right angles, where they agree with them."""
     bands: Mapping[str, int] | None = None
     """Which bands of the scene, from 1, are the red one and so on; goes before what its files say."""
     nodata: float | Sequence[float] | None = None
@@ -258,7 +260,11 @@ def _asked(job: SegmentJob) -> Asked:
 def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     """The same as far as it is not the default, so that results of jobs without it stay what they are."""
     asked = _asked(job)
-    told = {"bands": dict(asked.bands), "nodata": [str(value) for value in asked.nodata]}
+    told = {
+        "bands": dict(asked.bands),
+        "nodata": [str(value) for value in asked.nodata],
+        "regularise": job.regularise,
+    }
     return {name: value for name, value in told.items() if value}
 
 
@@ -433,7 +439,16 @@ def layer_of(planned: Plan) -> Layer:
     """What the footprints of a plan are of."""
     scene, model, job = planned.scene, planned.model, planned.job
     apart = GroundSeparation(*model.separation) if model.separation and job.separate else None
-    return Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area, separation=apart)
+    return Layer(
+        scene.geobox,
+        model.legend,
+        scene.id,
+        scene.datetime,
+        job.simplify,
+        job.min_area,
+        separation=apart,
+        regularise=job.regularise,
+    )
 
 
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:

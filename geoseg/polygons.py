@@ -60,6 +60,8 @@ class Shaping:
     """How far from a corner the curve that rounds it begins at most, after simplifying."""
     separate: float = 0.0
     """Objects of one class are parted where they are narrower than this, between parts that are wider."""
+    regularise: bool = False
+    """Straight walls and right angles, for the buildings of one class; see `geoseg.regularise`."""
 
     def __post_init__(self) -> None:
         """Refuse what is no length or area."""
@@ -67,6 +69,9 @@ class Shaping:
             if not 0 <= value < math.inf:
                 msg = f"--{name.replace('_', '-')} {value}: must be 0 or more"
                 raise OptionError(msg)
+        if self.regularise and self.smooth:
+            msg = "--regularise and --smooth: corners are either square or round; leave one of them out"
+            raise OptionError(msg)
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ def trace(
         simplify=simplify_pixels or shaping.simplify * metres,
         smooth=shaping.smooth * metres,
         min_area=shaping.min_area,
+        regularise=shaping.regularise,
+        details=True,
     )
     table = np.where(wanted, np.arange(256), NODATA if ignored is None else ignored).astype(np.uint8)
     table[NODATA] = NODATA
@@ -287,6 +294,9 @@ def _shaped(objects: Objects, shaping: Shaping, layer: Layer) -> tuple[dict[str,
     filled = np.zeros(256, np.int64)
     if shaping.fill_holes:
         objects, filled = _filled(objects, shaping.fill_holes / layer.pixel_area)
+    if len(np.unique(objects.label)) > 1 and layer.regularise:
+        msg = "--regularise: is for the buildings of one class, these are of several; name it with --class"
+        raise OptionError(msg)
     if len(np.unique(objects.label)) > 1 and (layer.simplify or layer.smooth):
         objects = replace(objects, block=touching(objects.geometry))
     return describe(objects, layer), filled

@@ -24,7 +24,19 @@ from geoseg.runs import connect
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["simplified", "simplified_alone", "simplified_together", "touching"]
+__all__ = [
+    "Steps",
+    "Walls",
+    "by_portions",
+    "overlapping",
+    "ragged",
+    "settled",
+    "simplified",
+    "simplified_alone",
+    "simplified_together",
+    "touching",
+    "turned",
+]
 
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
@@ -57,7 +69,7 @@ def simplified(
     if rounding:  # a ring is a wall, and rounded as such
         alone[:] = False
     out = polygons.copy()
-    for some in _few_at_once(np.flatnonzero(~alone), polygons, block):
+    for some in by_portions(np.flatnonzero(~alone), polygons, block):
         out[some] = simplified_together(polygons[some], block[some], tolerance, rounding, is_valid)
     out[alone] = simplified_alone(polygons[alone], tolerance, is_valid)
     return out
@@ -86,14 +98,14 @@ def _sides(rings: _Polygons) -> tuple[_Ints, _Ints]:
     along = np.flatnonzero(owner[1:] == owner[:-1])
     low = np.minimum(corners[along], corners[along + 1])
     length = np.abs(corners[along + 1] - corners[along])
-    edge, k = _ragged(length.sum(axis=1))
+    edge, k = ragged(length.sum(axis=1))
     upright = length[:, 1] > 0
     first = low[:, 1] * (corners[:, 0].max() + 1) + low[:, 0]
     step = np.where(upright, corners[:, 0].max() + 1, 1)
     return 2 * (first[edge] + k * step[edge]) + upright[edge], owner[along][edge]
 
 
-def _few_at_once(chosen: _Ints, polygons: _Polygons, block: _Ints) -> list[_Ints]:
+def by_portions(chosen: _Ints, polygons: _Polygons, block: _Ints) -> list[_Ints]:
     """The chosen polygons, whole blocks together, in parts of about `SIDES_AT_ONCE` sides of pixels."""
     if not len(chosen):
         return []
@@ -138,10 +150,21 @@ def simplified_together(
     """
     if not len(polygons):
         return polygons
-    walls = _Walls.of(polygons, block)
+    walls = Walls.of(polygons, block)
     choices = [walls.lines, shapely.simplify(walls.lines, tolerance, preserve_topology=False)]
     if rounding:
         choices.append(_rounded(choices[-1], rounding))
+    return walls.outlines(settled(walls, choices, polygons, block, is_valid))
+
+
+def settled(
+    walls: Walls,
+    choices: list[_Polygons],
+    polygons: _Polygons,
+    block: _Ints,
+    is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid,
+) -> _Polygons:
+    """(walls,): of each wall the last of some forms with which outlines are in order; the first is its own."""
     level = np.full(len(walls.lines), len(choices) - 1)
     unsure = np.ones(len(polygons), np.bool_)
     while True:
@@ -150,13 +173,13 @@ def simplified_together(
             level[short] = np.maximum(level[short] - 1, 0)
             lines = _chosen(choices, level)
         outlines = walls.outlines(lines)
-        wrong = _turned(outlines, polygons) | _overlapping(outlines, block, unsure, is_valid)
+        wrong = turned(outlines, polygons) | overlapping(outlines, block, unsure, is_valid)
         if not wrong.any():
-            return outlines
+            return lines
         # With every round more walls are as they were, so this comes to an end.
         kept = walls.of_polygons(wrong)
         if shapely.equals_exact(lines[kept], walls.lines[kept]).all():
-            return outlines  # as they were
+            return lines  # as they were
         level[kept] = np.maximum(level[kept] - 1, 0)
         unsure = np.isin(block, block[wrong])
 
@@ -229,7 +252,7 @@ def _opened(lines: _Polygons) -> tuple[NDArray[np.float64], _Ints]:
     return np.insert(xy, last + 1, middle, axis=0), np.insert(line, last + 1, line[last])
 
 
-def _turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
+def turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
     """(n,): whether a ring is walked the other way round than before."""
     before, owner = shapely.get_rings(polygons, return_index=True)
     turned: _Bools = shapely.is_ccw(before) != shapely.is_ccw(shapely.get_rings(outlines))
@@ -237,7 +260,7 @@ def _turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
     return found
 
 
-def _overlapping(outlines: _Polygons, block: _Ints, unsure: _Bools, is_valid: Callable[[_Polygons], _Bools]) -> _Bools:
+def overlapping(outlines: _Polygons, block: _Ints, unsure: _Bools, is_valid: Callable[[_Polygons], _Bools]) -> _Bools:
     """(n,): whether a polygon, if it is `unsure`, is invalid or not in order with another of its block.
 
     That is, overlaps it, or touches it where they have not the same vertices, as where a gap of a pixel has closed.
@@ -263,7 +286,7 @@ def _blocks_apart(outlines: _Polygons, block: _Ints) -> _Polygons:
 
 
 @dataclass(frozen=True, eq=False)
-class _Walls:
+class Walls:
     """The outlines of some blocks, cut where more than two sides of pixels meet."""
 
     lines: _Polygons
@@ -278,11 +301,11 @@ class _Walls:
     """(rings,): the polygon of each ring."""
 
     @classmethod
-    def of(cls, polygons: _Polygons, block: _Ints) -> _Walls:
+    def of(cls, polygons: _Polygons, block: _Ints) -> Walls:
         """Cut the outlines of polygons (n,) of whole-numbered vertices and level and upright sides."""
         _, group = np.unique(block, return_inverse=True)
         rings, polygon = shapely.get_rings(polygons, return_index=True)
-        steps = _Steps.of(rings, group[polygon])
+        steps = Steps.of(rings, group[polygon])
         begin = np.flatnonzero(steps.is_cut)
         length = np.diff(begin, append=len(steps.ring))
         first, last = steps.side[begin], steps.side[begin + length - 1]
@@ -304,7 +327,7 @@ class _Walls:
         """(n,): the polygons with these lines for their walls."""
         xy, count = shapely.get_coordinates(lines), shapely.get_num_coordinates(lines)
         count_here, offset = count[self.wall], (np.cumsum(count) - count)[self.wall]
-        piece, k = _ragged(count_here - 1)  # the last vertex is the first of the next piece
+        piece, k = ragged(count_here - 1)  # the last vertex is the first of the next piece
         vertex = xy[offset[piece] + np.where(self.forwards[piece], k, count_here[piece] - 1 - k)]
         ring = self.ring[piece]
         size = np.bincount(ring) + 1
@@ -320,7 +343,7 @@ class _Walls:
 
 
 @dataclass(frozen=True, eq=False)
-class _Steps:
+class Steps:
     """Rings as steps of one pixel; a ring that is cut somewhere begins where it is."""
 
     xy: _Ints
@@ -340,13 +363,13 @@ class _Steps:
         return forwards
 
     @classmethod
-    def of(cls, rings: _Polygons, group: _Ints) -> _Steps:
+    def of(cls, rings: _Polygons, group: _Ints) -> Steps:
         """Walk along the rings, given the number of the block that each belongs to."""
         corners, owner = shapely.get_coordinates(rings, return_index=True)
         corners = corners.astype(np.int64)
         along = np.flatnonzero(owner[1:] == owner[:-1])
         move = corners[along + 1] - corners[along]
-        edge, k = _ragged(np.abs(move).sum(axis=1))
+        edge, k = ragged(np.abs(move).sum(axis=1))
         ring, pace = owner[along][edge], np.sign(move)[edge]
         xy = corners[along][edge] + k[:, np.newaxis] * pace
         low = xy.min(axis=0) - 1
@@ -366,7 +389,7 @@ class _Steps:
 
     def lines(self, begin: _Ints, length: _Ints, forwards: _Bools) -> _Polygons:
         """The walls that begin with these steps, all of them forwards."""
-        line, k = _ragged(length + 1)
+        line, k = ragged(length + 1)
         k = np.where(forwards[line], k, length[line] - k)
         step = begin[line] + np.minimum(k, length[line] - 1)
         xy = np.where((k == length[line])[:, np.newaxis], self.end[step], self.xy[step])
@@ -384,7 +407,7 @@ def _nodes(side: _Ints, cols: int) -> _Ints:
     return vertex[count > _ENDS]
 
 
-def _ragged(length: _Ints) -> tuple[_Ints, _Ints]:
+def ragged(length: _Ints) -> tuple[_Ints, _Ints]:
     """For rows of these lengths one after the other: the row of each element, and its place in the row."""
     row = np.repeat(np.arange(len(length)), length)
     return row, np.arange(len(row)) - (np.cumsum(length) - length)[row]

@@ -47,6 +47,9 @@ def _metres(name: str, text: str, unit: str = "M") -> Callable[[Callable[..., No
 @_metres("--min-area", "Drop objects below this area.", "M2")
 @_metres("--simplify", "Leave out vertices where the outline moves by no more than this; shared walls stay shared.")
 @_metres("--smooth", "Round corners, from at most this far on; after --simplify, and shared walls stay shared.")
+@click.option(
+    "--regularise", is_flag=True, help="Buildings: straight walls and right angles, where that agrees with the raster."
+)
 @_metres("--separate", "Part objects of a class where they are narrower than this, between wider parts.")
 def vectorize(
     labels: str, *, out: Path, classes: str | None, only: tuple[str, ...], background: str, **shape: Any
@@ -58,7 +61,8 @@ def vectorize(
 
     An object is what hangs together of one class by the pixels' sides. It is outlined exactly and counted first, so
     areas are those of the raster, however large it is; then it is shaped, in this order, lengths in metres and areas in
-    square metres on the ground: separate, fill holes, simplify, smooth, drop. Classes that touch still do afterwards.
+    square metres on the ground: separate, fill holes, simplify, smooth or regularise, drop. Classes that touch still do
+    afterwards. `regularised` says which buildings are regular; the others are simplified.
 
     FORMATS
 
@@ -66,7 +70,7 @@ def vectorize(
     Examples:
       geoseg vectorize maps/town/labels.tif --out town.gpkg --simplify 0.3 --min-area 4
       geoseg vectorize landcover.tif --out landcover.fgb --background none --simplify 10 --smooth 10
-      geoseg vectorize mask.tif --out roofs.geojson --classes 1=roof --separate 2 --fill-holes 1
+      geoseg vectorize mask.tif --out roofs.geojson --classes 1=roof --separate 2 --fill-holes 1 --regularise
       geoseg vectorize landcover.tif --out water.parquet --class water
     """
     from geoseg.io.layers import About, format_of, write_layer
