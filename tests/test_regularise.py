@@ -12,6 +12,7 @@ from conftest import BANEPA
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from rasterio import Affine
 from rasterio.features import rasterize
 from scipy import ndimage
 from test_vectors import LEGEND, covers
@@ -232,14 +233,14 @@ def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> 
     polygons, _ = drawn(polygonise_whole(labels))
     one, two = shapely.STRtree(polygons).query(polygons)
     assert shapely.area(shapely.intersection(polygons[one[one < two]], polygons[two[one < two]])).sum() > 5
-    layer = Layer(
-        GeoBox((100, 100), BANEPA, 32645), LEGEND, "town", simplify=1.0, confident=False, regularise=True, details=True
-    )
+    grid = GeoBox((100, 100), BANEPA @ Affine.scale(PIXEL[0] / BANEPA.a), 32645)
+    layer = Layer(grid, LEGEND, "town", simplify=1.0, confident=False, regularise=True, details=True)
     frame = footprints([(Window(0, 100, 0, 100), labels, None)], layer)
     shapes = frame.geometry.to_numpy()
     one, two = shapely.STRtree(shapes).query(shapes)
     assert shapely.area(shapely.intersection(shapes[one[one < two]], shapes[two[one < two]])).sum() < 1e-3
-    assert (frame["area_m2"] / frame.area).to_numpy() == pytest.approx(1, abs=3e-3)
+    large = frame[frame.area > 3]
+    assert (large["area_m2"] / large.area).to_numpy() == pytest.approx(1, abs=3e-3)
     assert frame["vertices"].tolist() == [
         len(p.exterior.coords) - 1 + sum(len(h.coords) - 1 for h in p.interiors) for p in shapes
     ]

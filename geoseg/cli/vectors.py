@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geoseg.cli.evaluating import class_values
-from geoseg.cli.terminal import NEVER_FOLD, Kept, ProgressBar
+from geoseg.cli.terminal import INCOMPLETE, NEVER_FOLD, Kept, ProgressBar
 from geoseg.errors import OptionError
 
 if TYPE_CHECKING:
@@ -147,5 +148,62 @@ def convert(source: Path, out: Path, image: str | None) -> None:
     click.echo(f"{len(frame)} features\n{out}")
 
 
+@click.command(cls=Kept)
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Layer of points to write, one for each flaw.")
+@click.option(
+    "--overlap",
+    type=float,
+    default=0.05,
+    show_default=True,
+    metavar="M2",
+    help="Square metres that two polygons may share.",
+)
+@click.option(
+    "--sliver", type=float, default=0.1, show_default=True, metavar="M", help="Least width of a polygon, on average."
+)
+def check(source: Path, out: Path | None, *, overlap: float, sliver: float) -> None:
+    r"""Look for what is wrong with a vector file, ours or not; the status is 3 if there is anything.
+
+    It is read as `geoseg convert` reads it, and looked through for
+
+    KINDS
+
+    \b
+    Examples:
+      geoseg check maps/town/footprints.geojson
+      geoseg check delivered.gpkg --out flaws.gpkg --overlap 0.5
+    """
+    from geoseg.flaws import KINDS, Limits
+    from geoseg.flaws import check as look
+    from geoseg.io.layers import format_of, write_layer
+
+    if out is not None:
+        format_of(out)
+    found = look(source, Limits(overlap, sliver))
+    for kind, count in found.counts.items():
+        if count:
+            click.echo(f"{count:8} {kind:16} {KINDS[kind]}")
+    total = len(found.places)
+    click.echo(f"{found.features} features, {total or 'no'} flaw{'' if total == 1 else 's'}.")
+    if out is not None:
+        write_layer(found.places, out)
+        click.echo(str(out))
+    if total:
+        sys.exit(INCOMPLETE)
+
+
+_KINDS = """\\b
+      empty           without a geometry
+      invalid         rings that cross themselves or each other
+      touches itself  an outline that passes one point twice
+      duplicate       the same polygon again
+      overlap         pairs of polygons that share ground
+      sliver          polygons narrower than --sliver on average
+      area off        area_m2 is not the polygon's area on the ground
+      axis order      coordinates that would be right the other way round, or are nowhere
+      crs member      GeoJSON with a CRS of its own, which RFC 7946 does not know"""
+
+check.help = (check.help or "").replace("KINDS", _KINDS.replace("\\b", r"\b"))
 for each in (vectorize, convert):
     each.help = (each.help or "").replace("FORMATS", _SUFFIXES.replace("\\b", r"\b"))
