@@ -235,7 +235,7 @@ def picture(cases: list[Case], path: Path, side: float = 60.0) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(cases), 3, figsize=(15, 5 * len(cases)), squeeze=False)
+    figure, axes = plt.subplots(len(cases), 3, figsize=(12, 4 * len(cases)), squeeze=False)
     for row, case in zip(axes, cases, strict=True):
         middle = np.median(shapely.get_coordinates(shapely.centroid(case.metres(case.polygons))), axis=0)
         window = shapely.box(*(middle - side / 2), *(middle + side / 2))
@@ -252,7 +252,7 @@ def picture(cases: list[Case], path: Path, side: float = 60.0) -> None:
                             axis.plot(*shapely.get_coordinates(ring).T, color=colour, linewidth=width)
             west, south, east, north = window.bounds
             axis.set(
-                title=f"{name}: {case.name}",
+                title=name,
                 xlim=(west, east),
                 ylim=(north, south),
                 aspect="equal",
@@ -260,7 +260,7 @@ def picture(cases: list[Case], path: Path, side: float = 60.0) -> None:
                 yticks=[],
             )
     figure.tight_layout()
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=60)
 
 
 def report(case: Case) -> None:

@@ -59,7 +59,7 @@ class Flaws:
 
     features: int
     places: gpd.GeoDataFrame
-    """A point for each flaw: flaw, feature (its id, or else its number from 0), other (of a pair), m2 (that it shares)."""
+    """A point for each flaw: flaw, feature (its id, or else its number from 0), other (of a pair), m2 (shared)."""
 
     @property
     def counts(self) -> dict[str, int]:

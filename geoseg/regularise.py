@@ -60,7 +60,7 @@ class Style:
     """Degrees from which on it is neither."""
     agree: float = 4.0
     """Degrees by which the directions of neighbours differ at most that get one together."""
-    iou: float = 0.8
+    iou: float = 0.7
     """Intersection over union with the exact outline below which a building is left as it was."""
     round: float = 0.97
     """The same with a circle from which on a building is round, less what pixels' corners take from it."""

@@ -37,7 +37,7 @@ FLAWED = {
     "touches itself": [PINCHED],
     "duplicate": [shapely.Polygon(np.roll(np.array(HOUSES[2].exterior.coords)[:-1], 2, axis=0))],
     "overlap": [shapely.box(5, 5, 14, 16)],
-    "sliver": [shapely.box(0, 50, 30, 50.05)],
+    "sliver": [shapely.box(0, 50, 30, 50.08)],
 }
 
 

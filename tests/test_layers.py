@@ -136,7 +136,7 @@ def test_portions_and_threads_change_nothing(rows: int, portion: int, threads: i
     """Whatever is written at once, against GDAL's reading of shapely's own words."""
     frame = town(50).iloc[:rows]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vectors, "ROWS_TOGETHER", portion)
+        patch.setattr(vectors, "LINES_TOGETHER", portion)
         patch.setattr(vectors, "THREADS", threads)
         texts = [text for lines in vectors._lines(frame) for text in lines[0].as_py()]
     assert [json.loads(text)["id"] for text in texts] == frame["id"].tolist()

@@ -60,7 +60,7 @@ class Format:
 
 
 def _write_parquet(frame: gpd.GeoDataFrame, path: Path, _: About) -> None:
-    write_parquet(frame.iloc[hilbert_order(frame)], path)
+    write_parquet(frame, path, hilbert_order(frame))
 
 
 def _write_flatgeobuf(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, islice, repeat
+from itertools import chain, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 ROWS_TOGETHER = 16384
 """Rows of a row group, which a reader takes or leaves as a whole."""
+
+LINES_TOGETHER = 4096
+"""Features of GeoJSON that are written at once: what stays in the cache is faster."""
 
 LONLAT_DIGITS = 7  # RFC 7946, section 11.2, suggests six (10 cm); a roof wants a centimetre
 
@@ -120,10 +124,12 @@ def beside(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_parquet(footprints: gpd.GeoDataFrame, path: Path) -> None:
-    """GeoParquet 1.1 in the footprints' own CRS, with a bounding-box column for fast windows."""
-    with parquet_file(path) as write:
-        write(footprints)
+def write_parquet(footprints: gpd.GeoDataFrame, path: Path, order: NDArray[np.int64] | None = None) -> None:
+    """GeoParquet 1.1 in the footprints' own CRS, with a bounding-box column for fast windows, in another order."""
+    with beside(path) as part:
+        writer = _ParquetParts(part)
+        writer.write(footprints, order)
+        writer.close()
 
 
 @contextmanager
@@ -142,6 +148,7 @@ class _ParquetParts:
         self._path = path
         self._writer: Any = None
         self._held: list[gpd.GeoDataFrame] = []
+        self._crs: Any = None
         self._types: set[int] = set()
         self._bounds = np.full((0, 4), np.nan)
 
@@ -151,17 +158,18 @@ class _ParquetParts:
         if sum(len(frame) for frame in self._held) >= ROWS_TOGETHER:
             held = pd.concat(self._held, ignore_index=True)
             whole = len(held) // ROWS_TOGETHER * ROWS_TOGETHER
-            self._write(held.iloc[:whole])
+            self.write(held.iloc[:whole])
             self._held = [held.iloc[whole:]]
 
     def close(self) -> None:
         """Write what is held, and what the file says of itself."""
-        held = pd.concat(self._held, ignore_index=True)
-        writer = self._write(held) if len(held) or self._writer is None else self._writer
+        if held := [frame for frame in self._held if len(frame) or self._writer is None]:
+            self.write(pd.concat(held, ignore_index=True))
+        writer = self._writer
         column = {
             "encoding": "WKB",
             "geometry_types": sorted(_GEOMETRY_TYPES[kind] for kind in self._types),
-            "crs": held.crs.to_json_dict(),
+            "crs": self._crs.to_json_dict(),
             "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
         }
         if len(self._bounds):
@@ -170,7 +178,8 @@ class _ParquetParts:
         writer.add_key_value_metadata({"geo": json.dumps(about)})
         writer.close()
 
-    def _write(self, footprints: gpd.GeoDataFrame) -> Any:
+    def write(self, footprints: gpd.GeoDataFrame, order: NDArray[np.int64] | None = None) -> None:
+        """Rows as they are, or in another order, in row groups of their own."""
         geometry = footprints.geometry.to_numpy()
         bounds = shapely.bounds(geometry)
         rows = pd.DataFrame(footprints.drop(columns=footprints.geometry.name))
@@ -184,10 +193,10 @@ class _ParquetParts:
             self._writer = pq.ParquetWriter(
                 self._path, table.schema, compression="zstd", use_dictionary=repeated, write_statistics=ranged
             )
-        self._writer.write_table(table, row_group_size=ROWS_TOGETHER)
+        self._writer.write_table(table if order is None else table.take(order), row_group_size=ROWS_TOGETHER)
+        self._crs = footprints.crs
         self._types |= set(np.unique(shapely.get_type_id(geometry)).tolist())
         self._bounds = np.concatenate([self._bounds, _around(bounds)])
-        return self._writer
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -205,26 +214,30 @@ _WKB_HEAD = 13
 
 
 def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
-    """Geometries as WKB, little endian. Polygons without holes are put together all at once, five times as fast."""
+    """Geometries as WKB, little endian. Polygons without holes of as many vertices are put together all at once."""
     plain = _is_plain(geometry)
     if not plain.all() or not len(geometry):
         return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
-    xy, count = shapely.get_coordinates(geometry), shapely.get_num_coordinates(geometry)
-    stop = np.cumsum(_WKB_HEAD + 16 * count.astype(np.int64))
-    if stop[-1] > np.iinfo(np.int32).max:
-        return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
-    start = stop - _WKB_HEAD - 16 * count
-    content = np.zeros(stop[-1], np.uint8)
-    head = np.frombuffer(np.array([3, 1], "<u4").tobytes(), np.uint8)
-    content[start] = 1
-    content[start[:, np.newaxis] + np.arange(1, 9)] = head
-    content[start[:, np.newaxis] + np.arange(9, 13)] = count.astype("<u4").view(np.uint8).reshape(-1, 4)
-    place = np.repeat(start + _WKB_HEAD - 16 * (np.cumsum(count) - count), count) + 16 * np.arange(len(xy))
-    # every place as the beginning of sixteen bytes, which are written at once
-    whole: NDArray[Any] = np.ndarray((len(content) - 15,), "V16", content, strides=(1,))
-    whole[place] = np.ascontiguousarray(xy, "<f8").view("V16").ravel()
-    offsets = np.append(0, stop).astype(np.int32)
-    return pa.BinaryArray.from_buffers(pa.binary(), len(geometry), [None, pa.py_buffer(offsets), pa.py_buffer(content)])
+    count = shapely.get_num_coordinates(geometry)
+    order = np.argsort(count, kind="stable")
+    alike = np.flatnonzero(np.append(True, np.diff(count[order]) != 0))  # numpy's
+    xy = shapely.get_coordinates(geometry if len(alike) == 1 else geometry[order])
+    parts, done = [], 0
+    for first, stop in pairwise((*alike, len(order))):
+        rows, vertices = stop - first, int(count[order[first]])
+        content = np.empty((rows, _WKB_HEAD + 16 * vertices), np.uint8)
+        content[:, :_WKB_HEAD] = np.frombuffer(struct.pack("<BIII", 1, 3, 1, vertices), np.uint8)
+        whole = np.ascontiguousarray(xy[done : done + rows * vertices], "<f8").view(np.uint8)
+        content[:, _WKB_HEAD:] = whole.reshape(rows, -1)
+        done += rows * vertices
+        offsets = np.arange(rows + 1, dtype=np.int64) * content.shape[1]
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+        parts.append(pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers))
+    if len(parts) == 1:
+        return parts[0].cast(pa.binary())
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return pa.concat_arrays(parts).take(pa.array(place)).cast(pa.binary())
 
 
 def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -286,7 +299,7 @@ def write_geojson_lines(footprints: gpd.GeoDataFrame, path: Path, mark: bytes = 
 
 def _lines(footprints: gpd.GeoDataFrame) -> Iterator[pa.Array]:
     """All features of GeoJSON in portions: lists of one list. Some threads work ahead, as far as memory has a bound."""
-    portions = (footprints.iloc[at : at + ROWS_TOGETHER] for at in range(0, len(footprints), ROWS_TOGETHER))
+    portions = (footprints.iloc[at : at + LINES_TOGETHER] for at in range(0, len(footprints), LINES_TOGETHER))
     with ThreadPoolExecutor(THREADS) as pool:
         ahead = deque(pool.submit(_features, portion) for portion in islice(portions, THREADS))
         while ahead:
@@ -303,13 +316,14 @@ def _features(footprints: gpd.GeoDataFrame) -> pa.Array:
     """One list of features of GeoJSON, one at least, as texts."""
     columns = [name for name in footprints.columns if name != footprints.geometry.name]
     rows = pd.DataFrame(footprints[columns])
-    properties: Any = _json_lines(rows) if columns else "null"
-    head = ['{"type":"Feature",', '"properties":']
+    values = {name: _json_of(rows, name) for name in columns}
+    head = ['{"type":"Feature",']
     if "id" in columns:
-        ids = pc.utf8_slice_codeunits(_json_lines(rows[["id"]]), len('{"id":'), -1)
-        head = ['{"type":"Feature","id":', ids, ',"properties":']
+        head = ['{"type":"Feature","id":', values["id"], ","]
+    pairs = [[("," if place else "") + json.dumps(name) + ":", values[name]] for place, name in enumerate(columns)]
+    head += ['"properties":{', *chain.from_iterable(pairs), "}"] if columns else ['"properties":null']
     shapes = _geometry_texts(to_lonlat(footprints))
-    texts = pc.binary_join_element_wise(*map(_large, (*head, properties, ',"geometry":', shapes, "}", "")))
+    texts = pc.binary_join_element_wise(*map(_large, (*head, ',"geometry":', shapes, "}", "")))
     return pa.LargeListArray.from_arrays([0, len(texts)], texts)
 
 
@@ -317,9 +331,26 @@ def _large(text: Any) -> Any:
     return pa.scalar(text, pa.large_string()) if isinstance(text, str) else text
 
 
-def _json_lines(rows: pd.DataFrame) -> pa.Array:
-    lines = rows.to_json(orient="records", lines=True, date_format="iso", double_precision=4).splitlines()
-    return pa.array(lines, pa.large_string())
+def _json_of(rows: pd.DataFrame, name: str) -> pa.Array:
+    """A column's values as JSON. Numbers and plain text are written by columns, five times as fast as row by row."""
+    values = rows[name].to_numpy()
+    if values.dtype.kind in "biu":
+        return pa.array(values).cast(pa.large_string())
+    if values.dtype.kind == "f" and np.isfinite(values).all() and np.abs(values).max(initial=0) < _WHOLE:
+        values = values.round(_DECIMALS)
+        texts = pa.array(values.astype(np.float64)).cast(pa.large_string())
+        whole = pc.binary_join_element_wise(texts, _large(".0"), _large(""))
+        return pc.if_else(pa.array(values == np.trunc(values)), whole, texts)
+    if isinstance(rows[name].dtype, pd.StringDtype):
+        texts = pa.array(rows[name], pa.large_string())
+        texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        if not texts.null_count and not pc.any(pc.match_substring_regex(texts, r"[^ !#-\[\]-~]")).as_py():
+            return pc.binary_join_element_wise(_large('"'), texts, _large('"'), _large(""))
+    told = rows[[name]].to_json(orient="records", lines=True, date_format="iso", double_precision=_DECIMALS)
+    return pc.utf8_slice_codeunits(pa.array(told.splitlines(), pa.large_string()), len(json.dumps(name)) + 2, -1)
+
+
+_DECIMALS, _WHOLE = 4, 1e15
 
 
 def _geometry_texts(geometry: NDArray[np.object_]) -> pa.Array:
