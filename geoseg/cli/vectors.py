@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _SUFFIXES = """\\b
     The suffix of OUT chooses the format:
       .geojson            GeoJSON (RFC 7946): longitude and latitude, 7 digits
-      .geojsonl .ndjson   the same, a feature on each line; .geojsons as a text sequence (RFC 8142)
+      .geojsonl .ndjson   the same, a feature on each line
+      .geojsons           the same as a text sequence (RFC 8142)
       .parquet            GeoParquet 1.1, in the file's own CRS, sorted so that a window is read fast
       .fgb                FlatGeobuf
       .gpkg               GeoPackage, with the classes' colours for QGIS
@@ -71,7 +72,7 @@ def vectorize(
     Examples:
       geoseg vectorize maps/town/labels.tif --out town.gpkg --simplify 0.3 --min-area 4
       geoseg vectorize landcover.tif --out landcover.fgb --background none --simplify 10 --smooth 10
-      geoseg vectorize mask.tif --out roofs.geojson --classes 1=roof --separate 2 --fill-holes 1 --regularise
+      geoseg vectorize mask.tif --out roofs.fgb --classes 1=roof --separate 2 --regularise
       geoseg vectorize landcover.tif --out water.parquet --class water
     """
     from geoseg.io.layers import About, format_of, write_layer
