@@ -4,7 +4,7 @@
 
 `write`: so many footprints of twelve vertices are written as GeoJSON and GeoParquet by geoseg and by geopandas, in
 turns, so that other work on the machine is in both; medians, their ratios, and sizes. geopandas' GeoJSON is brought to
-longitude and latitude first, as RFC 7946 wants it. The GeoJSON ratio is to be 5 at least, the GeoParquet one 1.
+longitude and latitude first, as RFC 7946 wants it. Wanted: GeoJSON 5 times as fast, GeoParquet as fast.
 
 `trace`: a land-cover map of five classes and `--side` pixels is vectorised, exactly and simplified.
 
