@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from geoseg.changes.pair import Change, change
     from geoseg.evaluation.compare import Evaluation, evaluate
     from geoseg.io.scenes import open_scene
-    from geoseg.pipeline import Result, segment, vectorize
+    from geoseg.pipeline import Result, segment
+    from geoseg.polygons import vectorize
 
 __all__ = ["Change", "Evaluation", "Result", "change", "evaluate", "open_scene", "segment", "vectorize"]
 
@@ -28,7 +29,7 @@ _HOME = {
     "Change": "geoseg.changes.pair",
     "open_scene": "geoseg.io.scenes",
     "segment": "geoseg.pipeline",
-    "vectorize": "geoseg.pipeline",
+    "vectorize": "geoseg.polygons",
     "Result": "geoseg.pipeline",
     "evaluate": "geoseg.evaluation.compare",
     "Evaluation": "geoseg.evaluation.compare",

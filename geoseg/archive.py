@@ -108,6 +108,7 @@ class RunJob(Strict):
     min_area: float = Field(default=4.0, ge=0, description="square metres below which a footprint is dropped")
     simplify: float = Field(default=1.0, ge=0, description="tolerance of outlines in pixels; 0: the pixels' sides")
     separate: bool = Field(default=True, description="tell objects that touch apart, where the model can")
+    regularise: bool = Field(default=False, description="give buildings straight walls and right angles")
     merge: Merge | None = Field(
         default=None,
         description="at the end, make one layer of all footprints: each once where scenes overlap, whole where they "
@@ -159,6 +160,7 @@ class RunJob(Strict):
             "min_area",
             "simplify",
             "separate",
+            "regularise",
             "stride",
             "tile",
             "batch",

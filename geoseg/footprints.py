@@ -21,6 +21,7 @@ from pyproj import CRS, Transformer
 from geoseg.io.vectors import to_world
 from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, WGS84, crs_of, ground_resolution
+from geoseg.regularise import regularised, without_overlaps
 from geoseg.separate import Separation
 from geoseg.simplify import simplified
 
@@ -78,12 +79,23 @@ class Layer:
     """Whether the labels come with a confidence."""
     separation: GroundSeparation | None = None
     """How objects that touch are told apart by the score that the labels then come with; None = not at all."""
+    smooth: float = 0.0
+    """Pixels from a corner at which the curve that rounds it begins at most; 0 = corners stay sharp."""
+    regularise: bool = False
+    """Whether outlines are given straight walls and right angles, see `geoseg.regularise`, where they agree with it."""
+    details: bool = False
+    """Whether footprints say of themselves what is easily found out again: see `frame_of`."""
 
     @cached_property
     def pixel_area(self) -> float:
         """Square metres that a pixel at the scene's centre covers on the ground."""
         down, along = ground_resolution(self.geobox)
         return down * along
+
+    def is_valid(self, shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+        """(n,): whether outlines in pixels are valid on the ground, too, where a vertex on a line may lie beside it."""
+        valid: NDArray[np.bool_] = shapely.is_valid(to_world(shapes, self.geobox))
+        return valid
 
     @property
     def apart(self) -> Separation | None:
@@ -139,7 +151,7 @@ def outline(
         score=score if separation else None,
         separation=separation,
     )
-    return Outlined(_describe(piece.complete, layer), piece.without_complete())
+    return Outlined(describe(piece.complete, layer), piece.without_complete())
 
 
 def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
@@ -151,14 +163,20 @@ def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
             found.append(each.columns)
             yield each.piece
 
-    found.append(_describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
-    return _frame({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
+    found.append(describe(join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1])), layer))
+    return frame_of({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
 
 
-def _describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
+def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     """Columns of the objects that are kept; what is the same for all of a scene comes at the end."""
     objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
-    world = to_world(simplified(objects.geometry, objects.block, layer.simplify), layer.geobox)
+    is_regular = np.zeros(len(objects), np.bool_)
+    if layer.regularise:
+        pixel = ground_resolution(layer.geobox)
+        shapes, is_regular = regularised(objects.geometry, objects.block, layer.simplify, pixel, layer.is_valid)
+    else:
+        shapes = simplified(objects.geometry, objects.block, layer.simplify, layer.smooth, layer.is_valid)
+    world = to_world(shapes, layer.geobox)
     area, perimeter = measure(world, layer.geobox)
     columns: dict[str, NDArray[Any]] = {
         "row": objects.first_row,
@@ -168,22 +186,33 @@ def _describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
         "perimeter_m": perimeter.round(2),
         "confidence": (objects.confidence_sum / np.maximum(objects.pixels, 1) / CONFIDENCE_STEPS).round(4),
         "touches_nodata": objects.touches_nodata,
+        **({"regularised": is_regular} if layer.regularise else {}),
+        **({"touches_edge": objects.touches_edge} if layer.details else {}),
         "geometry": world,
     }
     return {name: values[area >= layer.min_area] for name, values in columns.items()}
 
 
-def _frame(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
-    """The columns of all objects as footprints, sorted by their first pixel."""
+def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
+    """The columns of all objects as footprints, sorted by their first pixel.
+
+    With a layer's details also touches_edge (of the scene), vertices (the last one of a ring, which is its first, not
+    counted) and orientation_deg (of the longer side of the smallest box, from north to east, 0 to 180).
+    """
     order = np.lexsort((columns["col"], columns["row"]))
     columns = {name: values[order] for name, values in columns.items()}
+    if layer.regularise:
+        _keep_apart(columns, layer)
     ids = [f"r{row}c{col}" for row, col in zip(columns["row"], columns["col"], strict=True)]
     names = np.array([c.name for c in layer.legend.classes], object)
+    told = ["area_m2", "perimeter_m", "confidence", "touches_nodata"]
+    told += [name for name in ("touches_edge", "regularised") if name in columns]
     everything = gpd.GeoDataFrame(
         {
             "id": pd.Series(ids, dtype=str),
             "class": pd.Series(names[columns["class"]], dtype=str),
-            **{name: columns[name] for name in ("area_m2", "perimeter_m", "confidence", "touches_nodata")},
+            **{name: columns[name] for name in told},
+            **(_details(columns["geometry"], layer.geobox) if layer.details else {}),
             "scene": pd.Series([layer.scene] * len(order), dtype=str),
             "datetime": pd.Series([layer.datetime] * len(order), dtype="datetime64[us, UTC]"),
         },
@@ -193,6 +222,35 @@ def _frame(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
     unknown = [] if layer.confident else ["confidence"]
     unknown += [] if layer.datetime else ["datetime"]
     return everything.drop(columns=unknown)
+
+
+def _keep_apart(columns: dict[str, NDArray[Any]], layer: Layer) -> None:
+    """Cut what straight walls have brought over those of other blocks, and measure it again."""
+    apart, cut = without_overlaps(columns["geometry"], firm=~columns["regularised"])
+    columns["geometry"] = apart
+    area, perimeter = measure(apart[cut], layer.geobox)
+    columns["area_m2"][cut], columns["perimeter_m"][cut] = area.round(2), perimeter.round(2)
+
+
+def _details(polygons: NDArray[np.object_], geobox: GeoBox) -> dict[str, NDArray[Any]]:
+    """What is easily found out again, and often wanted."""
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    vertices = np.bincount(owner, shapely.get_num_coordinates(rings) - 1, len(polygons)).astype(np.int64)
+    boxes = shapely.oriented_envelope(_on_ground(polygons, geobox))
+    corners = shapely.get_coordinates(boxes).reshape(-1, 5, 2)
+    sides = np.diff(corners[:, :3], axis=1)
+    longer = sides[np.arange(len(sides)), (sides**2).sum(axis=2).argmax(axis=1)]
+    bearing = np.degrees(np.arctan2(longer[:, 0], longer[:, 1])) % 180
+    return {"vertices": vertices, "orientation_deg": bearing.round(1) % 180}
+
+
+def _on_ground(polygons: NDArray[np.object_], geobox: GeoBox) -> NDArray[np.object_]:
+    """Polygons in the grid's CRS in metres of equal area about its centre, north up there."""
+    to_lonlat, to_equal_area = _transformers(geobox, crs_of(geobox).wkt)
+    xy = shapely.get_coordinates(polygons)
+    flat = np.column_stack(to_equal_area.transform(*to_lonlat.transform(xy[:, 0], xy[:, 1])))
+    moved: NDArray[np.object_] = shapely.set_coordinates(polygons.copy(), flat)
+    return moved
 
 
 def measure(

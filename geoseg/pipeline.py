@@ -21,13 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
 import rasterio
 
 from geoseg import outlines
 from geoseg.catalog import (
-    Legend,
-    LegendClass,
     ModelSpec,
     Provenance,
     Scene,
@@ -36,9 +33,9 @@ from geoseg.catalog import (
     result_item,
     sha256_of,
 )
-from geoseg.errors import GeosegError, ModelError, OptionError, OutputError, SceneError
+from geoseg.errors import GeosegError, ModelError, OptionError, OutputError
 from geoseg.export import AT_ONCE, Count, Exports, Observer
-from geoseg.footprints import GroundSeparation, Layer, footprints
+from geoseg.footprints import GroundSeparation, Layer
 from geoseg.io.clouds import FILE as CLOUDS
 from geoseg.io.clouds import LEGEND as CLOUD_LEGEND
 from geoseg.io.clouds import Clouds, clouds_of, write_clouds
@@ -51,20 +48,18 @@ from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.models.architectures import own_stride
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.tiling import CHUNK, Axis, Tiling
-from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import geopandas as gpd
     import xarray as xr
-    from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
 
     from geoseg.io.pixels import SceneSource
     from geoseg.io.scenes import OneScene
     from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Sink
+    from geoseg.window import Window
 
 log = logging.getLogger("geoseg")
 
@@ -124,6 +119,8 @@ class SegmentJob:
     """Tolerance in pixels by which outlines may leave the pixels' sides; 0 = none."""
     separate: bool = True
     """Whether objects that touch are told apart, by models that have a score for it."""
+    regularise: bool = False
+    """Whether outlines are given straight walls and right angles, where they agree with them."""
     bands: Mapping[str, int] | None = None
     """Which bands of the scene, from 1, are the red one and so on; goes before what its files say."""
     nodata: float | Sequence[float] | None = None
@@ -224,70 +221,6 @@ def segment(
     known = scene if isinstance(scene, Scene) else open_scene(scene, name=name, select=select)
     planned = plan(SegmentJob(known.path, product, out, **options), known)
     return Result(planned.folder) if planned.complete else run(planned, observe or (lambda _stage, _done, _total: None))
-
-
-def vectorize(
-    labels: str | Path | xr.DataArray,
-    *,
-    classes: dict[int, str] | None = None,
-    background: int | None = 0,
-    min_area: float = 0.0,
-    simplify: float = 0.0,
-) -> gpd.GeoDataFrame:
-    """Polygons of all objects (4-connected pixels of one label) of a label raster, in its CRS.
-
-    `labels`: a uint8 raster file, or a DataArray (y, x) with a CRS, 255 = nodata; read in bands. `classes` names the
-    labels (a DataArray's `flag_meanings` are used otherwise); `background` is no object (None: every label is one).
-    `min_area` in square metres, `simplify` in pixels (0 = exactly the pixels' sides). Columns as in a run's footprints.
-    """
-    geobox, read, named, name = _label_raster(labels)
-    named |= classes or {}
-    legend = Legend(
-        tuple(LegendClass(value, named.get(value, str(value)), "#000000") for value in range(255)), background
-    )
-    rows, cols = geobox.shape
-    windows = Window.of_shape((rows, cols)).blocks(AT_ONCE)
-    layer = Layer(geobox, legend, name, simplify=simplify, min_area=min_area, confident=False)
-    return footprints(((window, read(window), None) for window in windows), layer)
-
-
-def _label_raster(
-    labels: str | Path | xr.DataArray,
-) -> tuple[GeoBox, Callable[[Window], NDArray[np.uint8]], dict[int, str], str]:
-    """Grid, reader, class names and name of a label raster."""
-    if isinstance(labels, (str, Path)):
-        scene = open_scene(labels)
-        if scene.dtype != "uint8" or len(scene.bands) != 1:
-            msg = f"{labels}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}"
-            raise SceneError(msg)
-        source = open_source(scene, (1,))
-        return scene.geobox, lambda window: _labels_of(source, window), {}, scene.id
-    from odc.geo.geobox import GeoBox
-    from odc.geo.xr import ODCExtensionDa
-
-    geobox = ODCExtensionDa(labels).geobox
-    if (
-        not isinstance(geobox, GeoBox)
-        or geobox.crs is None
-        or labels.dtype != "uint8"
-        or len(labels.dims) > len(geobox.dimensions)
-    ):
-        msg = f"labels: must be uint8 (y, x) with a CRS, got {labels.dtype} {labels.dims} with {geobox}"
-        raise SceneError(msg)
-    values = labels.attrs.get("flag_values", ())
-    named = dict(zip((int(v) for v in values), labels.attrs.get("flag_meanings", "").split(), strict=False))
-    return (
-        geobox,
-        lambda window: labels[window.slices].to_numpy(),
-        named,
-        "labels" if labels.name is None else str(labels.name),
-    )
-
-
-def _labels_of(source: SceneSource, window: Window) -> NDArray[np.uint8]:
-    raster = source.read(window)
-    labels: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
-    return labels
 
 
 def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
@@ -396,7 +329,11 @@ def _seen_resolution(job: SegmentJob, scene: Scene, model: ModelSpec) -> float |
 def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     """The same as far as it is not the default, so that results of jobs without it stay what they are."""
     asked = _asked(job)
-    told = {"bands": dict(asked.bands), "nodata": [str(value) for value in asked.nodata]}
+    told = {
+        "bands": dict(asked.bands),
+        "nodata": [str(value) for value in asked.nodata],
+        "regularise": job.regularise,
+    }
     return {name: value for name, value in told.items() if value}
 
 
@@ -592,7 +529,16 @@ def layer_of(planned: Plan) -> Layer:
     """What the footprints of a plan are of."""
     scene, model, job = planned.scene, planned.model, planned.job
     apart = GroundSeparation(*model.separation) if model.separation and job.separate else None
-    return Layer(scene.geobox, model.legend, scene.id, scene.datetime, job.simplify, job.min_area, separation=apart)
+    return Layer(
+        scene.geobox,
+        model.legend,
+        scene.id,
+        scene.datetime,
+        job.simplify,
+        job.min_area,
+        separation=apart,
+        regularise=job.regularise,
+    )
 
 
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:

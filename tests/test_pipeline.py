@@ -533,7 +533,7 @@ def test_vectorize_is_exact_and_names_the_classes(finished: Result) -> None:
     np.testing.assert_array_equal(back == 1, labels == 1)
     assert of_file.geometry.equals(of_view.geometry)
     assert set(of_view["class"]) == {"building"}
-    assert set(of_file["class"]) == {"1"}
+    assert set(of_file["class"]) == {"building"}
     assert set(geoseg.vectorize(str(finished.folder / "labels.tif"), classes={1: "roof"})["class"]) == {"roof"}
     every = geoseg.vectorize(finished.labels, background=None)
     assert every.geometry.area.sum() == pytest.approx((labels != 255).sum() * 0.09)

@@ -341,9 +341,9 @@ def test_how_many_are_simplified_at_once_does_not_matter(seed: int, sides: int) 
     at_once: list[float] = []
     original = simplify.simplified_together
 
-    def watched(polygons: Any, block: Any, tolerance: float) -> Any:
+    def watched(polygons: Any, *more: Any) -> Any:
         at_once.append(float(shapely.length(polygons).sum()))
-        return original(polygons, block, tolerance)
+        return original(polygons, *more)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(simplify, "SIDES_AT_ONCE", sides)

@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_the_old_file(write: Any, tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr(gpd.GeoDataFrame, "to_parquet", refuse)
+    monkeypatch.setattr(pq, "ParquetWriter", refuse)
     with pytest.raises(OutputError, match=r"file: cannot be written: No space left on device; .*--out"):
         write(frame, path)
     monkeypatch.undo()

@@ -14,6 +14,7 @@ from geoseg.cli.evaluating import evaluate
 from geoseg.cli.scenes import models, sample, segment
 from geoseg.cli.terminal import INTERRUPTED, Ordered, say
 from geoseg.cli.training import train
+from geoseg.cli.vectors import check, convert, vectorize
 from geoseg.errors import GeosegError, InputError
 
 
@@ -30,13 +31,34 @@ def cli() -> None:
                                                      what was built, and what is gone
       geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
       geoseg merge maps                              each building once, where scenes overlap or meet
+      geoseg vectorize LABELS.tif --out map.gpkg     any raster of classes as polygons
+      geoseg convert footprints.parquet town.pmtiles bring polygons into another format
+      geoseg check delivered.gpkg                    what is wrong with polygons
       geoseg catalog imagery                         make a STAC catalog of a folder of scenes
       geoseg models                                  which models there are
       geoseg evaluate maps/SCENE drawn.gpkg          how well a map agrees with a reference
     """
 
 
-for each in (segment, change, run, plan_, status, verify, merge, catalog, evaluate, models, sample, train):
+for each in (
+    *(
+        segment,
+        change,
+        run,
+        plan_,
+        status,
+        verify,
+        merge,
+        vectorize,
+        convert,
+        check,
+        catalog,
+        evaluate,
+        models,
+        sample,
+        train,
+    ),
+):
     cli.add_command(each)
 
 

@@ -99,7 +99,7 @@ def evaluate(
     """
     from geoseg.evaluation import compare
 
-    options["classes"] = None if classes is None else _class_values(classes)
+    options["classes"] = None if classes is None else class_values(classes)
     if objects is not None:
         options["objects"] = () if objects == "none" else tuple(objects.split(","))
     with ProgressBar() as observe:
@@ -109,7 +109,7 @@ def evaluate(
     _print_evaluation(found)
 
 
-def _class_values(text: str) -> dict[int, str]:
+def class_values(text: str) -> dict[int, str]:
     """`a,b` or `0=a,3=b` as names by value."""
     names: dict[int, str] = {}
     for place, part in enumerate(text.split(",")):

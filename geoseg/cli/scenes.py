@@ -163,6 +163,7 @@ def mapping_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("scene", metavar="SCENE")
 @click.argument("product", metavar="PRODUCT")
 @mapping_options
+@click.option("--regularise", is_flag=True, help="Straight walls and right angles, where they agree with the labels.")
 def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     r"""Map one scene: PRODUCT is what to look for, as `buildings`.
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, repeat
+from itertools import chain, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 from pyproj import Transformer
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 
 ROWS_TOGETHER = 16384
 """Rows of a row group, which a reader takes or leaves as a whole."""
+
+LINES_TOGETHER = 4096
+"""Features of GeoJSON that are written at once: what stays in the cache is faster."""
 
 LONLAT_DIGITS = 7  # RFC 7946, section 11.2, suggests six (10 cm); a roof wants a centimetre
 
@@ -104,9 +112,9 @@ def to_world(geometry: NDArray[np.object_], geobox: GeoBox) -> NDArray[np.object
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def beside(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     """A file that takes the place of `path` once it is whole. Raises `OutputError` if the disk refuses."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".part.{path.name}" if keep_suffix else f".{path.name}.part")
     try:
         yield part
         part.replace(path)
@@ -116,17 +124,18 @@ def _beside(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_parquet(footprints: gpd.GeoDataFrame, path: Path) -> None:
-    """GeoParquet 1.1 in the footprints' own CRS, with a bounding-box column for fast windows."""
-    options = {"compression": "zstd", "write_covering_bbox": True, "row_group_size": ROWS_TOGETHER}
-    with _beside(path) as part:
-        footprints.to_parquet(part, index=False, **options)
+def write_parquet(footprints: gpd.GeoDataFrame, path: Path, order: NDArray[np.int64] | None = None) -> None:
+    """GeoParquet 1.1 in the footprints' own CRS, with a bounding-box column for fast windows, in another order."""
+    with beside(path) as part:
+        writer = _ParquetParts(part)
+        writer.write(footprints, order)
+        writer.close()
 
 
 @contextmanager
 def parquet_file(path: Path) -> Iterator[Callable[[gpd.GeoDataFrame], None]]:
     """The same file from one frame after the other, all of the same columns and CRS, at least one: what takes them."""
-    with _beside(path) as part:
+    with beside(path) as part:
         writer = _ParquetParts(part)
         yield writer.add
         writer.close()
@@ -139,7 +148,8 @@ class _ParquetParts:
         self._path = path
         self._writer: Any = None
         self._held: list[gpd.GeoDataFrame] = []
-        self._types: set[str] = set()
+        self._crs: Any = None
+        self._types: set[int] = set()
         self._bounds = np.full((0, 4), np.nan)
 
     def add(self, footprints: gpd.GeoDataFrame) -> None:
@@ -148,19 +158,19 @@ class _ParquetParts:
         if sum(len(frame) for frame in self._held) >= ROWS_TOGETHER:
             held = pd.concat(self._held, ignore_index=True)
             whole = len(held) // ROWS_TOGETHER * ROWS_TOGETHER
-            self._write(held.iloc[:whole])
+            self.write(held.iloc[:whole])
             self._held = [held.iloc[whole:]]
 
     def close(self) -> None:
         """Write what is held, and what the file says of itself."""
-        held = pd.concat(self._held, ignore_index=True)
-        writer = self._write(held)
-        sides = ("xmin", "ymin", "xmax", "ymax")
+        if held := [frame for frame in self._held if len(frame) or self._writer is None]:
+            self.write(pd.concat(held, ignore_index=True))
+        writer = self._writer
         column = {
             "encoding": "WKB",
-            "geometry_types": sorted(self._types),
-            "crs": held.crs.to_json_dict(),
-            "covering": {"bbox": {side: ["bbox", side] for side in sides}},
+            "geometry_types": sorted(_GEOMETRY_TYPES[kind] for kind in self._types),
+            "crs": self._crs.to_json_dict(),
+            "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
         }
         if len(self._bounds):
             column["bbox"] = [*self._bounds[:, :2].min(0).tolist(), *self._bounds[:, 2:].max(0).tolist()]
@@ -168,20 +178,73 @@ class _ParquetParts:
         writer.add_key_value_metadata({"geo": json.dumps(about)})
         writer.close()
 
-    def _write(self, footprints: gpd.GeoDataFrame) -> Any:
+    def write(self, footprints: gpd.GeoDataFrame, order: NDArray[np.int64] | None = None) -> None:
+        """Rows as they are, or in another order, in row groups of their own."""
         geometry = footprints.geometry.to_numpy()
         bounds = shapely.bounds(geometry)
-        table = pa.Table.from_pandas(pd.DataFrame(footprints.drop(columns="geometry")), preserve_index=False)
-        table = table.replace_schema_metadata(None)
-        table = table.append_column("geometry", pa.array(shapely.to_wkb(geometry), pa.binary()))
-        box = pa.StructArray.from_arrays([pa.array(side) for side in bounds.T], ["xmin", "ymin", "xmax", "ymax"])
-        table = table.append_column("bbox", box)
+        rows = pd.DataFrame(footprints.drop(columns=footprints.geometry.name))
+        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
+        plain = [name for name in table.column_names if pa.types.is_floating(table.schema.field(name).type)]
+        repeated = [name for name in table.column_names if name not in plain]
+        table = table.append_column("geometry", wkb_of(geometry))
+        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in bounds.T], _SIDES))
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
-        self._writer.write_table(table, row_group_size=ROWS_TOGETHER)
-        self._types |= set(footprints.geom_type)
+            ranged = [*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)]  # what a reader may skip rows by
+            self._writer = pq.ParquetWriter(
+                self._path, table.schema, compression="zstd", use_dictionary=repeated, write_statistics=ranged
+            )
+        self._writer.write_table(table if order is None else table.take(order), row_group_size=ROWS_TOGETHER)
+        self._crs = footprints.crs
+        self._types |= set(np.unique(shapely.get_type_id(geometry)).tolist())
         self._bounds = np.concatenate([self._bounds, _around(bounds)])
-        return self._writer
+
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+_GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
+    4: "MultiPoint",
+    5: "MultiLineString",
+    6: "MultiPolygon",
+    7: "GeometryCollection",
+    1: "LineString",
+}
+
+_WKB_HEAD = 13
+"""Bytes of a polygon of one ring before its coordinates: byte order, type, rings, vertices."""
+
+
+def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
+    """Geometries as WKB, little endian. Polygons without holes of as many vertices are put together all at once."""
+    plain = _is_plain(geometry)
+    if not plain.all() or not len(geometry):
+        return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
+    count = shapely.get_num_coordinates(geometry)
+    order = np.argsort(count, kind="stable")
+    alike = np.flatnonzero(np.append(True, np.diff(count[order]) != 0))  # numpy's
+    xy = shapely.get_coordinates(geometry if len(alike) == 1 else geometry[order])
+    parts, done = [], 0
+    for first, stop in pairwise((*alike, len(order))):
+        rows, vertices = stop - first, int(count[order[first]])
+        content = np.empty((rows, _WKB_HEAD + 16 * vertices), np.uint8)
+        content[:, :_WKB_HEAD] = np.frombuffer(struct.pack("<BIII", 1, 3, 1, vertices), np.uint8)
+        whole = np.ascontiguousarray(xy[done : done + rows * vertices], "<f8").view(np.uint8)
+        content[:, _WKB_HEAD:] = whole.reshape(rows, -1)
+        done += rows * vertices
+        offsets = np.arange(rows + 1, dtype=np.int64) * content.shape[1]
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+        parts.append(pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers))
+    if len(parts) == 1:
+        return parts[0].cast(pa.binary())
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return pa.concat_arrays(parts).take(pa.array(place)).cast(pa.binary())
+
+
+def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """(n,): whether each is a polygon without holes."""
+    polygon = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
+    plain: NDArray[np.bool_] = polygon & (shapely.get_num_interior_rings(geometry) == 0) & ~shapely.is_empty(geometry)
+    return plain
 
 
 def _around(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,8 +252,22 @@ def _around(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([bounds[:, :2].min(0), bounds[:, 2:].max(0)])[None] if len(bounds) else bounds
 
 
+def hilbert_order(footprints: gpd.GeoDataFrame) -> NDArray[np.int64]:
+    """The order of rows along a Hilbert curve through the middle of their boxes: neighbours in a file are on the map.
+
+    Rows in the same cell of the curve (a 65536th of the layer's width) stay in their order.
+    """
+    if not len(footprints):
+        return np.zeros(0, np.int64)
+    order: NDArray[np.int64] = np.argsort(footprints.geometry.hilbert_distance(level=16).to_numpy(), kind="stable")
+    return order
+
+
 def write_geojson(footprints: gpd.GeoDataFrame, path: Path) -> None:
-    """GeoJSON as RFC 7946 wants it: WGS 84 longitude and latitude, 7 digits, exterior rings counterclockwise."""
+    """GeoJSON as RFC 7946 wants it: WGS 84 longitude and latitude, 7 digits, exterior rings counterclockwise.
+
+    What crosses the antimeridian is cut there.
+    """
     with geojson_file(path) as write:
         write(footprints)
 
@@ -198,38 +275,164 @@ def write_geojson(footprints: gpd.GeoDataFrame, path: Path) -> None:
 @contextmanager
 def geojson_file(path: Path) -> Iterator[Callable[[gpd.GeoDataFrame], None]]:
     """The same file from one frame after the other: what takes them."""
-    with _beside(path) as part, part.open("w", encoding="utf-8") as stream:
-        stream.write('{"type":"FeatureCollection","features":[')
-        heads = chain(["\n"], repeat(",\n"))
+    with beside(path) as part, part.open("wb") as stream:
+        stream.write(b'{"type":"FeatureCollection","features":[')
+        separators = chain([b"\n"], repeat(b",\n"))
 
         def write(footprints: gpd.GeoDataFrame) -> None:
-            stream.writelines(_features(footprints, heads))
+            for lines in _lines(footprints):
+                stream.write(next(separators))
+                stream.write(pc.binary_join(lines, _large(",\n"))[0].as_buffer())
 
         yield write
-        stream.write("\n]}\n")
+        stream.write(b"\n]}\n")
 
 
-def _features(footprints: gpd.GeoDataFrame, heads: Iterator[str]) -> Iterator[str]:
-    """Lines of GeoJSON, each begun by the next of `heads`."""
+def write_geojson_lines(footprints: gpd.GeoDataFrame, path: Path, mark: bytes = b"") -> None:
+    """A feature of GeoJSON on each line, as `write_geojson` has it; `mark` comes before each (RFC 8142: 0x1E)."""
+    with beside(path) as part, part.open("wb") as stream:
+        for lines in _lines(footprints):
+            stream.write(mark)
+            stream.write(pc.binary_join(lines, _large("\n" + mark.decode()))[0].as_buffer())
+            stream.write(b"\n")
+
+
+def _lines(footprints: gpd.GeoDataFrame) -> Iterator[pa.Array]:
+    """All features of GeoJSON in portions: lists of one list. Some threads work ahead, as far as memory has a bound."""
+    portions = (footprints.iloc[at : at + LINES_TOGETHER] for at in range(0, len(footprints), LINES_TOGETHER))
+    with ThreadPoolExecutor(THREADS) as pool:
+        ahead = deque(pool.submit(_features, portion) for portion in islice(portions, THREADS))
+        while ahead:
+            done = ahead.popleft().result()
+            ahead.extend(pool.submit(_features, portion) for portion in islice(portions, 1))
+            yield done
+
+
+THREADS = min(4, os.cpu_count() or 1)
+"""That write GeoJSON side by side: half of the work is done outside of Python."""
+
+
+def _features(footprints: gpd.GeoDataFrame) -> pa.Array:
+    """One list of features of GeoJSON, one at least, as texts."""
     columns = [name for name in footprints.columns if name != footprints.geometry.name]
-    records = json.loads(footprints[columns].to_json(orient="records", date_format="iso", double_precision=4))
-    for shape, record in zip(shapely.to_geojson(to_lonlat(footprints)), records, strict=True):
-        told = f'"id":{json.dumps(record["id"])},"properties":{json.dumps(record)}'
-        yield f'{next(heads)}{{"type":"Feature",{told},"geometry":{shape}}}'
+    rows = pd.DataFrame(footprints[columns])
+    values = {name: _json_of(rows, name) for name in columns}
+    head = ['{"type":"Feature",']
+    if "id" in columns:
+        head = ['{"type":"Feature","id":', values["id"], ","]
+    pairs = [[("," if place else "") + json.dumps(name) + ":", values[name]] for place, name in enumerate(columns)]
+    head += ['"properties":{', *chain.from_iterable(pairs), "}"] if columns else ['"properties":null']
+    shapes = _geometry_texts(to_lonlat(footprints))
+    texts = pc.binary_join_element_wise(*map(_large, (*head, ',"geometry":', shapes, "}", "")))
+    return pa.LargeListArray.from_arrays([0, len(texts)], texts)
+
+
+def _large(text: Any) -> Any:
+    return pa.scalar(text, pa.large_string()) if isinstance(text, str) else text
+
+
+def _json_of(rows: pd.DataFrame, name: str) -> pa.Array:
+    """A column's values as JSON. Numbers and plain text are written by columns, five times as fast as row by row."""
+    values = rows[name].to_numpy()
+    if values.dtype.kind in "biu":
+        return pa.array(values).cast(pa.large_string())
+    if values.dtype.kind == "f" and np.isfinite(values).all() and np.abs(values).max(initial=0) < _WHOLE:
+        values = values.round(_DECIMALS)
+        texts = pa.array(values.astype(np.float64)).cast(pa.large_string())
+        whole = pc.binary_join_element_wise(texts, _large(".0"), _large(""))
+        return pc.if_else(pa.array(values == np.trunc(values)), whole, texts)
+    if isinstance(rows[name].dtype, pd.StringDtype):
+        texts = pa.array(rows[name], pa.large_string())
+        texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        if not texts.null_count and not pc.any(pc.match_substring_regex(texts, r"[^ !#-\[\]-~]")).as_py():
+            return pc.binary_join_element_wise(_large('"'), texts, _large('"'), _large(""))
+    told = rows[[name]].to_json(orient="records", lines=True, date_format="iso", double_precision=_DECIMALS)
+    return pc.utf8_slice_codeunits(pa.array(told.splitlines(), pa.large_string()), len(json.dumps(name)) + 2, -1)
+
+
+_DECIMALS, _WHOLE = 4, 1e15
+
+
+def _geometry_texts(geometry: NDArray[np.object_]) -> pa.Array:
+    """GeoJSON of geometries; polygons without holes are written by columns, twice as fast."""
+    plain = _is_plain(geometry)
+    texts = np.empty(len(geometry), object)
+    xy, count = shapely.get_coordinates(geometry[plain]), shapely.get_num_coordinates(geometry[plain])
+    x, y = (pa.array(np.ascontiguousarray(axis)).cast(pa.large_string()) for axis in xy.T)
+    points = pa.LargeListArray.from_arrays(
+        np.append(0, np.cumsum(count)), pc.binary_join_element_wise(x, y, _large(","))
+    )
+    rings = pc.binary_join(points, _large("],["))
+    head, tail = _large('{"type":"Polygon","coordinates":[[['), _large("]]]}")
+    whole = pc.binary_join_element_wise(head, rings, tail, _large(""))
+    if plain.all():
+        return whole
+    texts[plain] = whole.to_pylist()
+    texts[~plain] = shapely.to_geojson(geometry[~plain])
+    return pa.array(texts, pa.large_string())
 
 
 def to_lonlat(footprints: gpd.GeoDataFrame) -> NDArray[np.object_]:
     """Polygons as RFC 7946 wants them, valid after rounding too."""
     transformer = Transformer.from_crs(footprints.crs, 4326, always_xy=True)
     exact = footprints.geometry.to_numpy()
-
-    def project(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
-
-    lonlat = shapely.transform(exact, project)
-    rounded = shapely.transform(lonlat, lambda xy: np.round(xy, LONLAT_DIGITS))
-    broken = ~shapely.is_valid(rounded)
-    if broken.any():
-        rounded[broken] = shapely.set_precision(lonlat[broken], 10.0**-LONLAT_DIGITS)
+    xy = shapely.get_coordinates(exact)
+    lonlat = np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
+    rounded = _with_coordinates(exact, np.round(lonlat, LONLAT_DIGITS))
+    west, _, east, _ = shapely.bounds(rounded).T if len(rounded) else np.zeros((4, 0))
+    wide = east - west > HALF_TURN
+    broken = np.flatnonzero(wide | ~shapely.is_valid(rounded))
+    if len(broken):
+        _, owner = shapely.get_coordinates(exact, return_index=True)
+        again = shapely.set_coordinates(exact[broken], lonlat[np.isin(owner, broken)])
+        # what crosses itself did so before, or does where the antimeridian is between two of its vertices
+        whole = _only_polygons(shapely.make_valid(_cut_at_antimeridian(again)))
+        rounded[broken] = shapely.set_precision(whole, 10.0**-LONLAT_DIGITS)
     oriented: NDArray[np.object_] = shapely.orient_polygons(rounded)
     return oriented
+
+
+def _with_coordinates(geometry: NDArray[np.object_], xy: NDArray[np.float64]) -> NDArray[np.object_]:
+    """The same geometries with other coordinates."""
+    if not _is_plain(geometry).all():
+        moved: NDArray[np.object_] = shapely.set_coordinates(geometry.copy(), xy)
+        return moved
+    rings = np.append(0, np.cumsum(shapely.get_num_coordinates(geometry)))
+    offsets = (rings, np.arange(len(geometry) + 1))
+    plain: NDArray[np.object_] = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, offsets)
+    return plain
+
+
+HALF_TURN = 180.0
+
+
+def _cut_at_antimeridian(lonlat: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Geometries whose longitudes jump by more than half a turn, cut where they do (RFC 7946, section 3.1.9)."""
+    west, _, east, _ = shapely.bounds(lonlat).T if len(lonlat) else np.zeros((4, 0))
+    across = np.flatnonzero(east - west > HALF_TURN)
+    for place in across:
+        xy = shapely.get_coordinates(lonlat[place])
+        if not (np.abs(np.diff(xy[:, 0])) > HALF_TURN).any():
+            continue  # as wide as that
+        turned = shapely.transform(
+            lonlat[place], lambda xy: np.column_stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]])
+        )
+        parts = [
+            shapely.transform(part, lambda xy, turn=turn: xy - [turn, 0])
+            for turn in (0, 360)
+            for part in shapely.get_parts(
+                shapely.intersection(turned, shapely.box(turn - HALF_TURN, -90, turn + HALF_TURN, 90))
+            )
+            if part.area > 0
+        ]
+        lonlat[place] = shapely.multipolygons(parts)
+    return lonlat
+
+
+def _only_polygons(geometry: NDArray[np.object_]) -> NDArray[np.object_]:
+    """What of geometries has an area."""
+    mixed = np.flatnonzero(shapely.get_type_id(geometry) == shapely.GeometryType.GEOMETRYCOLLECTION)
+    for place in mixed:
+        parts = shapely.get_parts(geometry[place])
+        geometry[place] = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])  # noqa: PLR2004  # of an area
+    return geometry

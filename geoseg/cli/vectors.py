@@ -1,0 +1,210 @@
+"""Commands for vector files: made of label rasters, brought into other formats, looked through."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg.cli.evaluating import class_values
+from geoseg.cli.terminal import INCOMPLETE, NEVER_FOLD, Kept, ProgressBar
+from geoseg.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from geoseg.polygons import ClassCount
+
+_SUFFIXES = """\\b
+    The suffix of OUT chooses the format:
+      .geojson            GeoJSON (RFC 7946): longitude and latitude, 7 digits
+      .geojsonl .ndjson   the same, a feature on each line
+      .geojsons           the same as a text sequence (RFC 8142)
+      .parquet            GeoParquet 1.1, in the file's own CRS, sorted so that a window is read fast
+      .fgb                FlatGeobuf
+      .gpkg               GeoPackage, with the classes' colours for QGIS
+      .pmtiles            vector tiles in one file, for maps on the web
+      .coco.json          COCO instances, in pixels"""
+
+
+def _metres(name: str, text: str, unit: str = "M") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(name, type=float, default=0.0, metavar=unit, help=text)
+
+
+@click.command(cls=Kept)
+@click.argument("labels", metavar="LABELS")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write; its suffix is its format.")
+@click.option("--classes", metavar="VALUE=NAME,...", help="Names of values.  [default: as the raster tells]")
+@click.option("--class", "only", multiple=True, metavar="NAME", help="Only this class; may be given more than once.")
+@click.option(
+    "--background",
+    default="0",
+    show_default=True,
+    metavar="VALUE",
+    help="The value that is no object; none = every value is one.",
+)
+@_metres("--fill-holes", "Fill holes below this area in which no other object lies.", "M2")
+@_metres("--min-area", "Drop objects below this area.", "M2")
+@_metres("--simplify", "Leave out vertices where the outline moves by no more than this; shared walls stay shared.")
+@_metres("--smooth", "Round corners, from at most this far on; after --simplify, and shared walls stay shared.")
+@click.option(
+    "--regularise", is_flag=True, help="Buildings: straight walls and right angles, where that agrees with the raster."
+)
+@_metres("--separate", "Part objects of a class where they are narrower than this, between wider parts.")
+def vectorize(
+    labels: str, *, out: Path, classes: str | None, only: tuple[str, ...], background: str, **shape: Any
+) -> None:
+    r"""Turn a label raster into polygons: any raster of classes, ours or not.
+
+    LABELS has one band of uint8, 255 = nodata beside what the file calls nodata: a GeoTIFF or whatever GDAL reads, or a
+    Zarr store. Names and colours come from category names, attribute table and colour table, or CF's flag_meanings.
+
+    An object is what hangs together of one class by the pixels' sides. It is outlined exactly and counted first, so
+    areas are those of the raster, however large it is; then it is shaped, in this order, lengths in metres and areas in
+    square metres on the ground: separate, fill holes, simplify, smooth or regularise, drop. Classes that touch still do
+    afterwards. `regularised` says which buildings are regular; the others are simplified.
+
+    FORMATS
+
+    \b
+    Examples:
+      geoseg vectorize maps/town/labels.tif --out town.gpkg --simplify 0.3 --min-area 4
+      geoseg vectorize landcover.tif --out landcover.fgb --background none --simplify 10 --smooth 10
+      geoseg vectorize mask.tif --out roofs.fgb --classes 1=roof --separate 2 --regularise
+      geoseg vectorize landcover.tif --out water.parquet --class water
+    """
+    from geoseg.io.layers import About, format_of, write_layer
+    from geoseg.polygons import Shaping, trace
+
+    format_of(out)
+    named = None if classes is None else class_values(classes)
+    with ProgressBar() as observe:
+        traced = trace(
+            labels, Shaping(**shape), classes=named, background=_value(background), only=only, observe=observe
+        )
+    colours = {c.name: c.colour for c in traced.legend.classes}
+    found = {each.name: colours[each.name] for each in traced.counts}
+    write_layer(traced.frame, out, About(out.name.split(".")[0], found, traced.geobox, Path(labels).name))
+    _print_counts(traced.counts)
+    click.echo(str(out))
+
+
+def _value(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isdecimal() or int(text) > 254:  # noqa: PLR2004  # 255 is nodata
+        msg = f"--background {text}: is a value from 0 to 254, or none"
+        raise OptionError(msg)
+    return int(text)
+
+
+def _print_counts(counts: tuple[ClassCount, ...]) -> None:
+    """What became of the raster's pixels, class by class: a table, the same for a terminal and for a file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    table = Table(box=None, pad_edge=False)
+    for column in ("class", "pixels", "m2", "objects", "dropped", "holes filled", "polygons", "m2 of polygons"):
+        table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+    for each in counts:
+        numbers = (each.pixels, round(each.raster_area), each.objects, each.dropped, each.holes_filled, each.kept)
+        table.add_row(each.name, *map(str, numbers), str(round(each.area)))
+    console.print(table)
+    pixels, objects = sum(each.pixels for each in counts), sum(each.objects for each in counts)
+    click.echo(f"Each of {pixels} pixels is in one of {objects} exact outlines.")
+
+
+@click.command(cls=Kept)
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--image", metavar="RASTER", help="For COCO: the raster in whose pixels it is told.")
+def convert(source: Path, out: Path, image: str | None) -> None:
+    r"""Bring a vector file into another format: the suffixes say from which and to which.
+
+    IN is any of them but PMTiles, or what else GDAL reads. Nothing is lost or made up: polygons and their attributes
+    stay as they are, but for what a format wants (RFC 7946: longitude and latitude; PMTiles: tiles).
+
+    FORMATS
+
+    \b
+    Examples:
+      geoseg convert maps/town/footprints.parquet town.gpkg
+      geoseg convert town.geojson town.pmtiles
+      geoseg convert roofs.gpkg roofs.coco.json --image town.tif
+    """
+    from geoseg.io.layers import About, format_of, read_layer, write_layer
+    from geoseg.io.scenes import open_scene
+
+    format_of(out)
+    frame = read_layer(source)
+    about = About(out.name.split(".")[0])
+    if image is not None:
+        about = About(about.name, geobox=open_scene(image).geobox, image=Path(image).name)
+    write_layer(frame, out, about)
+    click.echo(f"{len(frame)} features\n{out}")
+
+
+@click.command(cls=Kept)
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Layer of points to write, one for each flaw.")
+@click.option(
+    "--overlap",
+    type=float,
+    default=0.05,
+    show_default=True,
+    metavar="M2",
+    help="Square metres that two polygons may share.",
+)
+@click.option(
+    "--sliver", type=float, default=0.1, show_default=True, metavar="M", help="Least width of a polygon, on average."
+)
+def check(source: Path, out: Path | None, *, overlap: float, sliver: float) -> None:
+    r"""Look for what is wrong with a vector file, ours or not; the status is 3 if there is anything.
+
+    It is read as `geoseg convert` reads it, and looked through for
+
+    KINDS
+
+    \b
+    Examples:
+      geoseg check maps/town/footprints.geojson
+      geoseg check delivered.gpkg --out flaws.gpkg --overlap 0.5
+    """
+    from geoseg.flaws import KINDS, Limits
+    from geoseg.flaws import check as look
+    from geoseg.io.layers import format_of, write_layer
+
+    if out is not None:
+        format_of(out)
+    found = look(source, Limits(overlap, sliver))
+    for kind, count in found.counts.items():
+        if count:
+            click.echo(f"{count:8} {kind:16} {KINDS[kind]}")
+    total = len(found.places)
+    click.echo(f"{found.features} features, {total or 'no'} flaw{'' if total == 1 else 's'}.")
+    if out is not None:
+        write_layer(found.places, out)
+        click.echo(str(out))
+    if total:
+        sys.exit(INCOMPLETE)
+
+
+_KINDS = """\\b
+      empty           without a geometry
+      invalid         rings that cross themselves or each other
+      touches itself  an outline that passes one point twice
+      duplicate       the same polygon again
+      overlap         pairs of polygons that share ground
+      sliver          polygons narrower than --sliver on average
+      area off        area_m2 is not the polygon's area on the ground
+      axis order      coordinates that would be right the other way round, or are nowhere
+      crs member      GeoJSON with a CRS of its own, which RFC 7946 does not know"""
+
+check.help = (check.help or "").replace("KINDS", _KINDS.replace("\\b", r"\b"))
+for each in (vectorize, convert):
+    each.help = (each.help or "").replace("FORMATS", _SUFFIXES.replace("\\b", r"\b"))

@@ -1,0 +1,277 @@
+"""Buildings made regular: square where they are, round where they are, and neighbours still."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import shapely
+import shapely.affinity
+from conftest import BANEPA
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from rasterio import Affine
+from rasterio.features import rasterize
+from scipy import ndimage
+from test_vectors import LEGEND, covers
+
+from geoseg import regularise
+from geoseg.footprints import GroundSeparation, Layer, footprints
+from geoseg.polygonise import Objects, polygonise_whole
+from geoseg.regularise import Style, regularised, without_overlaps
+from geoseg.separate import Separation
+from geoseg.simplify import simplified
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PIXEL = (0.25, 0.25)
+
+
+def traced(shapes: list[Any], size: int = 120) -> Objects:
+    """Shapes burnt into pixels, each apart from the others."""
+    number = rasterize(zip(shapes, range(1, len(shapes) + 1), strict=True), (size, size), dtype="uint8")
+    score = np.where(number > 0, 250, 0).astype(np.uint8)
+    inner = ndimage.minimum_filter(number, 3) == ndimage.maximum_filter(number, 3)
+    score[~inner] = 0
+    return polygonise_whole((number > 0).astype(np.uint8), score=score, separation=Separation(1.0, 9))
+
+
+def drawn(objects: Objects, **style: Any) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
+    return regularised(objects.geometry, objects.block, 1.0, PIXEL, style=Style(**style))
+
+
+def angles(polygon: Any) -> NDArray[np.float64]:
+    """Of all corners, in degrees from 0 to 180."""
+    found = []
+    for ring in shapely.get_rings(polygon):
+        way = np.diff(shapely.get_coordinates(ring), axis=0)
+        heading = np.degrees(np.arctan2(way[:, 1], way[:, 0]))
+        found.append((np.diff(heading, append=heading[:1])) % 180)
+    return np.concatenate(found)
+
+
+def iou(one: Any, other: Any) -> float:
+    return float(one.intersection(other).area / one.union(other).area)
+
+
+# --- one building
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(-90, 90), st.integers(14, 60), st.integers(14, 60), st.floats(0, 1))
+@example(45.0, 40, 30, 0.0)
+@example(0.0, 20, 50, 0.5)
+def test_a_rectangle_has_four_corners_wherever_it_points(turn: float, width: int, height: int, shift: float) -> None:
+    box = shapely.affinity.rotate(shapely.box(60 - width / 2, 60 - height / 2, 60 + width / 2, 60 + height / 2), turn)
+    shape = shapely.affinity.translate(box, shift, shift / 3)
+    objects = traced([shape])
+    (polygon,), (done,) = drawn(objects)
+    assert done
+    assert shapely.get_num_coordinates(polygon) == 5
+    np.testing.assert_allclose(angles(polygon), 90, atol=0.5)
+    assert iou(polygon, shape) > 1 - 0.6 * shape.length / shape.area, "half a pixel on each side"
+    assert polygon.area == pytest.approx(objects.geometry[0].area, rel=0.04), "lines lie where outlines are on average"
+
+
+@pytest.mark.parametrize("turn", [0, 17, 45, 71])
+def test_an_l_and_a_courtyard_keep_their_corners(turn: float) -> None:
+    corner = shapely.box(20, 20, 100, 100) - shapely.box(60, 60, 110, 110)
+    yard = shapely.box(20, 20, 100, 100) - shapely.box(40, 40, 80, 70)
+    for shape, vertices in ((corner, 6), (yard, 8)):
+        turned = shapely.affinity.rotate(shape, turn, origin=(60, 60))
+        (polygon,), (done,) = drawn(traced([turned]))
+        assert done
+        assert shapely.get_num_coordinates(polygon) - len(shapely.get_rings(polygon)) == vertices
+        np.testing.assert_allclose(angles(polygon), 90, atol=0.5)
+        assert iou(polygon, turned) > 0.95
+
+
+def test_a_ragged_wall_is_straight_and_a_speck_of_a_hole_is_gone() -> None:
+    labels = np.zeros((100, 120), np.uint8)
+    labels[20:80, 20:100] = 1
+    rng = np.random.default_rng(0)
+    for col in range(20, 100):
+        labels[20 : 20 + rng.integers(0, 3), col] = 0
+    labels[40:42, 50:52] = 0
+    (polygon,), (done,) = drawn(polygonise_whole(labels))
+    assert done
+    assert shapely.get_num_coordinates(polygon) == 5
+    assert polygon.area == pytest.approx(labels.sum(), rel=0.01)
+
+
+def test_what_is_round_stays_round() -> None:
+    tank, house = shapely.Point(40, 60).buffer(20), shapely.box(70, 30, 110, 70)
+    polygons, done = drawn(traced([tank, house]))
+    assert done.all()
+    round_one = next(p for p in polygons if p.intersects(shapely.Point(40, 60)))
+    square = next(p for p in polygons if p.intersects(shapely.Point(90, 50)))
+    assert shapely.get_num_coordinates(round_one) > 12
+    distance = np.hypot(*(shapely.get_coordinates(round_one) - np.array([40, 60])).T)
+    assert np.ptp(distance) < 1.5
+    assert round_one.area == pytest.approx(tank.area, rel=0.02)
+    assert shapely.get_num_coordinates(square) == 5
+    octagon = shapely.Polygon([(20, 40), (40, 20), (80, 20), (100, 40), (100, 80), (80, 100), (40, 100), (20, 80)])
+    assert shapely.get_num_coordinates(drawn(traced([octagon]))[0][0]) == 9
+
+
+def test_a_long_slanting_wall_stays_so() -> None:
+    shape = shapely.Polygon([(20, 20), (100, 20), (100, 60), (60, 100), (20, 100)])
+    (polygon,), (done,) = drawn(traced([shape]))
+    assert done
+    assert shapely.get_num_coordinates(polygon) == 6
+    assert iou(polygon, shape) > 0.97
+
+
+def test_what_would_be_another_is_left_as_it_was_simplified() -> None:
+    """A thin slanting cross, with a step as large as itself."""
+    cross = (
+        shapely.LineString([(20, 20), (100, 60)]).buffer(2).union(shapely.LineString([(30, 90), (80, 25)]).buffer(2))
+    )
+    objects = traced([cross])
+    (polygon,), (done,) = drawn(objects, iou=0.97)
+    assert not done
+    assert polygon.equals_exact(simplified(objects.geometry, objects.block, 1.0)[0])
+
+
+# --- neighbours
+
+
+@pytest.mark.parametrize("turn", [0, 11, 33, 45])
+def test_a_terrace_keeps_its_walls(turn: float) -> None:
+    """Five houses of two depths: no gap, no overlap, one direction."""
+    houses = [shapely.box(10 + 20 * i, 40, 30 + 20 * i, 70 + 8 * (i % 2)) for i in range(5)]
+    houses = [shapely.affinity.rotate(house, turn, origin=(60, 55)) for house in houses]
+    objects = traced(houses)
+    assert len(objects) == 5
+    polygons, done = drawn(objects)
+    assert done.all()
+    overlap = sum(a.intersection(b).area for i, a in enumerate(polygons) for b in polygons[:i])
+    assert overlap < 0.05
+    whole = shapely.union_all(shapely.buffer(polygons, 0.01))
+    assert whole.geom_type == "Polygon"
+    gaps = whole.buffer(0.5, join_style="mitre").buffer(-0.5, join_style="mitre").area - whole.area
+    assert gaps < 1, "pixels, of 2900"
+    assert len(whole.interiors) == 0
+    assert sum(p.area for p in polygons) == pytest.approx(sum(h.area for h in houses), rel=0.02)
+    for polygon in polygons:
+        np.testing.assert_allclose(angles(polygon)[np.abs(angles(polygon) - 90) < 45], 90, atol=0.5)
+
+
+def blobs(seed: int, size: tuple[int, int] = (60, 80)) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal(size), 3)
+    labels = (field > 0).astype(np.uint8)
+    score = np.clip(ndimage.distance_transform_edt(labels) * 40, 0, 250).astype(np.uint8)
+    return labels, score
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 0.8, 0.95]))
+def test_whatever_it_is_it_is_valid_apart_and_like_it_was(seed: int, least: float) -> None:
+    labels, score = blobs(seed)
+    objects = polygonise_whole(labels, score=score, separation=Separation(0.6, 5))
+    polygons, done = drawn(objects, iou=least)
+    assert shapely.is_valid(polygons).all()
+    assert (shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON).all()
+    simple = simplified(objects.geometry, objects.block, 1.0)
+    for polygon, exact, plain, is_done in zip(polygons, objects.geometry, simple, done, strict=True):
+        assert iou(polygon, exact) >= least if is_done else polygon.equals_exact(plain)
+    one, two = shapely.STRtree(polygons).query(polygons)
+    near = (one < two) & (objects.block[one] == objects.block[two])
+    assert shapely.area(shapely.intersection(polygons[one[near]], polygons[two[near]])).sum() < 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1, 200, 100_000]))
+def test_company_and_order_have_no_say(seed: int, at_once: int) -> None:
+    labels, score = blobs(seed)
+    objects = polygonise_whole(labels, score=score, separation=Separation(0.6, 5))
+    together, done = drawn(objects)
+    order = np.random.default_rng(seed).permutation(np.unique(objects.block))
+    for block in order[:3]:
+        mine = objects.block == block
+        alone, done_alone = drawn(objects.select(mine))
+        assert shapely.to_wkb(alone).tolist() == shapely.to_wkb(together[mine]).tolist()
+        assert done_alone.tolist() == done[mine].tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geoseg.simplify.SIDES_AT_ONCE", at_once)
+        assert shapely.to_wkb(drawn(objects)[0]).tolist() == shapely.to_wkb(together).tolist()
+
+
+@settings(max_examples=12, deadline=None)
+@given(covers(), st.integers(0, 1000))
+def test_the_cover_changes_nothing(cover: list[Window], seed: int) -> None:
+    labels, score = blobs(seed)
+    layer = Layer(
+        GeoBox(labels.shape, BANEPA, 32645),
+        LEGEND,
+        "town",
+        simplify=1.0,
+        min_area=0.5,
+        confident=False,
+        separation=GroundSeparation(0.6, 0.4),
+        regularise=True,
+    )
+    whole = footprints([(Window(0, 60, 0, 80), labels, None, score)], layer)
+    parts = footprints(((w, labels[w.slices], None, score[w.slices]) for w in cover), layer)
+    assert shapely.to_wkb(whole.geometry.to_numpy()).tolist() == shapely.to_wkb(parts.geometry.to_numpy()).tolist()
+    assert whole.drop(columns="geometry").equals(parts.drop(columns="geometry"))
+    assert {"regularised"} <= set(whole.columns)
+    one, two = shapely.STRtree(whole.geometry.to_numpy()).query(whole.geometry.to_numpy())
+    pairs = whole.geometry.to_numpy()[one[one < two]], whole.geometry.to_numpy()[two[one < two]]
+    assert shapely.area(shapely.intersection(*pairs)).sum() < 1e-4
+
+
+@pytest.mark.parametrize("seed", [108, 147])
+def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> None:
+    """Corners that stick out; areas are measured after the cut."""
+    labels, _ = blobs(seed, (100, 100))
+    polygons, _ = drawn(polygonise_whole(labels))
+    one, two = shapely.STRtree(polygons).query(polygons)
+    assert shapely.area(shapely.intersection(polygons[one[one < two]], polygons[two[one < two]])).sum() > 2
+    grid = GeoBox((100, 100), BANEPA @ Affine.scale(PIXEL[0] / BANEPA.a), 32645)
+    layer = Layer(grid, LEGEND, "town", simplify=1.0, confident=False, regularise=True, details=True)
+    frame = footprints([(Window(0, 100, 0, 100), labels, None)], layer)
+    shapes = frame.geometry.to_numpy()
+    one, two = shapely.STRtree(shapes).query(shapes)
+    assert shapely.area(shapely.intersection(shapes[one[one < two]], shapes[two[one < two]])).sum() < 1e-3
+    large = frame[frame.area > 3]
+    assert (large["area_m2"] / large.area).to_numpy() == pytest.approx(1, abs=3e-3)
+    assert frame["vertices"].tolist() == [
+        len(p.exterior.coords) - 1 + sum(len(h.coords) - 1 for h in p.interiors) for p in shapes
+    ]
+
+
+@pytest.mark.parametrize("turn", [0.0, 30.0, 100.0, 179.0])
+def test_orientation_is_from_north_to_east(turn: float) -> None:
+    house = shapely.affinity.rotate(shapely.box(50, 20, 70, 100), turn, origin=(60, 60))
+    labels = rasterize([house], (120, 120), dtype="uint8")
+    layer = Layer(GeoBox((120, 120), BANEPA, 32645), LEGEND, "a", confident=False, regularise=True, details=True)
+    frame = footprints([(Window(0, 120, 0, 120), labels, None)], layer)
+    # y grows downwards, so what turns right in pixels does so on the map; UTM's north is 0.8 degrees off here
+    assert abs((frame["orientation_deg"].iloc[0] - turn + 90) % 180 - 90) < 1.5
+    assert frame["touches_edge"].tolist() == [False]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 9)] * 2), max_size=8))
+def test_the_smaller_one_gives_way(boxes: list[tuple[int, int, int, int]]) -> None:
+    polygons = np.array([shapely.box(x, y, x + w, y + h) for x, y, w, h in boxes], object)
+    apart, cut = without_overlaps(polygons)
+    assert shapely.is_valid(apart).all()
+    for before, after, is_cut in zip(polygons, apart, cut, strict=True):
+        larger = [p for p in polygons if p.area > before.area and p.intersection(before).area > 0]
+        if larger and is_cut:
+            assert all(after.intersection(p).area == pytest.approx(0) for p in larger)
+        assert is_cut or after is before
+    if len(polygons):
+        assert not cut[np.argmax(shapely.area(polygons))]
+
+
+def test_nothing_is_nothing() -> None:
+    polygons, done = regularised(np.zeros(0, object), np.zeros(0, np.int64), 1.0, PIXEL)
+    assert (len(polygons), len(done)) == (0, 0)
+    assert regularise.__all__
