@@ -41,10 +41,11 @@ from geoseg.evaluation.pixels import confusion_of, pixel_scores
 from geoseg.footprints import GroundSeparation
 from geoseg.io.scenes import estimate_stretch, open_scene, open_source
 from geoseg.jobs import read_job
+from geoseg.memory import keep_freed_memory
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.pipeline import patch_on_scene
 from geoseg.polygonise import polygonise_whole
-from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
+from geoseg.predict import Decision, Engine, default_batch, default_lanes
 from geoseg.raster import NODATA, Band, Raster
 from geoseg.samples import fetch
 from geoseg.tiling import Tiling

@@ -28,8 +28,9 @@ from accuracy import BANEPA, Whole, places, predict
 
 from geoseg.catalog import find_model, read_model
 from geoseg.jobs import read_job
+from geoseg.memory import keep_freed_memory
 from geoseg.models.weights import choose_device, load_predict
-from geoseg.predict import Decision, Engine, default_lanes, keep_freed_memory
+from geoseg.predict import Decision, Engine, default_lanes
 from geoseg.tiling import patch_starts
 from geoseg.train.job import TrainJob
 from geoseg.train.run import train

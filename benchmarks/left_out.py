@@ -23,8 +23,9 @@ from accuracy import in_metres, outlines, places, predict
 from geoseg.catalog import find_model, read_model
 from geoseg.evaluation.objects import object_scores
 from geoseg.jobs import read_job
+from geoseg.memory import keep_freed_memory
 from geoseg.models.weights import choose_device, load_predict
-from geoseg.predict import Decision, Engine, default_batch, default_lanes, keep_freed_memory
+from geoseg.predict import Decision, Engine, default_batch, default_lanes
 from geoseg.train.job import TrainJob
 from geoseg.train.run import train
 

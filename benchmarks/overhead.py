@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from geoseg.memory import keep_freed_memory
 from geoseg.models.networks import at_own_stride
 from geoseg.models.weights import NetworkPredict, choose_device, load_network, load_predict
 from geoseg.pipeline import Plan, SegmentJob, plan, run
-from geoseg.predict import default_lanes, keep_freed_memory
+from geoseg.predict import default_lanes
 from geoseg.window import Window
 
 if TYPE_CHECKING:

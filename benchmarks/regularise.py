@@ -34,9 +34,10 @@ from rasterio.features import rasterize
 from geoseg.catalog import find_model
 from geoseg.evaluation.objects import Pairs, match, overlaps, polis
 from geoseg.footprints import GroundSeparation
+from geoseg.memory import keep_freed_memory
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.polygonise import Objects, polygonise_whole
-from geoseg.predict import Decision, Engine, default_lanes, keep_freed_memory
+from geoseg.predict import Decision, Engine, default_lanes
 from geoseg.regularise import regularised, without_overlaps
 from geoseg.separate import Separation
 from geoseg.simplify import simplified

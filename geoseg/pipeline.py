@@ -364,7 +364,7 @@ def run(
     ):
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
         if store.shape[0] * store.shape[1] >= LARGE:
-            from geoseg.predict import give_back_freed_memory
+            from geoseg.memory import give_back_freed_memory
 
             give_back_freed_memory()
         kept = exports.footprints_kept()
@@ -436,8 +436,9 @@ class Predictor:
 
         `lanes`: forward passes side by side; None: as the machine has cores. `run` may be called from several threads.
         """
+        from geoseg.memory import keep_freed_memory
         from geoseg.models.weights import choose_device, load_predict
-        from geoseg.predict import default_lanes, keep_freed_memory, one_torch_thread
+        from geoseg.predict import default_lanes, one_torch_thread
 
         keep_freed_memory()
         if lanes is not None:

@@ -16,10 +16,8 @@ which takes another way at the end of a row.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
-import sys
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -511,27 +509,3 @@ def default_lanes(device: torch.device) -> int:
 def default_batch(device: torch.device) -> int:
     """Patches per forward pass: on a CPU one is as fast as many, and needs the least memory."""
     return 1 if device.type == "cpu" else 16
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep large blocks that were freed instead of giving them back to the kernel after each layer.
-
-    Otherwise up to half of a CPU's time goes into page faults. Does nothing with another C library.
-    """
-    mallopt = getattr(_c_library(), "mallopt", None)
-    if mallopt is None:
-        return
-    never_mmap, never_trim, grow_by = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)
-    for option in (never_mmap, never_trim, grow_by):
-        mallopt(*option)
-
-
-def give_back_freed_memory() -> None:
-    """Give back to the kernel what `keep_freed_memory` has kept, where something else needs memory now."""
-    trim = getattr(_c_library(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _c_library() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform.startswith("linux") else None

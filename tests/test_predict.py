@@ -829,7 +829,7 @@ def test_scores_that_are_no_numbers_are_an_error() -> None:
 
 KEPT = """
 import numpy as np, psutil
-from geoseg.predict import give_back_freed_memory, keep_freed_memory
+from geoseg.memory import give_back_freed_memory, keep_freed_memory
 keep_freed_memory()
 resident = lambda: psutil.Process().memory_info().rss >> 20
 blocks = [np.ones(10 << 20, np.uint8) for _ in range(20)]

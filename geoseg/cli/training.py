@@ -50,7 +50,7 @@ def train(job: Path | None, data: Path | None, out: Path, settings: tuple[str, .
     start_log(1 + int(how.pop("verbose")))
     need("train", "torchgeo", "lightning", "tensorboard")
     from geoseg.jobs import read_job
-    from geoseg.predict import keep_freed_memory
+    from geoseg.memory import keep_freed_memory
     from geoseg.train.job import TrainJob
 
     if schema:

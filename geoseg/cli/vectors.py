@@ -76,9 +76,11 @@ def vectorize(
       geoseg vectorize landcover.tif --out water.parquet --class water
     """
     from geoseg.io.layers import About, format_of, write_layer
+    from geoseg.memory import keep_freed_memory
     from geoseg.polygons import Shaping, trace
 
     format_of(out)
+    keep_freed_memory()
     named = None if classes is None else class_values(classes)
     with ProgressBar() as observe:
         traced = trace(
