@@ -9,7 +9,8 @@ is there at once.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, Self
 
 from geoseg import outlines
@@ -36,6 +37,10 @@ AT_ONCE = (CHUNK, 4 * CHUNK)
 
 Outlining takes some 20 bytes of memory for each pixel.
 """
+
+
+SIDE_BY_SIDE = 2
+"""Windows that are outlined at a time: when the last forward pass is done, nothing else keeps the cores busy."""
 
 
 class Observer(Protocol):
@@ -109,22 +114,41 @@ class Exports:
 
     def write_footprints(self) -> int:
         """Write both files of footprints; how many they hold."""
-        found = assemble(self._outlined_windows(), self._layer)
-        write_geojson(found, self._store.folder / "footprints.geojson")
-        write_parquet(found, self._store.folder / "footprints.parquet")
+        found, folder = assemble(self._outlined_windows(), self._layer), self._store.folder
+        with ThreadPoolExecutor(1) as beside:
+            parquet = beside.submit(write_parquet, found, folder / "footprints.parquet")
+            write_geojson(found, folder / "footprints.geojson")
+            parquet.result()
         return len(found)
 
     def _outlined_windows(self) -> Iterator[Outlined]:
-        store, names = self._store, arrays_of(self._layer)
-        for band in store.bands():
-            store.wait(band)
-            for window, known in outlines.kept(store.folder, band, self._layer.apart):
+        """All of the store, in order; some windows are being outlined while the next row of chunks is waited for."""
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            ahead: deque[Future[Outlined]] = deque()
+            for window, known in self._windows():
                 if known is not None:
                     yield known
                     continue
-                for block in window.blocks(AT_ONCE):
-                    yield outline(block, *(store.read_one(name, block) for name in names), layer=self._layer)
-                self._outlined.add(window.size)
+                ahead.append(pool.submit(self._outline, window))
+                if len(ahead) > SIDE_BY_SIDE:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _windows(self) -> Iterator[tuple[Window, Outlined | None]]:
+        for band in self._store.bands():
+            self._store.wait(band)
+            for window, known in outlines.kept(self._store.folder, band, self._layer.apart):
+                if known is not None:
+                    yield window, known
+                    continue
+                yield from ((block, None) for block in window.blocks(AT_ONCE))
+
+    def _outline(self, window: Window) -> Outlined:
+        arrays = (self._store.read_one(name, window) for name in arrays_of(self._layer))
+        found = outline(window, *arrays, layer=self._layer)
+        self._outlined.add(window.size)
+        return found
 
     def write_maps(self) -> None:
         """Write labels and confidence as one Zarr store with overviews."""
