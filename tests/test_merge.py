@@ -23,7 +23,7 @@ from test_archive import carry_out, command, job_of, picture, scene  # noqa: F40
 
 from geoseg.archive import RunJob
 from geoseg.audit import verify
-from geoseg.borders import View, transformed
+from geoseg.borders import JOIN_WITHIN, LEAST_CONTACT, SHORT_OF, View, transformed
 from geoseg.duplicates import MATCHING, Merge, Nodes, OneLayer, Pairs, common_crs, decide, one_layer
 from geoseg.errors import OptionError, OutputError
 from geoseg.footprints import Layer, footprints, measure
@@ -176,9 +176,11 @@ def test_the_layer_keeps_its_laws(views: list[View], how: Merge, cell: float, or
         for shape in own.results.frame.geometry:
             covered = shapely.area(shapely.intersection(kept, shape)).sum()
             assert covered >= min(how.overlap, 1) * shape.area / len(views) or shape.area < 1
-    # nothing is there that nobody saw, but for the gaps of borders
+    # nothing is there that nobody saw, but for the gaps of borders, as far as `bridge` reaches over the widest
     seen = shapely.union_all([shape for own in views for shape in own.results.frame.geometry])
-    assert shapely.difference(frame.geometry.to_numpy(), shapely.buffer(seen, 1.0)).tolist() == [
+    pixels = JOIN_WITHIN + SHORT_OF + LEAST_CONTACT + max(own.simplify for own in views)
+    reach = pixels * max(own.side for own in views)
+    assert shapely.difference(frame.geometry.to_numpy(), shapely.buffer(seen, reach)).tolist() == [
         shapely.Polygon()
     ] * len(frame)
     assert frame["views"].between(1, len(views)).all()
