@@ -165,10 +165,13 @@ class Crew:
         return link
 
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """What a function returns on every worker that is there, by the worker's address."""
+        """What a function returns on every worker that is there, by the worker's address; without those that die."""
         with self._talking():
-            answers: dict[str, Any] = self._client.run(function, *args)
-        return answers
+            answers: dict[str, Any] = self._client.run(function, *args, on_error="return")
+        for answer in answers.values():
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                raise answer
+        return {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
 
     def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
         """Call a function on some worker; `first`: before those that wait. `tag` comes back with the outcome."""

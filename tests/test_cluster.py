@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -517,6 +518,20 @@ def test_what_a_worker_returned_and_nobody_took_before_it_died_is_done_again(tmp
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert members.next() == ("call", None)
+    finally:
+        dask.stop()
+
+
+def test_a_worker_that_dies_while_it_is_asked_is_not_heard(tmp_path: Path) -> None:
+    dask = Dask(tmp_path)
+    try:
+        dask.add(2, threads=1)
+        with on(dask, 2) as members:
+            victim = min(members.ask(os.getpid).values())
+            threading.Timer(1, os.kill, (victim, signal.SIGKILL)).start()
+            assert list(members.ask(time.sleep, 4).values()) == [None]
+            with pytest.raises(ZeroDivisionError):
+                members.ask(divmod, 1, 0)
     finally:
         dask.stop()
 
