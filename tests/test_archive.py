@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -423,3 +426,19 @@ def test_the_schema_is_printed(command: Callable[..., tuple[int, str, str]]) -> 
     assert (status, err) == (0, "")
     assert json.loads(out) == RunJob.model_json_schema()
     assert command("run")[0] == 2
+
+
+def test_bars_tell_how_many_are_done_and_failed(tiny_model: Path, tmp_path: Path) -> None:
+    """On a terminal, as rich takes it for one."""
+    for name in ("a", "b"):
+        write_tif(tmp_path / f"{name}.tif", picture(70, 90), photometric="RGB")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:9000])
+    job = RunJob.model_validate({"product": "buildings", "model": str(tiny_model), "scenes": {"files": ["*.tif"]}})
+    (tmp_path / "job.yaml").write_text(json.dumps(job.model_dump(mode="json")), encoding="utf-8")
+    command = [sys.executable, "-m", "geoseg", "run", str(tmp_path / "job.yaml")]
+    ended = subprocess.run(
+        command, env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "160"}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 3, ended.stderr
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", ended.stderr)
+    assert "2 of 3 scenes, 1 failed" in plain

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,8 @@ def run(job: Path | None, schema: bool, verbose: int, log_json: Path | None, **h
         click.echo(json.dumps(RunJob.model_json_schema(), indent=2))
         return
     planned = _archive_plan(job, **how)
-    with ProgressBar() as observe, _Events(log_json) as tell:
+    bar = ProgressBar()
+    with bar as observe, _Events(log_json, _Counted(bar, planned)) as tell:
         report = _run_archive(planned, observe, tell)
     _print_report(report, planned)
     if report.failures:
@@ -190,8 +192,6 @@ def _lacks(planned: Any) -> list[str]:
 
 
 def _plan_lines(planned: Any, *, measured: bool) -> Iterator[tuple[str, str]]:
-    from collections import Counter
-
     from geoseg.archive import seconds_of, workers_of
 
     states = Counter(entry.state for entry in planned.entries)
@@ -248,8 +248,6 @@ def _plain(scene: Any) -> dict[str, Any]:
 
 
 def _print_status(scenes: Any, faults: Any, rate: float | None) -> None:
-    from collections import Counter
-
     states = Counter(scene.how for scene in scenes)
     told = ", ".join(f"{states[how]} {how}" for how in ("complete", "under way", "failed", "waiting") if states[how])
     done, total = sum(scene.predicted for scene in scenes), sum(scene.pixels for scene in scenes)
@@ -357,11 +355,29 @@ def _merged_line(merged: Any) -> str:
     )
 
 
+class _Counted:
+    """Tells beside the bars how many tiles and scenes are done, and how many failed."""
+
+    def __init__(self, bar: ProgressBar, planned: Any) -> None:
+        scenes = len(planned.pending) + len(planned.faults)
+        self._bar, self._totals = bar, {"tile": planned.estimate().tiles, "scene": scenes}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, event: str) -> None:
+        """Something has happened; what a cluster is not asked for, such as tiles in this process, is not counted."""
+        self._counts[event] += 1
+        what, _, how = event.partition(" ")
+        if how in {"done", "failed"} and what in self._totals:
+            failed = f", {self._counts[f'{what} failed']} failed" if self._counts[f"{what} failed"] else ""
+            stage = {"tile": "predicting", "scene": "finishing"}[what]
+            self._bar.note(stage, f"{self._counts[f'{what} done']} of {self._totals[what]} {what}s{failed}")
+
+
 class _Events:
     """Appends events to a file as JSON, a line for each, with the time; or to nothing."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, counted: _Counted) -> None:
+        self._path, self._counted = path, counted
         self._stream: Any = None
 
     def __enter__(self) -> Any:
@@ -378,6 +394,7 @@ class _Events:
             self._stream.close()
 
     def _tell(self, event: dict[str, Any]) -> None:
+        self._counted.add(event["event"])
         if self._stream is not None:
             now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
             self._stream.write(json.dumps({"time": now, **event}) + "\n")

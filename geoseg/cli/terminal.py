@@ -76,6 +76,14 @@ class ProgressBar:
 
     def __init__(self, unit: str = "Mpx", scale: float = 1e6) -> None:
         self._unit, self._scale = unit, scale
+        self._notes: dict[str, str] = {}
+
+    def note(self, stage: str, text: str) -> None:
+        """Say something beside a stage's bar."""
+        self._notes[stage] = text
+        for task in self._bar.tasks:
+            if task.description == stage:
+                self._bar.update(task.id, note=text)
 
     def __enter__(self) -> Any:
         from rich.console import Console
@@ -88,6 +96,7 @@ class ProgressBar:
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[rate]:>12}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -96,7 +105,9 @@ class ProgressBar:
 
         def observe(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = self._bar.add_task(stage, total=total, completed=done, rate="")
+                tasks[stage] = self._bar.add_task(
+                    stage, total=total, completed=done, rate="", note=self._notes.get(stage, "")
+                )
             task = tasks[stage]
             self._bar.update(task, completed=done)
             speed = self._bar.tasks[task].speed
