@@ -56,7 +56,6 @@ VERTICES_AT_ONCE: Final = 1 << 17
 _NODATA_PART: Final = -2
 
 # Bits of a vertex's mask, one for each pixel round it, in the order of the rows of `Runs.around`.
-_NORTH_EAST: Final = 2
 _SOUTH_EAST: Final = 8
 _DIAGONAL: Final = 9
 _ANTIDIAGONAL: Final = 6

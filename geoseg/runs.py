@@ -90,12 +90,6 @@ class Runs:
         along, down = corner + np.arange(cols), corner + self.width * np.arange(rows)
         return along, along + (rows - 1) * self.width, down, down + cols - 1
 
-    def around(self, vertices: _Ints) -> _Ints:
-        """(4, m): the runs of the pixels in the north west, north east, south west and south east of each vertex."""
-        south = vertices + self.width
-        west, south_west = self.find(vertices), self.find(south)
-        return np.stack([west, west + self.across[vertices], south_west, south_west + self.across[south]])
-
     def components(self) -> NDArray[np.int32]:
         """(runs,): the number of each one's component, counted in the order of their first pixels; -1 for no object."""
         return _components(self.start, self.flat, self.down, self.width)
