@@ -7,8 +7,11 @@
    warm, in turn; which comes first alternates. Predictions that are repeated at tiles' borders.
 2. Milliseconds that scheduling takes for each tile: calls that do nothing, with a real tile's order, one by one.
 3. Seconds to plan a scene of a million tiles, and to hand out the first of them.
+4. The most memory that a worker has held while it mapped the scene, against the plan's bound: as planned, and, by two
+   workers once more, with `max_memory`.
 
-Exits with status 1 if the median of the ratios is below `--least`, a tenth or more is repeated, or the plan takes 2 s.
+Exits with status 1 if the median of the ratios is below `--least`, a tenth or more is repeated, the plan takes 2 s, or
+a worker has held more than the plan says.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import statistics
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +54,7 @@ def planned(scene: Path, out: Path, cluster: str, **options: Any) -> ArchivePlan
 
 
 @contextmanager
-def warm(folder: Path, part: Path, cores: list[int]) -> Iterator[Crew]:
+def warm(folder: Path, part: Path, cores: list[int]) -> Iterator[tuple[Crew, Cluster]]:
     """Workers on these cores that have loaded all that they need."""
     with Cluster(folder / f"dask-{len(cores)}") as cluster:
         for core in cores:
@@ -59,18 +63,32 @@ def warm(folder: Path, part: Path, cores: list[int]) -> Iterator[Crew]:
             while workers.threads < len(cores):
                 time.sleep(0.5)
             run_archive(planned(part, folder / "warm", cluster.address, tile=CHUNK), workers)
-            yield workers
+            yield workers, cluster
 
 
-def seconds(scene: Path, folder: Path, part: Path, cores: list[int]) -> float:
-    """Of mapping the scene with one worker on each of these cores."""
-    with warm(folder, part, cores) as workers:
-        report = run_archive(planned(scene, folder / "maps", "tcp://"), workers)
+@dataclass(frozen=True)
+class Mapped:
+    """What mapping the scene took."""
+
+    seconds: float
+    peak: int
+    """Bytes that the hungriest worker has held at any time."""
+    bound: int
+    """Bytes that it may hold, as the plan says."""
+
+
+def mapped(scene: Path, folder: Path, part: Path, cores: list[int], **options: Any) -> Mapped:
+    """Map the scene with one worker on each of these cores."""
+    plan = planned(scene, folder / "maps", "tcp://", **options)
+    with warm(folder, part, cores) as (workers, cluster):
+        report = run_archive(plan, workers)
+        taken = Mapped(report.wall, cluster.peak(), plan.estimate().memory)
     if report.failures:
         raise SystemExit(f"failed: {report.failures[0].why}")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
-    print(f"{len(cores)} worker(s): {report.wall:.1f} s ({stages})", flush=True)
-    return report.wall
+    memory = f"{taken.peak / 1e6:.0f} of at most {taken.bound / 1e6:.0f} MB"
+    print(f"{len(cores)} worker(s): {report.wall:.1f} s ({stages}), {memory}", flush=True)
+    return taken
 
 
 def nothing(_order: SceneOrder, core: Window) -> Window:
@@ -82,7 +100,7 @@ def milliseconds_per_tile(scene: Path, folder: Path, part: Path, core: int) -> f
     """Of handing out a tile and taking what comes back, with one worker that has nothing to do."""
     order = planned(scene, folder / "idle", "tcp://").entries[0].order
     tile = next(order.tiling.tiles()).core
-    with warm(folder, part, [core]) as workers:
+    with warm(folder, part, [core]) as (workers, _):
         began = time.perf_counter()
         for _ in range(CALLS):
             workers.submit(None, nothing, order, tile)
@@ -106,6 +124,7 @@ def main() -> None:
     parser.add_argument("scene", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--least", type=float, default=1.85)
+    parser.add_argument("--max-memory", default="2GB")
     args = parser.parse_args()
     scene, cores = args.scene.resolve(), sorted(os.sched_getaffinity(0))[:2]
     counted, first = million()
@@ -121,14 +140,17 @@ def main() -> None:
         repeated = planned(scene, folder / "maps", "tcp://").estimate().repeated
         print(f"predictions repeated at tiles' borders: {repeated:.1%}")
         print(f"scheduling: {milliseconds_per_tile(scene, folder, part, cores[0]):.1f} ms per tile")
-        times: dict[int, list[float]] = {1: [], 2: []}
+        runs: dict[int, list[Mapped]] = {1: [], 2: []}
         for _, turn in zip(range(args.repeats), itertools.cycle([(1, 2), (2, 1)]), strict=False):
             for count in turn:
-                times[count].append(seconds(scene, folder, part, cores[:count]))
-        ratios = [one / two for one, two in zip(times[1], times[2], strict=True)]
+                runs[count].append(mapped(scene, folder, part, cores[:count]))
+        ratios = [one.seconds / two.seconds for one, two in zip(runs[1], runs[2], strict=True)]
+        print(f"with at most {args.max_memory} for each:")
+        narrow = mapped(scene, folder, part, cores, max_memory=args.max_memory)
     ratio = statistics.median(ratios)
     print(f"two workers are {ratio:.2f} times as fast as one ({', '.join(f'{each:.2f}' for each in ratios)})")
-    if ratio < args.least or repeated >= 0.1 or counted >= 2:
+    above = [run for run in (*runs[1], *runs[2], narrow) if run.peak > run.bound]
+    if ratio < args.least or repeated >= 0.1 or counted >= 2 or above:
         raise SystemExit(1)
 
 

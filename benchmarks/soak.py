@@ -108,8 +108,8 @@ def undisturbed(job: RunJob, data: Path, out: Path, cluster: Cluster) -> Memory:
         raise SystemExit(f"failed: {report.failures[0].why}")
     print(f"undisturbed: {report.done} scenes in {report.wall:.0f} s, {report.footprints} footprints", flush=True)
     megabytes = np.array(resident) / 1e6
-    slope, peak = steepest(megabytes[len(megabytes) // 2 :]), max(max(each) for each in resident)
-    return Memory(slope, steepest(megabytes), peak, plan.estimate().memory)
+    slope = steepest(megabytes[len(megabytes) // 2 :])
+    return Memory(slope, steepest(megabytes), cluster.peak(), plan.estimate().memory)
 
 
 def command(job: Path, out: Path, cluster: Cluster) -> subprocess.Popen[bytes]:

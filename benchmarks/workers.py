@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 PATIENCE = 120.0  # seconds that a scheduler may take to start
 
 
+def peak_of(process: int) -> int:
+    """Bytes of memory that a process has held at any time, as Linux counts them."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    kibibytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(kibibytes) * 1024
+
+
 @dataclass
 class Cluster:
     """A scheduler, and workers of one thread each; a context manager that ends them all."""
@@ -58,6 +65,10 @@ class Cluster:
             os.sched_setaffinity(worker.pid, {core})  # its threads, none of which is there yet, are bound with it
         self.workers.append(worker)
         return worker
+
+    def peak(self) -> int:
+        """Bytes of memory that the hungriest of the workers has held at any time."""
+        return max(peak_of(worker.pid) for worker in self.workers)
 
     def kill(self, *processes: subprocess.Popen[bytes] | None) -> None:
         """End processes at once, without a word to them."""

@@ -1,5 +1,5 @@
 """`python -m geoseg` is the command `geoseg`."""
 
-from geoseg.cli import main
+from geoseg.cli import program
 
-main()
+program()

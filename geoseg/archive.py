@@ -146,7 +146,8 @@ class RunJob(Strict):
     )
     batch: int | None = Field(default=None, gt=0, le=4096, description="patches per forward pass; None: chosen")
     max_memory: str | None = Field(
-        default=None, description="what a worker may take, such as 2GB: tile and batch are chosen accordingly"
+        default=None,
+        description="what a worker may take, such as 2GB, for each of its threads: tile and batch are chosen",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     cluster: str = Field(
@@ -258,6 +259,11 @@ class Crew(Protocol):
     @property
     def threads(self) -> int:
         """Calls that run at the same time."""
+        ...
+
+    @property
+    def threads_by_worker(self) -> dict[str, int]:
+        """The same for each worker."""
         ...
 
     @property
@@ -443,14 +449,17 @@ def lacks(plan: ArchivePlan, crew: Crew | None = None) -> list[str]:
         found.append(f"{plan.out}: the disk has {_gigabytes(free)} free, {need}; free some or choose another place")
     kind = plan.job.cluster.partition(":")[0]
     if crew is not None:
-        machines = Counter(crew.ask(memory_here).values())
+        machines: Counter[tuple[str, int]] = Counter()
+        threads = crew.threads_by_worker
+        for worker, machine in crew.ask(memory_here).items():
+            machines[machine] += threads.get(worker, 1)  # each of its threads has a tile of its own
     else:  # of a cluster that is not there yet nobody knows the machines
         machines = Counter({memory_here(): workers_of(plan.job.cluster) or 1} if kind in {"local", "processes"} else {})
-    for (machine, memory), workers in sorted(machines.items()):
+    for (name, memory), workers in sorted(machines.items()):
         if memory < workers * wanted.memory:
             need = f"{workers} workers may take {_gigabytes(workers * wanted.memory)}"
             remedy = "have fewer of them, or give --max-memory"
-            found.append(f"{machine}: has {_gigabytes(memory)} of memory, {need}; {remedy}")
+            found.append(f"{name}: has {_gigabytes(memory)} of memory, {need}; {remedy}")
     return found
 
 

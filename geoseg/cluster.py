@@ -148,9 +148,15 @@ class Crew:
         """Calls that run at the same time, now: workers come and go."""
         when, threads = self._counted
         if time.monotonic() - when >= ASK_EVERY:
-            with self._talking():
-                threads = sum(self._client.nthreads().values())
+            threads = sum(self.threads_by_worker.values())
             self._counted = time.monotonic(), threads
+        return threads
+
+    @property
+    def threads_by_worker(self) -> dict[str, int]:
+        """Calls that each worker, by its address, runs at the same time."""
+        with self._talking():
+            threads: dict[str, int] = self._client.nthreads()
         return threads
 
     @property

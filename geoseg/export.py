@@ -19,6 +19,7 @@ from geoseg.io.cog import CONFIDENCE, Look, write_cog
 from geoseg.io.vectors import write_geojson, write_parquet
 from geoseg.io.zarr_maps import MAPS, write_zarr
 from geoseg.tiling import CHUNK
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.io.store import ResultStore
-    from geoseg.window import Window
 
 INTERIOR = "interior"
 """The auxiliary score by which objects that touch are told apart: high in the middle of each."""
@@ -40,7 +40,10 @@ Outlining takes some 20 bytes of memory for each pixel.
 
 
 SIDE_BY_SIDE = 2
-"""Windows that are outlined at a time: when the last forward pass is done, nothing else keeps the cores busy."""
+"""Windows that are outlined at a time once the last forward pass is done, when nothing else keeps the cores busy.
+
+Before, one at a time keeps up with the network, and takes half the memory.
+"""
 
 
 class Observer(Protocol):
@@ -122,7 +125,8 @@ class Exports:
         return len(found)
 
     def _outlined_windows(self) -> Iterator[Outlined]:
-        """All of the store, in order; some windows are being outlined while the next row of chunks is waited for."""
+        """All of the store, in order; the windows of the last rows of chunks side by side."""
+        whole = Window.of_shape(self._store.shape)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             ahead: deque[Future[Outlined]] = deque()
             for window, known in self._windows():
@@ -130,7 +134,7 @@ class Exports:
                     yield known
                     continue
                 ahead.append(pool.submit(self._outline, window))
-                if len(ahead) > SIDE_BY_SIDE:
+                while len(ahead) > (SIDE_BY_SIDE if self._store.is_done(whole) else 0):
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

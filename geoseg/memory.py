@@ -9,13 +9,14 @@ import sys
 def keep_freed_memory() -> None:
     """Ask glibc to keep large blocks that were freed instead of giving them back to the kernel after each layer.
 
-    Otherwise up to half of a CPU's time goes into page faults. Does nothing with another C library.
+    Otherwise up to half of a CPU's time goes into page faults. Threads share two pools, for what a pool of each of them
+    would keep, others could not use. Does nothing with another C library.
     """
     mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:
         return
-    never_mmap, never_trim, grow_by = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)
-    for option in (never_mmap, never_trim, grow_by):
+    never_mmap, never_trim, grow_by, pools = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 2)
+    for option in (never_mmap, never_trim, grow_by, pools):
         mallopt(*option)
 
 

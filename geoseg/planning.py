@@ -39,7 +39,7 @@ ACTIVATIONS = 900
 RAW = 8
 """Bytes of a band's value as it is read, at most."""
 
-EXPORT_PER_PIXEL = 120
+EXPORT_PER_PIXEL = 24
 """Bytes that outlining takes for each pixel of the windows that it looks at together."""
 
 KEPT_PER_PIXEL = 2.0

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,11 @@ import yaml
 from conftest import BANEPA, chunks_of, write_tif
 
 import geoseg.work
-from geoseg.archive import RunJob, RunReport, plan_archive, run_archive
+from geoseg.archive import ArchivePlan, RunJob, RunReport, lacks, plan_archive, run_archive
 from geoseg.cluster import Lost, Recipe, crew, recipe_of
 from geoseg.errors import ClusterError, OptionError, OutputError
 from geoseg.io.store import entries_of
+from geoseg.planning import memory_here
 from geoseg.window import Window
 from geoseg.work import FILES, TileOutcome, make_files, make_item, predict_tile
 
@@ -464,11 +466,20 @@ def remote_job(model: Path, dask: Dask) -> RunJob:
     return job_of(model, tile=1024, cluster=dask.address)
 
 
-def test_one_worker_of_two_threads_gives_the_same(dask: Dask, town: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_one_worker_of_two_threads_gives_the_same(
+    dask: Dask, town: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dask.add(1, threads=2)
     plan = plan_archive(remote_job(tiny_model, dask), town, tmp_path)
     with on(dask, 1) as workers:
         assert workers.threads == 2
+        assert lacks(plan, workers) == []
+        _, memory = memory_here()
+        wanted = replace(plan.estimate(), memory=int(0.6 * memory))
+        with monkeypatch.context() as patched:
+            patched.setattr(ArchivePlan, "estimate", lambda _: wanted)
+            (told,) = lacks(plan, workers)  # each of the two threads may take that much
+            assert "2 workers may take" in told
         report = run_archive(plan, workers)
     assert (report.done, report.failures) == (3, ())
     assert_same(tmp_path, town / "through")
@@ -559,6 +570,8 @@ def test_a_client_that_is_stopped_or_killed_loses_nothing(
     dask: Dask, town: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     job = remote_job(tiny_model, dask)
+    if not dask.workers:
+        dask.add(3, threads=1)
     for _ in range(ATTEMPTS):  # nine tiles of this model are done in the twinkling of an eye
         before = 0
         for how in (signal.SIGINT, signal.SIGKILL):
@@ -568,9 +581,9 @@ def test_a_client_that_is_stopped_or_killed_loses_nothing(
                 time.sleep(0.002)
             client.send_signal(how)
             _, err = client.communicate(timeout=PATIENCE)
-            assert "Traceback" not in err
+            assert "Traceback" not in err, err
             before = tiles_done(tmp_path)
-            assert before > 0
+            assert before > 0, err
             if client.returncode == 0:
                 break
             assert client.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err

@@ -150,9 +150,9 @@ def _run_archive(planned: Any, observe: Any, tell: Any) -> Any:
 def plan_(job: Path, measured: bool, **how: Any) -> None:  # noqa: FBT001
     r"""Tell what a run would do and take, and every error that it would meet; reads headers only, writes nothing.
 
-    The memory is an upper bound for each worker. The time is that of this machine now: an estimate. A scheduler that
-    the job names is asked what its workers have; no cluster is started. The status is 3 if some scene cannot be mapped,
-    or disk, memory or workers are too few.
+    The memory is an upper bound for each worker, or for each of its threads if it has several. The time is that of this
+    machine now: an estimate. A scheduler that the job names is asked what its workers have; no cluster is started. The
+    status is 3 if some scene cannot be mapped, or disk, memory or workers are too few.
 
     \b
     Examples:
@@ -198,6 +198,9 @@ def _plan_lines(planned: Any, *, measured: bool) -> Iterator[tuple[str, str]]:
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield "scenes", f"{len(planned.entries)} ({told or 'none'}), {len(planned.faults)} cannot be mapped"
     wanted = planned.estimate()
+    if not wanted.scenes:
+        yield "to be mapped", "nothing"
+        return
     yield "to be mapped", f"{wanted.scenes} scenes, {wanted.tiles} tiles, {wanted.pixels / 1e6:.1f} megapixels"
     yield "forward passes", f"{wanted.passes}, {wanted.repeated:.1%} of them again at borders of tiles"
     yield "memory per worker", f"at most {wanted.memory / 1e9:.1f} GB, with {planned.lanes} passes side by side"
