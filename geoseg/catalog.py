@@ -171,6 +171,8 @@ class Scene:
     """The same of the raster of clouds that is made before the scene is predicted."""
     file: str | None = None
     """What of `path` is a file or an address, where the path chooses a part of it."""
+    cloud_cover: float | None = None
+    """Per cent of it that is clouded, as its STAC item tells."""
     memory: Any = field(default=None, compare=False, repr=False)
     """The pixels themselves, where they are in no file; such a scene cannot leave this process."""
 

@@ -32,6 +32,7 @@ from scipy import ndimage
 from geoseg.catalog import COLLECTION, MULTIHASH_SHA256, Scene, sha256_of
 from geoseg.errors import GeosegError, OptionError, OutputError, SceneError
 from geoseg.io.band_names import own_name, scenes_among
+from geoseg.io.catalogs import Fault
 from geoseg.io.gdal_scenes import media_type_of
 from geoseg.io.pixels import DESCRIBED, Survey
 from geoseg.io.remote import size_and_time
@@ -40,7 +41,6 @@ from geoseg.io.store import LEDGER, cannot_write
 from geoseg.io.zarr_scenes import is_zarr
 from geoseg.raster import crs_of
 from geoseg.records import write_json
-from geoseg.selection import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

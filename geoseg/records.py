@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import ModelSpec
-    from geoseg.selection import Fault
+    from geoseg.io.catalogs import Fault
     from geoseg.window import Window
 
 log = logging.getLogger("geoseg")
