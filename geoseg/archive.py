@@ -220,7 +220,8 @@ class ArchivePlan:
 
     def estimate(self) -> Estimate:
         """What is to be done will take; scenes that were begun count as a whole."""
-        return estimate((entry.order.tiling for entry in self.pending), self.model, self.batch, self.lanes)
+        tilings = (entry.order.tiling for entry in self.pending)
+        return estimate(tilings, self.model, self.batch, self.lanes, zarr=self.job.zarr)
 
     @property
     def pending(self) -> tuple[SceneEntry, ...]:

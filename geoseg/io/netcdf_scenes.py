@@ -128,11 +128,11 @@ def _dataset(path: str, file: str, group: str | None) -> xr.Dataset | None:
 
 
 def _open_once(file: str) -> None:
-    """Raises what HDF5 makes of a file that is none: h5netcdf would besides print a traceback of its own."""
+    """Raises what HDF5 makes of damaged attributes, of which h5netcdf would besides print a traceback of its own."""
     import h5py
 
-    with h5py.File(file):
-        pass
+    with h5py.File(file) as opened:
+        opened.attrs.get("_nc3_strict")
 
 
 def _check_coordinates(path: str, dataset: xr.Dataset) -> None:
