@@ -27,6 +27,7 @@ from geoseg.catalog import Scene, find_model
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
+from geoseg.globe import outline_of
 from geoseg.io.catalogs import Fault, SceneRef
 from geoseg.io.masks import in_full
 from geoseg.io.mosaics import mosaic, written
@@ -385,8 +386,7 @@ class _Looker:
             return None
         try:
             scene = scene_of(ref)
-            outline = scene.geobox.footprint(4326, buffer=0, npoints=16).geom
-            if self.wanted.wants(scene.path, outline, scene.datetime):
+            if self.wanted.wants(scene.path, outline_of(scene.geobox), scene.datetime):
                 return scene
         except GeosegError as error:
             return Fault(ref.id, str(error))
