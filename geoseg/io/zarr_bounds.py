@@ -67,6 +67,15 @@ def within(kind: str, data: bytes | memoryview, limit: int) -> bytes | None:
     return None
 
 
+def _is_told(kind: str, data: bytes | memoryview, limit: int) -> bool:
+    """Whether bytes say how many they become, if that can be many at all; where they do, raises as `within`."""
+    if kind not in TOLD:
+        return kind not in UNTOLD
+    size = TOLD[kind](data)
+    _check(size or 0, limit)
+    return size is not None
+
+
 def _check(size: int, limit: int) -> None:
     if size > limit:
         msg = f"a chunk becomes {size} bytes or more, at most {limit} can be right"
@@ -164,7 +173,8 @@ class _Bounded(BytesBytesCodec):
         return cast("dict[str, Any]", self.inner.to_dict())
 
     async def _decode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
-        made = await asyncio.to_thread(within, self.kind, _bytes_of(chunk_data), limit_of(chunk_spec))
+        what = self.kind, _bytes_of(chunk_data), limit_of(chunk_spec)
+        made = None if _is_told(*what) else await asyncio.to_thread(within, *what)
         if made is not None:
             return chunk_spec.prototype.buffer.from_bytes(made)
         return await self.inner._decode_single(chunk_data, chunk_spec)  # noqa: SLF001  # what `decode` calls
@@ -178,8 +188,8 @@ class _BoundedV2(V2Codec):
     """The codecs of an array of Zarr 2, of which the compressor decodes up to a limit."""
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        kind = str(getattr(self.compressor, "codec_id", ""))
-        made = await asyncio.to_thread(within, kind, _bytes_of(chunk_bytes), limit_of(chunk_spec))
+        what = str(getattr(self.compressor, "codec_id", "")), _bytes_of(chunk_bytes), limit_of(chunk_spec)
+        made = None if _is_told(*what) else await asyncio.to_thread(within, *what)
         if made is None:
             return await super()._decode_single(chunk_bytes, chunk_spec)
         (chunk,) = await V2Codec(self.filters, None).decode(
