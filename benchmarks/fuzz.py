@@ -3,11 +3,11 @@
     python benchmarks/fuzz.py [--minutes 3] [--seed 1] [--keep FOLDER]
 
 Makes one small scene of each kind (GeoTIFFs of several compressions, JPEG, PNG, JPEG 2000, a virtual raster, NetCDF,
-Zarr 2 and 3, files by band, STAC items), spoils one of its files (cut off, bytes changed in the header or anywhere, a
-piece doubled or left out) and opens, surveys and reads it as a run would, in a process of its own with 4 GB of address
-space beyond what it has and a minute of time. A traceback, a crash, too much memory or time, or a sentence of several
-lines is a defect: it is told with the kind and the seed, and the spoilt scene is kept in `--keep`. Status 1 if there
-are any.
+Zarr 2 and 3, shards, files by band, STAC items and a catalog of them), spoils one of its files (cut off, bytes changed
+in the header or anywhere, a piece doubled or left out) and opens, surveys and reads it as a run would, in a process of
+its own with 4 GB of address space beyond what it has and a minute of time. A traceback, a crash, too much memory or
+time, or a sentence of several lines is a defect: it is told with the kind and the seed, and the spoilt scene is kept in
+`--keep`. Status 1 if there are any.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 import xarray as xr
+import zarr
 
 from geoseg.errors import GeosegError
 from geoseg.inventory import CatalogJob, write_catalog
@@ -94,6 +95,14 @@ def store(folder: Path, version: int) -> Path:
     return path
 
 
+def shards(folder: Path) -> Path:
+    """A Zarr store whose chunks lie in shards."""
+    path = folder / "a.zarr"
+    how = {"chunks": (1, 64, 64), "shards": (3, 128, 192), "compressors": [zarr.codecs.GzipCodec()]}
+    dataset().to_zarr(path, zarr_format=3, consolidated=False, encoding={"image": how})
+    return path
+
+
 def netcdf(folder: Path) -> Path:
     """A NetCDF file."""
     dataset().to_netcdf(folder / "a.nc", engine="h5netcdf")
@@ -114,6 +123,14 @@ def item(folder: Path) -> Path:
     raster(folder / "a.tif")
     write_catalog(CatalogJob(folder))
     return next(folder.rglob("a.json"))
+
+
+def catalog(folder: Path) -> str:
+    """A STAC collection of two rasters, as one scene."""
+    raster(folder / "a.tif")
+    raster(folder / "b.tif", nodata=90)
+    write_catalog(CatalogJob(folder))
+    return f"mosaic:{folder / 'collection.json'}"
 
 
 def zipped(folder: Path) -> str:
@@ -143,8 +160,10 @@ KINDS: dict[str, Callable[[Path], str | Path]] = {
     "netcdf": netcdf,
     "zarr 2": lambda folder: store(folder, 2),
     "zarr 3": lambda folder: store(folder, 3),
+    "zarr 3, shards": shards,
     "by band": by_band,
     "item": item,
+    "catalog": catalog,
 }
 
 

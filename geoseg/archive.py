@@ -27,9 +27,11 @@ from geoseg.catalog import Scene, find_model
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
+from geoseg.globe import outline_of
+from geoseg.io.catalogs import Fault, SceneRef
 from geoseg.io.masks import in_full
 from geoseg.io.mosaics import mosaic, written
-from geoseg.io.scenes import open_scene
+from geoseg.io.scenes import scene_of
 from geoseg.io.store import entries_of, job_of
 from geoseg.jobs import Strict
 from geoseg.merge import Merged, check_background, merge_results
@@ -55,7 +57,7 @@ from geoseg.planning import (
     tiles_of,
 )
 from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
-from geoseg.selection import Fault, Narrowing, SceneRef, Scenes, narrowing, select, unique
+from geoseg.selection import Narrowing, Scenes, narrowing, select, unique
 from geoseg.work import (
     FilesOutcome,
     SceneOrder,
@@ -220,7 +222,8 @@ class ArchivePlan:
 
     def estimate(self) -> Estimate:
         """What is to be done will take; scenes that were begun count as a whole."""
-        return estimate((entry.order.tiling for entry in self.pending), self.model, self.batch, self.lanes)
+        tilings = (entry.order.tiling for entry in self.pending)
+        return estimate(tilings, self.model, self.batch, self.lanes, zarr=self.job.zarr)
 
     @property
     def pending(self) -> tuple[SceneEntry, ...]:
@@ -388,9 +391,8 @@ class _Looker:
         if self.out in Path(ref.href).parents:
             return None
         try:
-            scene = _scene_of(ref)
-            outline = scene.geobox.footprint(4326, buffer=0, npoints=16).geom
-            if self.wanted.wants(scene.path, outline, scene.datetime):
+            scene = scene_of(ref)
+            if self.wanted.wants(scene.path, outline_of(scene.geobox), scene.datetime):
                 return scene
         except GeosegError as error:
             return Fault(ref.id, str(error))
@@ -420,15 +422,6 @@ class _Looker:
         if self.overwrite or before != parameters:
             return "changed"
         return "complete" if is_complete(folder, parameters, zarr=self.job.zarr) else "begun"
-
-
-def _scene_of(ref: SceneRef) -> Scene:
-    """What the file is, with what a list or catalog knows better."""
-    scene = open_scene(ref.href)
-    unnamed = not any(name for name in scene.bands if name != "alpha")
-    bands = ref.bands if unnamed and len(ref.bands) == len(scene.bands) else scene.bands
-    when, item, masks = ref.datetime or scene.datetime, ref.item or scene.item, ref.masks or scene.masks
-    return replace(scene, id=ref.id, bands=bands, datetime=when, item=item, masks=masks)
 
 
 def workers_of(cluster: str) -> int | None:

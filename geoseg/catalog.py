@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from geoseg.errors import ModelError, SceneError
+from geoseg.globe import bbox_of, outline_of
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ class Scene:
     """The same of the raster of clouds that is made before the scene is predicted."""
     file: str | None = None
     """What of `path` is a file or an address, where the path chooses a part of it."""
+    cloud_cover: float | None = None
+    """Per cent of it that is clouded, as its STAC item tells."""
     memory: Any = field(default=None, compare=False, repr=False)
     """The pixels themselves, where they are in no file; such a scene cannot leave this process."""
 
@@ -332,7 +335,7 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
     import pystac
     from pystac.extensions.projection import ProjectionExtension
 
-    outline = scene.geobox.footprint(4326, buffer=0, npoints=16)
+    outline = outline_of(scene.geobox)
     began = scene.datetime or dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     properties: dict[str, Any] = {
         "title": f"{made.model.product} of {scene.id}",
@@ -349,8 +352,8 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
     }
     item = pystac.Item(
         id=scene.id,
-        geometry=json.loads(shapely.to_geojson(shapely.transform(outline.geom, lambda xy: xy.round(7)))),
-        bbox=[round(float(v), 7) for v in outline.geom.bounds],
+        geometry=json.loads(shapely.to_geojson(shapely.transform(outline, lambda xy: xy.round(7)))),
+        bbox=[round(value, 7) for value in bbox_of(outline)],
         datetime=scene.datetime,
         start_datetime=None if scene.datetime else began,
         end_datetime=None if scene.datetime else made.created,

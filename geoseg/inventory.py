@@ -16,7 +16,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,13 @@ import rasterio
 import rasterio.features
 import shapely
 import shapely.geometry
-from pyproj import Transformer
 from scipy import ndimage
 
 from geoseg.catalog import COLLECTION, MULTIHASH_SHA256, Scene, sha256_of
 from geoseg.errors import GeosegError, OptionError, OutputError, SceneError
+from geoseg.globe import HALF_TURN, bbox_of, outline_of
 from geoseg.io.band_names import own_name, scenes_among
+from geoseg.io.catalogs import Fault
 from geoseg.io.gdal_scenes import media_type_of
 from geoseg.io.pixels import DESCRIBED, Survey
 from geoseg.io.remote import size_and_time
@@ -40,14 +41,12 @@ from geoseg.io.store import LEDGER, cannot_write
 from geoseg.io.zarr_scenes import is_zarr
 from geoseg.raster import crs_of
 from geoseg.records import write_json
-from geoseg.selection import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pystac
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
     from shapely.geometry.base import BaseGeometry
 
     from geoseg.export import Observer
@@ -72,7 +71,7 @@ EXTENSIONS = tuple(f"https://stac-extensions.github.io/{name}/schema.json" for n
 KNOWN = "geoseg:datetime_known"
 """The property of an item that tells whether its date is one, or stands for none."""
 
-HALF_TURN, METRES_PER_DEGREE = 180.0, 111_320.0
+METRES_PER_DEGREE = 111_320.0
 
 UNKNOWN_SINCE = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -533,11 +532,7 @@ def footprint(scene: Scene, valid: NDArray[np.bool_] | None) -> BaseGeometry:
     else:
         msg = f"{scene.path}: has no data, as far as an overview of {valid.shape[0]} x {valid.shape[1]} pixels tells"
         raise SceneError(msg)
-    dense = shapely.segmentize(pixels, max(scene.shape) / 16)
-    lonlat = _within_globe(shapely.transform(dense, partial(_lonlat, scene.geobox)))
-    for pole in _poles_in(scene.geobox, pixels):
-        _, south, _, north = lonlat.bounds
-        lonlat = shapely.box(-HALF_TURN, *((south, HALF_TURN, 90) if pole > 0 else (-90, HALF_TURN, north)))
+    lonlat = outline_of(scene.geobox, pixels)
     straight = shapely.simplify(lonlat, min(scene.ground_resolution) / METRES_PER_DEGREE / 4)
     rounded = shapely.transform(straight, lambda xy: xy.round(7))
     polygons = _polygons(rounded if rounded.is_valid else shapely.make_valid(rounded))
@@ -545,40 +540,6 @@ def footprint(scene: Scene, valid: NDArray[np.bool_] | None) -> BaseGeometry:
         msg = f"{scene.path}: its place cannot be told in longitude and latitude; check its CRS and geotransform"
         raise SceneError(msg)
     return shapely.orient_polygons(polygons)
-
-
-def _lonlat(geobox: GeoBox, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitude and latitude of pixels (n, 2), longitudes going on beyond 180 degrees."""
-    to_lonlat = Transformer.from_crs(geobox.crs, 4326, always_xy=True)
-    affine, (col, row) = geobox.affine, pixels.T
-    x, y = affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
-    lon, lat = to_lonlat.transform(x, y)
-    middle, _ = to_lonlat.transform(*(geobox.affine @ (geobox.shape[1] / 2, geobox.shape[0] / 2)))
-    return np.stack([lon + 360 * np.round((middle - lon) / 360), lat], axis=1)
-
-
-def _poles_in(geobox: GeoBox, pixels: BaseGeometry) -> Iterator[int]:
-    """Latitudes of the poles that lie inside an outline, which no line around it can tell: 90, -90."""
-    crs = crs_of(geobox)
-    if crs.geographic:
-        return
-    from_lonlat = Transformer.from_crs(4326, crs, always_xy=True)
-    for pole in (90, -90):
-        x, y = from_lonlat.transform(0, pole)
-        if np.isfinite([x, y]).all() and pixels.contains(shapely.Point(~geobox.affine @ (x, y))):
-            yield pole
-
-
-def _within_globe(outline: BaseGeometry) -> BaseGeometry:
-    """The same, cut at the antimeridian."""
-    if not np.isfinite(outline.bounds).all():
-        return shapely.Polygon()
-    whole = outline if outline.is_valid else shapely.make_valid(outline)
-    turns = (-360, 0, 360)
-    parts = [shapely.intersection(whole, shapely.box(turn - 180, -90, turn + 180, 90)) for turn in turns]
-    return shapely.union_all(
-        [shapely.transform(part, lambda xy, t=turn: xy - (t, 0)) for part, turn in zip(parts, turns, strict=True)]
-    )
 
 
 def _outline(valid: NDArray[np.bool_], shape: tuple[int, int]) -> BaseGeometry:
@@ -617,15 +578,6 @@ def _polygons(geometry: BaseGeometry) -> BaseGeometry:
     """The polygons alone of what may be a collection, as one polygon if it is one."""
     parts = [part for part in shapely.get_parts(shapely.get_parts(geometry)) if part.geom_type == "Polygon"]
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
-
-
-def bbox_of(outline: BaseGeometry) -> list[float]:
-    """West, south, east, north; west is the larger one where the outline was cut at the antimeridian (RFC 7946)."""
-    boxes = shapely.bounds(shapely.get_parts(outline))
-    (west, south), (east, north) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    if west == -HALF_TURN and east == HALF_TURN and len(boxes) > 1:
-        west, east = boxes[boxes[:, 0] > 0, 0].min(), boxes[boxes[:, 2] < 0, 2].max()
-    return [float(value) for value in (west, south, east, north)]
 
 
 # --- when it was taken

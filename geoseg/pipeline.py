@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -36,9 +36,7 @@ from geoseg.catalog import (
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError
 from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer
-from geoseg.io.clouds import FILE as CLOUDS
-from geoseg.io.clouds import LEGEND as CLOUD_LEGEND
-from geoseg.io.clouds import Clouds, clouds_of, write_clouds
+from geoseg.io import clouds as sky
 from geoseg.io.cog import Look
 from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
@@ -158,8 +156,8 @@ class Plan:
     """What the result depends on: two jobs with equal parameters have equal results."""
     complete: bool
     """Whether the results are there already."""
-    clouds: Clouds | None = None
-    """How clouds are found, if that is wanted."""
+    clouds: tuple[sky.Clouds, ...] = ()
+    """How clouds are found, if that is wanted, in each part of a mosaic."""
 
 
 @dataclass(frozen=True)
@@ -258,10 +256,9 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     stretch = estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
-    clouds = None
+    clouds: tuple[sky.Clouds, ...] = ()
     if job.mask_clouds is not None:
-        clouds = clouds_of(job.mask_clouds, replace(_only_part(whole), fill=_asked(job).nodata), job.bands or {})
-        scene = replace(scene, clouds=("clouds", str(folder.absolute() / CLOUDS)))
+        scene, clouds = sky.under_clouds(scene, whole, job.mask_clouds, job.bands or {}, _asked(job).nodata, folder)
     parameters = {
         "scene": fingerprint(scene),
         "model": {"name": model.name, "sha256": model.sha256},
@@ -276,19 +273,11 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "separation": model.separation if job.separate else None,
         **_asked_parameters(job),
         **_grid_parameters(scene),
-        **({} if clouds is None else {"clouds": clouds.parameters}),
+        **sky.parameters_of(clouds),
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside, REMOTE_WAITS if is_remote(scene.path) else ())
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False, clouds=clouds)
-
-
-def _only_part(scene: Scene) -> Scene:
-    """What a scene is read from. Raises `OptionError` if that is several scenes."""
-    if len(scene.parts) > 1:
-        msg = f"--mask-clouds: {scene.name} is a mosaic, whose parts were seen under different clouds; leave it out, "
-        raise OptionError(msg + "or take --mask scl or qa_pixel")
-    return scene.parts[0] if scene.parts else scene
 
 
 def _asked(job: SegmentJob) -> Asked:
@@ -390,19 +379,13 @@ def begin(planned: Plan) -> ResultStore:
     if planned.job.overwrite or job_of(folder) != planned.parameters:
         model = planned.model
         outlines.forget(folder)
-        (folder / CLOUDS).unlink(missing_ok=True)
+        sky.remove_clouds(folder)
         store = ResultStore.create(folder, planned.scene.geobox, model.legend, planned.parameters, model.auxiliary)
     else:
         store = ResultStore.open(folder)
-    if planned.clouds is not None and not ((folder / CLOUDS).exists() and _clouds_in(folder)):
-        store.enter({"clouds": write_clouds(folder, planned.clouds)})
+    for entry in sky.find_missing(folder, planned.clouds, entries_of(folder)):
+        store.enter(entry)
     return store
-
-
-def _clouds_in(folder: Path) -> dict[str, int]:
-    """How many pixels are hidden by what, as the ledger has it latest."""
-    found = [entry["clouds"] for entry in entries_of(folder) if "clouds" in entry]
-    return dict(found[-1]) if found else {}
 
 
 def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _stage, _done, _total: None) -> Exports:
@@ -545,7 +528,8 @@ def layer_of(planned: Plan) -> Layer:
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
     counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
-    counts |= {f"{name}_pixels": count for name, count in _clouds_in(planned.folder).items()} if planned.clouds else {}
+    hidden = sky.hidden_pixels(entries_of(planned.folder)) if planned.clouds else {}
+    counts |= {f"{name}_pixels": count for name, count in hidden.items()}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
     classes = [
         {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}
@@ -565,9 +549,11 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         "footprints": ("footprints.geojson", geojson, f"{product} footprints, longitude and latitude", {}),
         "footprints_parquet": ("footprints.parquet", parquet, f"{product} footprints in the scene's CRS", {}),
     }
-    if planned.clouds is not None:
-        legend = [{"value": c.value, "name": c.name} for c in CLOUD_LEGEND.classes]
-        assets["clouds"] = (CLOUDS, cog, "clouds and their shadows", {**nodata, "classification:classes": legend})
+    for each in planned.clouds:
+        legend = [{"value": c.value, "name": c.name} for c in sky.LEGEND.classes]
+        title = f"clouds and their shadows in {each.scene.name}"
+        key = Path(each.file).stem.replace("-", "_")
+        assets[key] = (each.file, cog, title, {**nodata, "classification:classes": legend})
     if planned.job.zarr:
         title = f"{product} label map and confidence with overviews"
         assets["maps"] = (MAPS, MEDIA_TYPE, title, {**nodata, "classification:classes": classes})
@@ -709,7 +695,7 @@ FILES = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "foo
 
 def is_complete(folder: Path, parameters: dict[str, Any], *, zarr: bool = False) -> bool:
     """Whether the folder holds the results of these parameters, and all of them; `zarr`: the maps as a store, too."""
-    files = (*FILES, *((MAPS,) if zarr else ()), *((CLOUDS,) if "clouds" in parameters else ()))
+    files = (*FILES, *((MAPS,) if zarr else ()), *sky.files_of(parameters))
     return job_of(folder) == parameters and all((folder / name).exists() for name in files)
 
 

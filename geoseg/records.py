@@ -24,6 +24,7 @@ import shapely
 
 from geoseg.catalog import COLLECTION
 from geoseg.errors import OutputError
+from geoseg.globe import outline_of
 from geoseg.io.store import cannot_write
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import ModelSpec
-    from geoseg.selection import Fault
+    from geoseg.io.catalogs import Fault
     from geoseg.window import Window
 
 log = logging.getLogger("geoseg")
@@ -140,7 +141,7 @@ def _features(failure: Failure) -> Iterator[dict[str, Any]]:
         geometry = None
         if failure.geobox is not None:
             part = failure.geobox if window is None else failure.geobox[window.slices]
-            outline = part.footprint(4326, buffer=0, npoints=8).geom
+            outline = outline_of(part)
             geometry = json.loads(shapely.to_geojson(shapely.transform(outline, lambda xy: xy.round(7))))
         if window is not None:
             properties["tile"] = [*window.row_range, *window.col_range]

@@ -19,19 +19,8 @@ import shapely
 from pydantic import BeforeValidator, Field, model_validator
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.io.band_names import (
-    assets_of,
-    date_of,
-    id_of_folder,
-    in_full,
-    is_band_folder,
-    is_pairs,
-    join_pairs,
-    name_of,
-    pairs_of,
-    parts_of,
-    permitted_masks,
-)
+from geoseg.io.band_names import id_of_folder, in_full, is_band_folder, is_pairs, pairs_of, parts_of
+from geoseg.io.catalogs import Fault, Found, SceneRef, need_archive, ref_of, refs_of, self_href
 from geoseg.io.hrefs import Rule, Scheme, absolute, join_labels, labelled, scheme_of, split_labels
 from geoseg.io.mosaics import Order, is_mosaic
 from geoseg.io.scenes import selected
@@ -119,32 +108,6 @@ class Scenes(Strict):
 
 
 @dataclass(frozen=True)
-class SceneRef:
-    """A scene as a list or catalog tells of it; nothing of its file was read."""
-
-    href: str
-    """Absolute path or address of its raster, or of several as in `red=...,green=...`."""
-    id: str
-    datetime: dt.datetime | None = None
-    item: str | None = None
-    """Absolute path or address of the STAC item."""
-    footprint: BaseGeometry | None = None
-    """Longitude and latitude, if known."""
-    bands: tuple[str, ...] = ()
-    """STAC common names, if the item tells them."""
-    masks: tuple[tuple[str, str], ...] = ()
-    """Rasters of the item that tell what can be seen: what they are, and where."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A scene that cannot be mapped, and why, in a sentence."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True)
 class Narrowing:
     """What of the scenes is wanted."""
 
@@ -205,12 +168,12 @@ def _all(scenes: Scenes, data: Path, wanted: Narrowing) -> Iterator[SceneRef | F
         where = catalog if scheme_of(catalog) else str((data / catalog).resolve())
         rule = Rule(scenes.allow, (*roots, Path(where).parent) if not scheme_of(where) else roots)
         _permit_catalog(rule, where)
-        for found in _items(where, rule):
-            yield _labelled(_ref(found, scenes.asset, rule), scenes)
+        for found in refs_of(where, scenes.asset, rule):
+            yield _labelled(found, scenes)
     if scenes.search is not None:
         rule = Rule(scenes.allow, roots)
         for item in _search(scenes.search, wanted):
-            yield _labelled(_ref(Found(item, _self_href(item), alone=False), scenes.asset, rule), scenes)
+            yield _labelled(ref_of(Found(item, self_href(item), alone=False), scenes.asset, rule), scenes)
 
 
 def _permit_catalog(rule: Rule, where: str) -> None:
@@ -273,114 +236,8 @@ def _globbed(href: str, entry: SceneFile, data: Path) -> list[str]:
     return [str(Path(each).absolute()) for each in found]
 
 
-# --- catalogs
-
-
-@dataclass(frozen=True)
-class Found:
-    """A STAC item."""
-
-    content: dict[str, Any]
-    home: str
-    """What its hrefs count from."""
-    alone: bool
-    """Whether it is all that its file holds, so that the file's path is the item's."""
-
-
-def _items(where: str, rule: Rule) -> Iterator[Found | Fault]:
-    """STAC items below a catalog; no object is visited twice, however its links go."""
-    if Path(where).suffix == ".parquet":
-        yield from (Found(item, where, alone=False) for item in _read_parquet(where))
-        return
-    seen: set[str] = set()
-    coming = [where]
-    while coming:
-        here = coming.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        try:
-            content = _read_json(here)
-        except SceneError as error:
-            if here == where:
-                raise OptionError(str(error)) from error
-            yield Fault(here, str(error))
-            continue
-        below, found = _opened(content, here, rule)
-        coming += reversed(below)
-        yield from found
-
-
-def _opened(content: dict[str, Any], here: str, rule: Rule) -> tuple[list[str], list[Found | Fault]]:
-    """What a STAC object leads to, and the items that it holds itself."""
-    kind = content.get("type")
-    if kind == "Feature":
-        return [], [Found(content, here, alone=True)]
-    if kind == "FeatureCollection":
-        return [], [Found(item, here, alone=False) for item in content.get("features", ())]
-    if kind in {"Catalog", "Collection"}:
-        return _links(content, here, rule)
-    return [], [Fault(here, f"{here}: is no STAC object (its type is {kind!r})")]
-
-
-def _links(content: dict[str, Any], here: str, rule: Rule) -> tuple[list[str], list[Found | Fault]]:
-    below: list[str] = []
-    faults: list[Found | Fault] = []
-    for link in content.get("links", ()):
-        if link.get("rel") in {"child", "item"}:
-            href = str(link.get("href"))
-            try:
-                below.append(_normal(rule.permit(href, here)))
-            except SceneError as error:
-                faults.append(Fault(href, f"{here}: {error}"))
-    return below, faults
-
-
-def _normal(where: str) -> str:
-    return where if scheme_of(where) else str(Path(where).resolve())
-
-
-def _read_json(where: str) -> dict[str, Any]:
-    try:
-        if scheme_of(where):
-            import pystac
-
-            text = pystac.StacIO.default().read_text(where)
-        else:
-            text = Path(where).read_text(encoding="utf-8")
-        content = json.loads(text)
-    except Exception as error:  # pystac raises what its library for addresses does
-        msg = f"{where}: cannot be read as STAC: {getattr(error, 'strerror', None) or error}"
-        raise SceneError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{where}: cannot be read as STAC: it holds no JSON object"
-        raise SceneError(msg)
-    return content
-
-
-def _read_parquet(where: str) -> Iterator[dict[str, Any]]:
-    """Items of a stac-geoparquet file, batch by batch."""
-    _need_archive("stac_geoparquet")
-    import pyarrow.parquet as pq
-    import stac_geoparquet.arrow
-
-    try:
-        with pq.ParquetFile(where) as file:
-            for batch in file.iter_batches(1024):
-                yield from stac_geoparquet.arrow.stac_table_to_items(_table(batch, file.schema_arrow))
-    except OSError as error:
-        msg = f"{where}: cannot be read as stac-geoparquet: {error}"
-        raise OptionError(msg) from error
-
-
-def _table(batch: Any, schema: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_batches([batch], schema=schema)
-
-
 def _search(search: Search, wanted: Narrowing) -> Iterator[dict[str, Any]]:
-    _need_archive("pystac_client")
+    need_archive("pystac_client")
     import pystac_client
 
     first, last = wanted.dates or (None, None)
@@ -400,60 +257,12 @@ def _search(search: Search, wanted: Narrowing) -> Iterator[dict[str, Any]]:
         raise OptionError(msg) from error
 
 
-def _need_archive(module: str) -> None:
-    """Raises `OptionError` if a package of the extra `archive` is not there."""
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        msg = f"this job needs {module.replace('_', '-')}: pip install 'geoseg[archive]'"
-        raise OptionError(msg)
-
-
-def _self_href(item: dict[str, Any]) -> str:
-    return next((str(link["href"]) for link in item.get("links", ()) if link.get("rel") == "self"), "")
-
-
-# --- items
-
-
-def _ref(found: Found | Fault, asset: str | tuple[str, ...] | None, rule: Rule) -> SceneRef | Fault:
-    """The scene of a STAC item; what is wrong with it is a `Fault` with its name."""
-    if isinstance(found, Fault):
-        return found
-    item, home = found.content, found.home
-    name = str(item.get("id"))
-    try:
-        return _scene_of(found, asset, rule)
-    except SceneError as error:
-        return Fault(name, f"{name}: {error}")
-    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException) as error:
-        return Fault(name, f"{name}: not a STAC item that can be used: {type(error).__name__}: {error} (in {home})")
-
-
 def _labelled(ref: SceneRef | Fault, scenes: Scenes) -> SceneRef | Fault:
     """The step of an item's scene that the job chooses."""
     try:
         return ref if isinstance(ref, Fault) else replace(ref, href=selected(ref.href, scenes.select))
     except OptionError as error:
         return Fault(ref.href if isinstance(ref, SceneRef) else ref.name, str(error))
-
-
-def _scene_of(found: Found, asset: str | tuple[str, ...] | None, rule: Rule) -> SceneRef:
-    item = found.content
-    chosen = assets_of(item, (asset,) if isinstance(asset, str) else asset)
-    hrefs = {name: rule.permit(str(each["href"]), found.home) for name, each in chosen.items()}
-    bands = chosen.get("", {}).get("bands") or chosen.get("", {}).get("eo:bands") or ()
-    names = tuple(str(band.get("eo:common_name") or band.get("common_name") or "") for band in bands)
-    geometry = item.get("geometry")
-    return SceneRef(
-        href=hrefs[""] if "" in hrefs else join_pairs(hrefs),
-        id=name_of(item),
-        datetime=date_of(item),
-        item=found.home if found.alone else _self_href(item) or found.home,
-        footprint=None if geometry is None else shapely.from_geojson(json.dumps(geometry)),
-        bands=names if any(names) else (),
-        masks=permitted_masks(item, found.home, rule),
-    )
 
 
 def _utc(when: dt.datetime) -> dt.datetime:

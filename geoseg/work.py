@@ -80,7 +80,7 @@ class SceneOrder:
     folder: Path
     parameters: str
     """JSON."""
-    clouds: Clouds | None = None
+    clouds: tuple[Clouds, ...] = ()
 
     @classmethod
     def of(cls, planned: Plan) -> Self:

@@ -21,8 +21,10 @@ from geoseg.audit import verify
 from geoseg.errors import GeosegError
 from geoseg.io import clouds
 from geoseg.io.clouds import clouds_of, write_clouds
+from geoseg.io.mosaics import written
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.io.store import entries_of
+from geoseg.pipeline import SegmentJob, begin, plan
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -136,6 +138,100 @@ def test_no_tiling_has_a_say(coarse_model: Path, tmp_path: Path) -> None:
     assert told["cloud"] == counts["cloud_pixels"]
     assert whole.item["assets"]["clouds"]["href"] == "./clouds.tif"
     assert "cloud_pixels" not in plain.item["properties"]["geoseg:counts"]
+
+
+# --- mosaics
+
+
+def two_dates(folder: Path) -> tuple[Path, Path]:
+    """Two scenes, each clouded elsewhere, the second one further south and east."""
+    paths = sentinel(folder / "a.tif"), sentinel(folder / "b.tif", seed=5)
+    with rasterio.open(paths[1], "r+") as dataset:
+        dataset.transform = dataset.transform @ rasterio.Affine.translation(20, 30)
+    return paths
+
+
+@pytest.mark.usefixtures("found_by_rule")
+def test_clouds_of_one_scene_are_filled_by_another(coarse_model: Path, tmp_path: Path) -> None:
+    paths = two_dates(tmp_path / "dates")
+    how: dict[str, Any] = {"model": str(coarse_model), "mask_clouds": "l1c"}
+    with chunks_of(32):
+        whole = geoseg.segment([*paths], "buildings", tmp_path / "whole", **how)
+        tiled = geoseg.segment([*paths], "buildings", tmp_path / "tiled", tile=64, **how)
+        plain = geoseg.segment([*paths], "buildings", tmp_path / "plain", model=str(coarse_model))
+    for name in ("clouds-1.tif", "clouds-2.tif", "labels.tif", "footprints.geojson"):
+        assert (whole.folder / name).read_bytes() == (tiled.folder / name).read_bytes(), name
+    own = [geoseg.segment(path, "buildings", tmp_path / path.stem, **how) for path in paths]
+    clear, counts = np.zeros((2, 260, 210), bool), dict.fromkeys(("cloud", "shadow", "beside"), 0)
+    for k, (result, place) in enumerate(zip(own, ((0, 0), (30, 20)), strict=True)):
+        assert codes(result.folder).tobytes() == codes_in(whole.folder / f"clouds-{k + 1}.tif").tobytes()
+        seen = result.labels.to_numpy() != 255
+        clear[k, place[0] : place[0] + 230, place[1] : place[1] + 190] = seen
+        for name in counts:
+            counts[name] += result.item["properties"]["geoseg:counts"][f"{name}_pixels"]
+    labels = whole.labels.to_numpy()
+    np.testing.assert_array_equal(labels != 255, clear.any(axis=0))
+    assert (clear[1] & ~clear[0]).any()
+    assert (~clear.any(axis=0) & (plain.labels.to_numpy() != 255)).any()
+    told = whole.item["properties"]["geoseg:counts"]
+    assert {name: told[f"{name}_pixels"] for name in counts} == counts
+    entered = {entry["of"]: entry["clouds"] for entry in entries_of(whole.folder) if "clouds" in entry}
+    assert [*entered] == ["clouds-1.tif", "clouds-2.tif"]
+    assert entered["clouds-2.tif"]["cloud"] == own[1].item["properties"]["geoseg:counts"]["cloud_pixels"]
+    assert [whole.item["assets"][f"clouds_{k}"]["href"] for k in (1, 2)] == ["./clouds-1.tif", "./clouds-2.tif"]
+    planned = plan(SegmentJob(written([str(path) for path in paths]), "buildings", tmp_path / "whole", **how))
+    values = planned.source.read(Window.of_shape((260, 210))).values
+    alone = open_source(open_scene(paths[1]), planned.source.bands, planned.source.stretch).read(
+        Window.of_shape((230, 190))
+    )
+    filled = (clear[1] & ~clear[0])[30:, 20:]
+    np.testing.assert_array_equal(values[:, 30:, 20:][:, filled], alone.values[:, filled])
+
+
+def codes_in(path: Path) -> NDArray[np.uint8]:
+    with rasterio.open(path) as dataset:
+        made: NDArray[np.uint8] = dataset.read(1)
+    return made
+
+
+@pytest.mark.usefixtures("found_by_rule")
+def test_windows_of_a_mosaic_on_another_grid_are_those_of_the_whole(coarse_model: Path, tmp_path: Path) -> None:
+    paths = two_dates(tmp_path)
+    text = written([str(path) for path in paths])
+    how: dict[str, Any] = {"model": str(coarse_model), "mask_clouds": "l1c", "resolution": 13.0, "crs": "EPSG:3857"}
+    planned = plan(SegmentJob(text, "buildings", tmp_path / "maps", **how))
+    begin(planned)
+    whole = planned.source.read(Window.of_shape(planned.scene.shape))
+    plain = plan(SegmentJob(text, "buildings", tmp_path / "maps2", **(how | {"mask_clouds": None})))
+    clouded = plain.source.read(Window.of_shape(planned.scene.shape))
+    assert 0.1 < whole.valid.sum() / clouded.valid.sum() < 0.95
+    for window in (Window(3, 90, 5, 61), Window(100, 101, 0, 150), Window(60, 175, 80, 130)):
+        raster = planned.source.read(window)
+        np.testing.assert_array_equal(raster.valid, whole.valid[window.slices])
+        np.testing.assert_array_equal(raster.values, whole.values[:, *window.slices])
+
+
+@pytest.mark.usefixtures("found_by_rule")
+def test_a_job_looks_for_clouds_in_each_scene_of_a_mosaic_once(coarse_model: Path, tmp_path: Path) -> None:
+    two_dates(tmp_path / "dates")
+    job = job_of(coarse_model, [], mask_clouds="l1c", scenes={"files": ["dates/*.tif"], "mosaic": {"id": "town"}})
+    assert carry_out(job, tmp_path).done == 1
+    assert verify(tmp_path / "maps").findings == ()
+    folder = tmp_path / "maps" / "town"
+    first = (folder / "clouds-1.tif").stat().st_mtime_ns
+    (folder / "clouds-2.tif").unlink()
+    assert [each.state for each in plan_archive(job, tmp_path).entries] == ["begun"]
+    assert carry_out(job, tmp_path).done == 1
+    assert (folder / "clouds-1.tif").stat().st_mtime_ns == first
+    assert sum("clouds" in entry for entry in entries_of(folder)) == 3
+    assert verify(tmp_path / "maps").findings == ()
+    fewer = job_of(coarse_model, [], mask_clouds="l1c", scenes={"files": ["dates/a.tif"], "mosaic": {"id": "town"}})
+    assert [each.state for each in plan_archive(fewer, tmp_path).entries] == ["changed"]
+    assert carry_out(fewer, tmp_path).done == 1
+    assert sorted(path.name for path in folder.glob("clouds*")) == ["clouds.tif", "clouds.tif.aux.xml"]
+
+
+# --- jobs
 
 
 @pytest.mark.usefixtures("found_by_rule")

@@ -317,6 +317,9 @@ def test_clouds_of_one_date_are_filled_by_the_next(tmp_path: Path) -> None:
     raster = source.read(Window.of_shape(scene.shape))
     np.testing.assert_array_equal(raster.values[0, :, 3], [200] * 40 + [0] * 20 + [100] * 90)
     np.testing.assert_array_equal(raster.valid[:, 3], np.arange(ROWS) // 20 != 2)
+    assert all(part.source._masks for part in source._parts)
+    source.close()
+    assert not any(part.source._masks for part in source._parts)
 
 
 def test_a_result_is_made_again_when_a_part_is_another(tmp_path: Path, tiny_model: Path) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
+import gc
+import gzip
 import json
 import random
+import shutil
+import struct
 import tracemalloc
+import zlib
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
+import numcodecs
 import numpy as np
+import pyarrow as pa
 import pytest
 import rasterio.shutil
 import xarray as xr
@@ -16,10 +25,11 @@ from conftest import BANEPA, write_tif
 
 from geoseg.errors import GeosegError, SceneError
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source, survey
+from geoseg.io.zarr_bounds import TOLD, within
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ROWS, COLS = 60, 70
@@ -290,3 +300,178 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path: Path) -> None
     tracemalloc.stop()
     assert scene.shape == (size, size)
     assert peak < 50e6
+
+
+# --- chunks of Zarr that become too much
+
+
+ENCODED: dict[str, Callable[[bytes], bytes]] = {
+    "blosc": numcodecs.Blosc("zstd").encode,
+    "lz4": numcodecs.LZ4().encode,
+    "zstd": numcodecs.Zstd().encode,
+    "gzip": gzip.compress,
+    "zlib": zlib.compress,
+    "bz2": bz2.compress,
+}
+
+
+def streamed_zstd(data: bytes) -> bytes:
+    """A frame that does not say how much it holds."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("kind", [*ENCODED, "zstd streamed"])
+def test_bytes_are_decoded_up_to_a_limit(kind: str) -> None:
+    encode, kind = ENCODED.get(kind, streamed_zstd), kind.split(maxsplit=1)[0]
+    data = bytes(range(250)) * 400
+    for limit in (len(data), 2 * len(data)):
+        made = within(kind, encode(data), limit)
+        assert made is None or made == data
+    with pytest.raises(ValueError, match=r"at most 99999 can be right"):
+        within(kind, encode(data), len(data) - 1)
+    bomb = encode(bytes(64 << 20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="can be right"):
+        within(kind, memoryview(bomb), 1 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_a_zstd_frame_that_is_alone_or_large_tells_its_size() -> None:
+    for size in (1, 200, 256, 300, 70_000, 5_000_000):
+        data = np.random.default_rng(size).bytes(size)
+        assert TOLD["zstd"](numcodecs.Zstd().encode(data)) == size
+        assert TOLD["zstd"](streamed_zstd(data)) is None
+        assert within("zstd", streamed_zstd(data), size) == data
+
+
+def test_streams_behind_each_other_are_all_decoded() -> None:
+    two = gzip.compress(b"abc") + gzip.compress(b"def")
+    assert within("gzip", two, 6) == b"abcdef"
+    assert within("gzip", two + bytes(9), 6) == b"abcdef"
+    for cut in (two[:-3], two[:25], b""):
+        if cut:
+            with pytest.raises(ValueError, match="cut off"):
+                within("gzip", cut, 6)
+    with pytest.raises(ValueError, match="at most 5 can be right"):
+        within("gzip", two, 5)
+
+
+def chunked(path: Path, version: int, codec: Any, **how: Any) -> tuple[Path, Path]:
+    """A store of one codec, and the file of its first chunk."""
+    path = store(path, version)
+    shutil.rmtree(path / "image")
+    group = zarr.open_group(path, mode="a")
+    made = group.create_array(
+        "image",
+        shape=(3, ROWS, COLS),
+        dtype="int16",
+        compressors=codec,
+        attributes={"long_name": list(RGB), "proj:code": "EPSG:32645"},
+        **({"chunks": (1, 32, 32), "dimension_names": ("band", "y", "x")} if version == 3 else {"chunks": (1, 32, 32)}),
+        **how,
+    )
+    if version == 2:
+        made.attrs["_ARRAY_DIMENSIONS"] = ["band", "y", "x"]
+    made[:] = picture(dtype="int16")
+    return path, path / "image" / ("c/0/0/0" if version == 3 else "0.0.0")
+
+
+CODECS: dict[str, tuple[int, Any, dict[str, Any]]] = {
+    "blosc": (2, numcodecs.Blosc(), {}),
+    "lz4": (2, numcodecs.LZ4(), {}),
+    "zstd": (2, numcodecs.Zstd(), {}),
+    "gzip": (2, numcodecs.GZip(), {}),
+    "zlib": (2, numcodecs.Zlib(), {"filters": [numcodecs.Delta("<i2")]}),
+    "bz2": (2, numcodecs.BZ2(), {}),
+    "blosc 3": (3, zarr.codecs.BloscCodec(), {}),
+    "zstd 3": (3, zarr.codecs.ZstdCodec(), {}),
+    "gzip 3": (3, zarr.codecs.GzipCodec(), {}),
+    "gzip shards": (3, zarr.codecs.GzipCodec(), {"shards": (3, 64, 96)}),
+}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_chunk_of_any_codec_is_read_and_a_bomb_is_told(name: str, tmp_path: Path) -> None:
+    version, codec, how = CODECS[name]
+    path, chunk = chunked(tmp_path / "a.zarr", version, codec, **how)
+    before = zarr.config.get("codec_pipeline.path")
+    scene = open_scene(path)
+    values, _ = open_source(scene, (1, 2, 3)).raw(Window.of_shape(scene.shape))
+    np.testing.assert_array_equal(values, picture(dtype="int16"))
+    assert zarr.config.get("codec_pipeline.path") == before
+    if "shards" in how:
+        return
+    chunk.write_bytes(ENCODED[name.split(maxsplit=1)[0]](bytes(300 << 20)))
+    tracemalloc.start()
+    said = attempt(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said is not None
+    assert "a.zarr" in said
+    assert peak < 100 << 20
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_chunk_that_lies_about_its_own_length_is_told(version: int, tmp_path: Path) -> None:
+    """Blosc reads as far as its header says, which was a crash."""
+    codec = numcodecs.Blosc() if version == 2 else zarr.codecs.BloscCodec()
+    path, chunk = chunked(tmp_path / "a.zarr", version, codec)
+    good = chunk.read_bytes()
+    for where, value in ((15, 0x7F), (7, 0x7F), (7, 0xFF), (0, 9)):
+        chunk.write_bytes(good[:where] + bytes([value]) + good[where + 1 :])
+        said = attempt(path)
+        assert said is not None
+        assert "a.zarr" in said
+    for cut in (0, 3, 15, 20):
+        chunk.write_bytes(good[:cut])
+        assert attempt(path) is not None
+
+
+def test_a_bomb_in_a_shard_is_told(tmp_path: Path) -> None:
+    inner = zarr.codecs.GzipCodec()
+    path, chunk = chunked(tmp_path / "a.zarr", 3, inner, shards=(1, 32, 32))
+    bomb = gzip.compress(bytes(300 << 20))
+    index = struct.pack("<QQ", 0, len(bomb))
+    chunk.write_bytes(bomb + index + google_crc32c.value(index).to_bytes(4, "little"))
+    tracemalloc.start()
+    said = attempt(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said is not None
+    assert peak < 100 << 20
+
+
+def test_damaged_attributes_of_netcdf_print_no_traceback(tmp_path: Path) -> None:
+    """Of h5netcdf's file that was opened by half, when it is collected; pytest makes an error of that."""
+    h5py = pytest.importorskip("h5py", reason="the extra `netcdf` is not installed")
+    path = tmp_path / "a.nc"
+    dataset = xr.Dataset({"a": (("y", "x"), np.zeros((9, 9)))}, attrs={"title": "a town " * 9})
+    dataset.to_netcdf(path, engine="h5netcdf")
+    good = path.read_bytes()
+    place = next(place for place in range(40, 1200) if is_half_open(h5py, path, good, place))
+    said = attempt(path)
+    gc.collect()
+    assert said is not None
+    assert "a.nc: cannot be read as NetCDF" in said
+    path.write_bytes(good[: place + 1])
+    assert attempt(path) is not None
+
+
+def is_half_open(h5py: Any, path: Path, good: bytes, place: int) -> bool:
+    """Whether a file with another byte at a place is one of HDF5 whose attributes cannot be read."""
+    path.write_bytes(good[:place] + b"\xff" + good[place + 1 :])
+    try:
+        file = h5py.File(path)
+    except (OSError, RuntimeError):
+        return False
+    with file:
+        try:
+            file.attrs.get("_nc3_strict")
+        except (OSError, RuntimeError, KeyError):
+            return True
+    return False

@@ -573,3 +573,25 @@ def test_a_scene_object_is_a_scene(tiny_model: Path, tmp_path: Path) -> None:
     result = geoseg.segment(scene, "buildings", out=tmp_path / "maps", model=str(tiny_model))
     assert json.loads((result.folder / "item.json").read_text("utf-8"))["id"] == "town"
     assert plan(SegmentJob(scene.path, "buildings", tmp_path / "maps", model=str(tiny_model))).complete
+
+
+def test_an_item_across_the_antimeridian_is_cut_there(tmp_path: Path, tiny_model: Path) -> None:
+    """RFC 7946, sections 3.1.9 and 5.2."""
+    place = rasterio.Affine(3e-6, 0, 179.9998, 0, -3e-6, -17)
+    path = write_tif(tmp_path / "a.tif", np.full((3, 80, 150), 90, np.uint8), "EPSG:4326", place)
+    item = geoseg.segment(path, "buildings", tmp_path / "out", model=str(tiny_model)).item
+    assert item["bbox"] == [179.9998, -17.00024, -179.99975, -17.0]
+    assert item["geometry"]["type"] == "MultiPolygon"
+    assert len(item["geometry"]["coordinates"]) == 2
+
+
+def test_a_scene_that_holds_a_pole_is_mapped(tmp_path: Path, tiny_model: Path) -> None:
+    values = np.random.default_rng(1).integers(1, 255, (3, 150, 170)).astype(np.uint8)
+    path = write_tif(tmp_path / "a.tif", values, "EPSG:3413", rasterio.Affine(0.3, 0, -20, 0, -0.3, 20))
+    result = geoseg.segment(path, "buildings", tmp_path / "out", model=str(tiny_model), min_area=0)
+    west, south, east, north = result.item["bbox"]
+    assert (west, east, north) == (-180, 180, 90)
+    assert 89.99 < south < 90
+    shapes = gpd.read_file(result.folder / "footprints.geojson")
+    assert len(shapes) == len(result.footprints)
+    assert shapes.is_valid.all()

@@ -96,6 +96,25 @@ def test_a_plan_of_a_million_tiles_is_quick() -> None:
     assert 0.5 < found.repeated < 1
 
 
+def test_the_disk_is_that_of_what_is_kept() -> None:
+    side = Tiling((1000, 2000), (512, 512), (384, 384), (1000, 2000))
+    model = find_model("buildings", None)
+    bare = replace(model, auxiliary=(), separation=None)
+    plain, scored, stored = (
+        estimate([side, side], *each, 1, zarr=zarr).disk / 4e6
+        for *each, zarr in ((bare, 1, False), (model, 1, False), (model, 1, True))
+    )
+    assert (plain, scored - plain, stored - scored) == pytest.approx((2.4, 0.8 * len(model.auxiliary), 0.8))
+    assert len(model.auxiliary) == 1
+
+
+def test_a_job_that_keeps_more_is_told_more(tmp_path: Path, tiny_model: Path) -> None:
+    values = picture(200, 300)
+    write_tif(tmp_path / "a.tif", values)
+    plans = [plan_archive(job_of(tiny_model, ["a.tif"], zarr=zarr), tmp_path) for zarr in (False, True)]
+    assert plans[1].estimate().disk - plans[0].estimate().disk == pytest.approx(0.8 * values[0].size, abs=1)
+
+
 def test_memory_follows_the_tile_and_the_batch() -> None:
     model = find_model("buildings", None)
     assert (

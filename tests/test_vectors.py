@@ -25,7 +25,7 @@ from rasterio import Affine
 from geoseg.catalog import Legend, LegendClass
 from geoseg.errors import OutputError
 from geoseg.footprints import Layer, footprints, measure
-from geoseg.io.vectors import to_world, write_geojson, write_parquet
+from geoseg.io.vectors import to_lonlat, to_world, write_geojson, write_parquet
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def test_areas_and_perimeters_are_those_on_the_ground(name: str) -> None:
     """Of a square of 10 pixels, within 0.2 %, whatever the CRS's unit and scale."""
     geobox = GRIDS[name]
     corners = np.array([geobox.affine @ corner for corner in ((5, 5), (15, 5), (15, 15), (5, 15), (5, 5))])
-    to_lonlat = Transformer.from_crs(geobox.crs.wkt, 4326, always_xy=True)
-    lon, lat = to_lonlat.transform(corners[:, 0], corners[:, 1])
+    onto = Transformer.from_crs(geobox.crs.wkt, 4326, always_xy=True)
+    lon, lat = onto.transform(corners[:, 0], corners[:, 1])
     per_lon, per_lat = metres_per_degree(float(lat.mean()))
     metres = np.column_stack([(lon - lon[0]) * per_lon, (lat - lat[0]) * per_lat])
     square = outlined(geobox, picture()).set_index("id").loc["r5c5"]
@@ -214,7 +214,7 @@ def test_geojson_is_what_rfc_7946_wants(name: str, tmp_path: Path) -> None:
     assert set(collection) == {"type", "features"}  # no crs member
     assert collection["type"] == "FeatureCollection"
     assert len(collection["features"]) == len(frame)
-    to_lonlat = Transformer.from_crs(frame.crs, 4326, always_xy=True)
+    onto = Transformer.from_crs(frame.crs, 4326, always_xy=True)
     for feature, (_, row) in zip(collection["features"], frame.iterrows(), strict=True):
         assert feature["type"] == "Feature"
         assert feature["id"] == feature["properties"]["id"] == row["id"]
@@ -226,7 +226,7 @@ def test_geojson_is_what_rfc_7946_wants(name: str, tmp_path: Path) -> None:
         assert all(round(value, 7) == value for ring in rings for point in ring for value in point)
         assert polygon.exterior.is_ccw
         assert not any(hole.is_ccw for hole in polygon.interiors)
-        exact = shapely.transform(row.geometry, lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
+        exact = shapely.transform(row.geometry, lambda xy: np.column_stack(onto.transform(xy[:, 0], xy[:, 1])))
         apart = shapely.hausdorff_distance(polygon, exact)
         assert apart * 111_700 < 0.01, "a centimetre"
     properties = collection["features"][3]["properties"]
@@ -310,3 +310,30 @@ def test_a_full_disk_leaves_the_old_file(write: Any, tmp_path: Path, monkeypatch
     monkeypatch.undo()
     assert path.read_text("utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("crs", [3413, 3031])
+def test_what_lies_round_a_pole_holds_the_same_ground_in_degrees(crs: int) -> None:
+    """Polygons that hold the pole, go round it, touch the antimeridian beside it, or do none of that."""
+    around = shapely.box(-40, -30, 50, 60)
+    shapes = [
+        around,
+        shapely.difference(around, shapely.box(-10, -12, 14, 15)),  # a ring round the pole
+        shapely.difference(around, shapely.box(20, 5, 30, 25)),  # the pole inside, a hole beside it
+        *(shapely.box(x, y, x + 30, y + 20) for x in (-45, 2) for y in (-44, -10, 4)),
+    ]
+    frame = gpd.GeoDataFrame(geometry=shapes, crs=crs)
+    made = to_lonlat(frame)
+    assert shapely.is_valid(made).all()
+    west, south, east, north = shapely.total_bounds(made)
+    assert -180 <= west < east <= 180
+    assert -90 <= south < north <= 90
+    assert (np.abs([south, north]) == 90).any()
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(-60, 60, (2, 4000))
+    lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+    # a straight line in degrees is none on the ground, short ones nearly are
+    dense = to_lonlat(gpd.GeoDataFrame(geometry=shapely.segmentize(shapes, 0.2), crs=crs))
+    for shape, there in zip(shapes, dense, strict=True):
+        far = shapely.distance(shape.boundary, shapely.points(x, y)) > 0.1
+        np.testing.assert_array_equal(shapely.contains_xy(there, lon, lat)[far], shapely.contains_xy(shape, x, y)[far])

@@ -183,6 +183,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
                           several of these as one; where they overlap, the first that
                           is valid counts, or with mosaic-newest: (-oldest, -least-cloud)
                           the newest ...
+      mosaic:collection.json
+                          the same of all scenes of a STAC catalog or item collection
 
     \b
     Writes into OUT/<name of the scene>/:
@@ -191,6 +193,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       footprints.geojson  outlines with area and confidence, longitude and latitude
       footprints.parquet  the same as GeoParquet, in the scene's own CRS
       clouds.tif          with --mask-clouds: clouds, shadows and what is beside them
+                          (of a mosaic's scenes clouds-1.tif, clouds-2.tif ...)
       labels.zarr         with --zarr: both maps and their overviews, for xarray and web maps
       item.json           STAC item: how, from what and when it was made
       result.zarr         the working store, for xarray
@@ -203,6 +206,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       geoseg segment town.tif buildings --out maps --aoi district.gpkg --threshold 0.4
       geoseg segment town.tif buildings --out maps --resolution 0.3 --crs EPSG:32645
       geoseg segment mosaic-newest:tiles buildings --out maps
+      geoseg segment mosaic-least-cloud:found.json landcover --out maps --mask scl
       geoseg segment S2B_MSIL2A.SAFE landcover --out maps --mask scl
       geoseg segment cube.zarr landcover --out maps --select time=2024-05-01
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps

@@ -53,7 +53,8 @@ def open_band_files(path: str) -> Scene:
     read = open_zarr if is_zarr(told.raster) else open_netcdf if is_netcdf(told.raster) else open_raster
     scene = read(told.raster)
     when = told.datetime or scene.datetime
-    return replace(scene, id=told.id, masks=told.masks, item=told.item, datetime=when)
+    scene = replace(scene, item=told.item, masks=told.masks, cloud_cover=told.cloud_cover)
+    return replace(scene, id=told.id, datetime=when)
 
 
 def _scene(path: str, told: BandFiles) -> Scene:
@@ -73,6 +74,7 @@ def _scene(path: str, told: BandFiles) -> Scene:
         datetime=told.datetime or next((header.datetime for header in headers if header.datetime), None),
         ground_resolution=finest.ground_resolution,
         item=told.item,
+        cloud_cover=told.cloud_cover,
         scaling=scaling_of(header.scaling[0] if header.scaling else (1, 0) for header in headers),
         files=tuple(file for _, file in told.files),
         masks=told.masks,

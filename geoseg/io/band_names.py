@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,8 @@ class BandFiles:
     item: str | None = None
     raster: str | None = None
     """An item's only raster, which has all bands."""
+    cloud_cover: float | None = None
+    """Per cent, as an item tells it."""
 
 
 # --- pairs
@@ -269,16 +272,22 @@ def is_item(path: str) -> bool:
     return found is not None and not scheme_of(path) and kind_of(found[1]) == "file"
 
 
+def split_keys(path: str) -> tuple[str, tuple[str, ...] | None]:
+    """The file of a STAC object, and the keys of assets that are chosen of it: `item.json#B04,B03,B02`."""
+    found = ITEM.fullmatch(path)
+    home, keys = (found[1], found[2]) if found else (path, None)
+    return home, tuple(keys.split(",")) if keys else None
+
+
 def item_of(path: str) -> BandFiles:
     """The files of an item's bands, or its only raster.
 
     Raises `SceneError` for what is no item, or names files outside of its folder.
     """
-    found = ITEM.fullmatch(path)
-    home, keys = (found[1], found[2]) if found else (path, None)
+    home, keys = split_keys(path)
     try:
         item = json.loads(Path(home).read_text(encoding="utf-8"))
-        return _files_of(item, home, tuple(keys.split(",")) if keys else None)
+        return _files_of(item, home, keys)
     except SceneError as error:
         msg = f"{home}: {error}; or name the files yourself: red=FILE,green=FILE,blue=FILE"
         raise SceneError(msg) from error
@@ -289,13 +298,14 @@ def item_of(path: str) -> BandFiles:
 
 def _files_of(item: dict[str, Any], home: str, keys: tuple[str, ...] | None) -> BandFiles:
     if item.get("type") != "Feature":
-        msg = f"is no STAC item but of type {item.get('type')!r}; catalogs are for jobs (scenes.catalogs)"
+        msg = f"is no STAC item but of type {item.get('type')!r}; "
+        msg += f"map the scenes of a catalog as one with mosaic:{home}, or each of them in a job (scenes.catalogs)"
         raise SceneError(msg)
     rule = Rule((), (_root_of(Path(home).resolve()),))
     files = {band: rule.permit(str(asset["href"]), home) for band, asset in assets_of(item, keys).items()}
     raster = files.pop("", None)
     masks, where = permitted_masks(item, home, rule), str(Path(home).absolute())
-    return BandFiles(name_of(item), tuple(files.items()), masks, date_of(item), where, raster)
+    return BandFiles(name_of(item), tuple(files.items()), masks, date_of(item), where, raster, cloud_cover_of(item))
 
 
 def _root_of(item: Path) -> Path:
@@ -324,6 +334,12 @@ def date_of(item: dict[str, Any]) -> dt.datetime | None:
         return None  # what stands there says that nothing is known
     found = dt.datetime.fromisoformat(str(when))
     return found.replace(tzinfo=dt.UTC) if found.tzinfo is None else found.astimezone(dt.UTC)
+
+
+def cloud_cover_of(item: dict[str, Any]) -> float | None:
+    """Per cent of the scene that its item calls clouded, if it says so."""
+    told = item.get("properties", {}).get("eo:cloud_cover")
+    return float(told) if isinstance(told, (int, float)) and math.isfinite(told) else None
 
 
 def assets_of(item: dict[str, Any], keys: tuple[str, ...] | None = None) -> dict[str, dict[str, Any]]:

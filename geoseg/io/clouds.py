@@ -31,13 +31,14 @@ from geoseg.raster import NODATA
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 log = logging.getLogger("geoseg")
 
-FILE = "clouds.tif"
+FILE, NUMBERED = "clouds.tif", "clouds-{}.tif"
+"""What the raster of clouds is called, and that of each part of a mosaic."""
 
 CLEAR, CLOUD, SHADOW, BESIDE = range(4)
 
@@ -94,6 +95,8 @@ class Clouds:
     """Reflectance is the scene's numbers times `scale`, plus `offset`."""
     cell: tuple[int, int]
     """Rows and columns of a cell."""
+    file: str = FILE
+    """What the raster of them is called."""
 
     @property
     def grid(self) -> GeoBox:
@@ -140,6 +143,62 @@ def clouds_of(asked: str, scene: Scene, named: Mapping[str, int]) -> Clouds:
     return Clouds(plain, bands, wanted, level, scale, offset, (cell[0], cell[1]))
 
 
+def under_clouds(
+    scene: Scene, opened: Scene, asked: str, named: Mapping[str, int], fill: tuple[float, ...], folder: Path
+) -> tuple[Scene, tuple[Clouds, ...]]:
+    """A scene in which clouds are not valid, and how they are found: of a mosaic in each part by itself.
+
+    So where one part is clouded, another one fills it. `scene` is how it will be read, `opened` the same with all its
+    bands; rasters of clouds will lie in `folder`. The rest, and what it raises, is as `clouds_of` has it.
+    """
+    found = [clouds_of(asked, replace(part, fill=fill), named) for part in opened.parts or (opened,)]
+    if len(found) > 1:
+        found = [replace(each, file=NUMBERED.format(number)) for number, each in enumerate(found, 1)]
+    rasters = [("clouds", str(folder.absolute() / each.file)) for each in found]
+    if len(found) == 1:
+        return replace(scene, clouds=rasters[0]), tuple(found)
+    parts = tuple(replace(part, clouds=raster) for part, raster in zip(scene.parts, rasters, strict=True))
+    return replace(scene, parts=parts), tuple(found)
+
+
+def parameters_of(clouds: Sequence[Clouds]) -> dict[str, Any]:
+    """What goes into the parameters of a result."""
+    each = [one.parameters for one in clouds]
+    return {"clouds": each[0] if len(each) == 1 else each} if each else {}
+
+
+def files_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rasters of clouds that belong to a result of these parameters."""
+    told = parameters.get("clouds", [])
+    return (FILE,) if isinstance(told, dict) else tuple(NUMBERED.format(number) for number in range(1, len(told) + 1))
+
+
+def find_missing(folder: Path, clouds: Sequence[Clouds], entries: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    """Write the rasters that are not there as far as the ledger's `entries` tell; what is to be entered for each."""
+    counted = _counted(entries)
+    for each in clouds:
+        if not (folder / each.file).exists() or each.file not in counted:
+            told = {"clouds": write_clouds(folder, each)}
+            yield told if each.file == FILE else told | {"of": each.file}
+
+
+def hidden_pixels(entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many pixels with data are hidden by what, as a ledger's entries tell: in all parts of a mosaic together."""
+    counted = [*_counted(entries).values()]
+    return {name: sum(counts[name] for counts in counted) for name in ("cloud", "shadow", "beside")} if counted else {}
+
+
+def _counted(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """The latest counts of each raster."""
+    return {str(entry.get("of", FILE)): dict(entry["clouds"]) for entry in entries if "clouds" in entry}
+
+
+def remove_clouds(folder: Path) -> None:
+    """Remove all rasters of clouds, and what tells the names of their classes."""
+    for path in folder.glob("clouds*.tif*"):
+        path.unlink()
+
+
 def _reflectance(asked: str, scene: Scene) -> tuple[str, float, float]:
     """Level, scale and offset: as asked, or as the scene's name tells."""
     level, *numbers = asked.strip().lower().split(",")
@@ -173,7 +232,7 @@ def _told(name: str) -> tuple[str, float, float] | None:
 
 
 def write_clouds(folder: Path, clouds: Clouds) -> dict[str, int]:
-    """Write `clouds.tif`; how many pixels with data are under clouds, in shadows, and beside them.
+    """Write the raster of clouds; how many pixels with data are under clouds, in shadows, and beside them.
 
     Codes are those of `LEGEND`, 255 where no pixel of a cell has data. Memory is that of a row of patches. Raises
     `SceneError` for a scene that cannot be read, `OutputError` if the disk refuses.
@@ -195,7 +254,7 @@ def write_clouds(folder: Path, clouds: Clouds) -> dict[str, int]:
                     counts[name] += int(seen[window.slices][made == code].sum(dtype=np.int64))
                 yield window, made
 
-        write_cog(folder / FILE, bands(), clouds.grid, Look("clouds", LEGEND), {})
+        write_cog(folder / clouds.file, bands(), clouds.grid, Look("clouds", LEGEND), {})
     finally:
         for part in parts:
             part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import rasterio.windows
 from pyproj import Transformer
 
 from geoseg.errors import OptionError, SceneError
+from geoseg.globe import outline_of
 from geoseg.io.gdal_scenes import UNREADABLE, open_dataset, open_raster
 from geoseg.io.hrefs import absolute, kind_of
 from geoseg.io.places import aligned, places, to_file
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
-    from shapely.geometry.base import BaseGeometry
 
     from geoseg.catalog import Scene
 
@@ -72,15 +72,10 @@ def chosen(asked: str, scene: Scene) -> tuple[str, str]:
     if kind != "mask" and not np.issubdtype(np.dtype(raster.dtype), np.integer):
         msg = f"{path}: {kind} codes are whole numbers, these are {raster.dtype}; give the raster as it was published"
         raise SceneError(msg)
-    if not _outline(raster).intersects(_outline(scene)):
+    if not outline_of(raster.geobox).intersects(outline_of(scene.geobox)):
         msg = f"{path}: the mask covers nothing of {scene.path}, so nothing would be valid; give that of this scene"
         raise SceneError(msg)
     return kind, path
-
-
-def _outline(scene: Scene) -> BaseGeometry:
-    outline: BaseGeometry = scene.geobox.footprint(4326, buffer=0, npoints=16).geom
-    return outline
 
 
 def in_full(asked: str, home: Path) -> str:

@@ -2,6 +2,7 @@
 
     mosaic:FOLDER, mosaic:'tiles/*.tif'     the scenes of a folder, or those that a pattern names, by name
     mosaic:west.tif,east.tif                these; with `;` between them where one has a comma in its own name
+    mosaic:collection.json                  all scenes of a STAC catalog, see `geoseg.io.catalogs`
     mosaic-newest:..., mosaic-oldest:..., mosaic-least-cloud:...
 
 Where scenes overlap, a pixel is that of the first of them that is valid there: the first by name or as they are listed,
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import datetime as dt
 import glob
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 import numpy as np
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.io.band_names import names_bands
+from geoseg.io.band_names import is_item, names_bands, split_keys
+from geoseg.io.catalogs import catalog_of, title_of
 from geoseg.io.grids import on_grid, target_grid
 from geoseg.io.hrefs import kind_of, scheme_of
 from geoseg.io.zarr_scenes import is_zarr
@@ -62,7 +63,7 @@ def _check_order(order: str) -> None:
 
 
 def read_from(text: str) -> tuple[Order, str | None, list[str]]:
-    """The order of a mosaic, its name if it is a folder's or a pattern's, and the paths of its scenes.
+    """The order of a mosaic, its name if it is a folder's, pattern's or catalog's, and the paths of its scenes.
 
     Raises `SceneError` if a folder or pattern holds none, `OptionError` for an order that is none.
     """
@@ -70,10 +71,13 @@ def read_from(text: str) -> tuple[Order, str | None, list[str]]:
     order: Order = cast("Order", found[1] or "first") if found else "first"
     rest = found[2] if found else text
     _check_order(order)
-    entries = [rest] if kind_of(rest) else rest.split(";" if ";" in rest else ",")
+    alone = kind_of(rest) or (is_item(rest) and not any(kind_of(key) for key in split_keys(rest)[1] or ()))
+    entries = [rest] if alone else rest.split(";" if ";" in rest else ",")
     paths = [path for entry in entries for path in _scenes_of(entry.strip())]
     name = None
-    if len(entries) == 1 and paths != entries:
+    if len(entries) == 1 and (catalog := catalog_of(rest)):
+        name = title_of(catalog[0])
+    elif len(entries) == 1 and paths != entries:
         name = Path(rest if kind_of(rest) else str(rest).rpartition("/")[0] or "mosaic").absolute().name
     return order, name, paths
 
@@ -103,8 +107,12 @@ def mosaic(scenes: Sequence[Scene], order: Order, path: str, name: str | None = 
     """Several scenes as one: on the grid of the finest, or the first of those; see `target_grid`.
 
     `path`: what it is opened by; `name`: its id, or else one made of the first scene's. It has a date if all have the
-    same. Raises `SceneError` for scenes that have other bands than the first, or do not tell what the order needs.
+    same. Raises `SceneError` for no scenes, or some that have other bands than the first, or do not tell what the order
+    needs.
     """
+    if not scenes:
+        msg = f"{path}: holds no scenes; check the catalog"
+        raise SceneError(msg)
     first, *others = (part for scene in scenes for part in (scene.parts or (scene,)))
     for other in others:
         _check_alike(other, first)
@@ -160,13 +168,9 @@ def _when(scene: Scene, order: Order) -> dt.datetime:
 
 def _cloud_cover(scene: Scene) -> float:
     """Per cent of a scene that its STAC item calls clouded."""
-    try:
-        content = json.loads(Path(scene.item or "").read_text(encoding="utf-8"))
-        items = content.get("features") or [content]
-        item = next(item for item in items if len(items) == 1 or item["id"] == scene.id)
-        return float(item["properties"]["eo:cloud_cover"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    if scene.cloud_cover is None:
         msg = (
             f"{scene.path}: has no STAC item that tells its cloud cover (eo:cloud_cover), and least-cloud goes by it; "
         )
-        raise SceneError(msg + "give the item (.json) in its place, or choose another order") from error
+        raise SceneError(msg + "give the item (.json) in its place, or choose another order")
+    return scene.cloud_cover

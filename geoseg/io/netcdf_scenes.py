@@ -101,6 +101,8 @@ def _dataset(path: str, file: str, group: str | None) -> xr.Dataset | None:
     engine, how = _engine(path, file)
     how |= {} if group is None else {"group": group}
     try:
+        if engine == "h5netcdf":
+            _open_once(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what has no say here
             dataset: xr.Dataset = xr.open_dataset(
@@ -123,6 +125,14 @@ def _dataset(path: str, file: str, group: str | None) -> xr.Dataset | None:
             return None
         msg = f"{path}: cannot be read as NetCDF ({' '.join(str(error).split())}); copy it again, or check what it is"
         raise SceneError(msg) from error
+
+
+def _open_once(file: str) -> None:
+    """Raises what HDF5 makes of damaged attributes, of which h5netcdf would besides print a traceback of its own."""
+    import h5py
+
+    with h5py.File(file) as opened:
+        opened.attrs.get("_nc3_strict")
 
 
 def _check_coordinates(path: str, dataset: xr.Dataset) -> None:

@@ -115,7 +115,7 @@ class SceneSource(ABC):
 
     def close(self) -> None:
         """Close its files; they are opened again when something is read."""
-        self._dataset = self._mask = None
+        self._dataset, self._masks = None, {}
 
     def read(self, window: Window) -> Raster:
         """Values uint8 (band, y, x) and validity (y, x) of a window, which may reach beyond the scene.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,9 +14,10 @@ from geoseg.io import masks
 from geoseg.io.array_scenes import ArraySource, is_array, is_in_memory, open_array, refuse
 from geoseg.io.band_files import BandFilesSource, is_band_files, only_bands, open_band_files
 from geoseg.io.band_names import join_pairs
+from geoseg.io.catalogs import Fault, SceneRef, catalog_of, refs_of
 from geoseg.io.gdal_scenes import GdalSource, open_raster
 from geoseg.io.grids import GridSource, crs_asked, on_grid, target_grid
-from geoseg.io.hrefs import join_labels, split_labels
+from geoseg.io.hrefs import Rule, join_labels, split_labels
 from geoseg.io.mosaics import Order, is_mosaic, mosaic, read_from, written
 from geoseg.io.netcdf_scenes import NetcdfSource, is_netcdf, open_netcdf
 from geoseg.io.pixels import SceneSource, Stretch, Survey
@@ -23,8 +25,7 @@ from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -86,8 +87,8 @@ def open_scene(
     `path`: a raster file, a Zarr store, a NetCDF file, a STAC item (.json), a folder with a file for each band, or the
     files by the common names of their bands, as `{"red": "B04.tif", ...}` or `red=B04.tif,green=B03.tif`; an array of
     xarray (band, y, x) or (y, x), or a dataset with one for each band; or several files or stores, as a list or as
-    `geoseg.io.mosaics` has it: where they overlap, a pixel is that of the first by the `order` of the list (first,
-    newest, oldest, least-cloud) that is valid there.
+    `geoseg.io.mosaics` has it, which takes STAC catalogs, too: where they overlap, a pixel is that of the first by the
+    `order` of the list (first, newest, oldest, least-cloud) that is valid there.
 
     `name` is the scene's id in place of its own. `select`: of a store, file or array the one step of a dimension that
     is meant, as `{"time": "2024-05-01"}`. `resolution` (in the units of the CRS) and `crs` (`EPSG:32645`, a number,
@@ -108,9 +109,35 @@ def open_scene(
 def _open_files(text: str, select: Mapping[str, object] | None) -> Scene:
     if is_mosaic(text):
         order, name, paths = read_from(text)
-        return mosaic([open_scene(path, select=select) for path in paths], order, text, name)
+        return mosaic([part for path in paths for part in _parts(path, select)], order, text, name)
     path = selected(text, select)
     return _kind(path).open(path)
+
+
+def _parts(path: str, select: Mapping[str, object] | None) -> Iterator[Scene]:
+    """The scenes of a catalog, or the one that a path is. Raises `SceneError` if one of them cannot be used."""
+    catalog = catalog_of(path)
+    if catalog is None:
+        yield open_scene(path, select=select)
+        return
+    where, keys = catalog
+    for ref in refs_of(where, keys, Rule((), (Path(where).resolve().parent,))):
+        if isinstance(ref, Fault):
+            msg = f"{where}: {ref.why}"
+            raise SceneError(
+                msg + ("" if "scenes." not in ref.why else ", as a job has them, which takes catalogs, too")
+            )
+        yield scene_of(replace(ref, href=selected(ref.href, select)))
+
+
+def scene_of(ref: SceneRef) -> Scene:
+    """What the file of a scene is, with what a list or catalog knows better. Raises `SceneError`."""
+    scene = open_scene(ref.href)
+    unnamed = not any(name for name in scene.bands if name != "alpha")
+    bands = ref.bands if unnamed and len(ref.bands) == len(scene.bands) else scene.bands
+    when, item, masks = ref.datetime or scene.datetime, ref.item or scene.item, ref.masks or scene.masks
+    covered = scene.cloud_cover if ref.cloud_cover is None else ref.cloud_cover
+    return replace(scene, id=ref.id, bands=bands, datetime=when, item=item, masks=masks, cloud_cover=covered)
 
 
 def _text(path: Any) -> str:

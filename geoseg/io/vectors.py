@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections import deque
@@ -414,19 +415,32 @@ def _cut_at_antimeridian(lonlat: NDArray[np.object_]) -> NDArray[np.object_]:
         xy = shapely.get_coordinates(lonlat[place])
         if not (np.abs(np.diff(xy[:, 0])) > HALF_TURN).any():
             continue  # as wide as that
-        turned = shapely.transform(
-            lonlat[place], lambda xy: np.column_stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]])
+        whole = [_on_globe(each) for each in shapely.get_parts(lonlat[place])]
+        lonlat[place] = shapely.multipolygons(
+            [part for each in whole for part in shapely.get_parts(each) if part.area > 0]
         )
-        parts = [
-            shapely.transform(part, lambda xy, turn=turn: xy - [turn, 0])
-            for turn in (0, 360)
-            for part in shapely.get_parts(
-                shapely.intersection(turned, shapely.box(turn - HALF_TURN, -90, turn + HALF_TURN, 90))
-            )
-            if part.area > 0
-        ]
-        lonlat[place] = shapely.multipolygons(parts)
     return lonlat
+
+
+def _on_globe(polygon: Any) -> Any:
+    """A polygon whose longitudes jump, as what lies from -180 to 180."""
+    holes = [_inside(ring) for ring in polygon.interiors]
+    return shapely.difference(_inside(polygon.exterior), shapely.union_all(holes))
+
+
+def _inside(ring: Any) -> Any:
+    """What is inside a ring of longitudes and latitudes, from -180 to 180, with the pole that it goes round."""
+    lon, lat = shapely.get_coordinates(ring).T
+    lon = np.unwrap(lon, period=2 * HALF_TURN)
+    if abs(lon[-1] - lon[0]) > HALF_TURN:
+        pole = math.copysign(90, lat.mean())
+        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
+    whole = shapely.make_valid(shapely.polygons(np.column_stack([lon, lat])))
+    turns = 2 * HALF_TURN * np.arange(-2, 3)
+    parts = shapely.intersection(whole, shapely.box(turns - HALF_TURN, -90, turns + HALF_TURN, 90))
+    return shapely.union_all(
+        [shapely.transform(part, lambda xy, turn=turn: xy - [turn, 0]) for part, turn in zip(parts, turns, strict=True)]
+    )
 
 
 def _only_polygons(geometry: NDArray[np.object_]) -> NDArray[np.object_]:

@@ -76,18 +76,25 @@ def _image(path: str) -> Image:
 
 def _at_address(path: str, where: str, labels: Labels) -> Cube:
     from geoseg.io.objects import group_at
+    from geoseg.io.zarr_bounds import bounded
 
     group, name = group_at(where)
     dataset = _dataset(group.store, path, group)
 
+    def array(name: str) -> Any:
+        with bounded():
+            return group[name]
+
     def groups() -> list[str]:
         return [f"{where}/{key}" for key in sorted(group.group_keys())]
 
-    return _cube(path, dataset if name is None else dataset[[name]], group.__getitem__, groups, labels)
+    return _cube(path, dataset if name is None else dataset[[name]], array, groups, labels)
 
 
 def _in_folder(path: str, where: str, labels: Labels) -> Cube:
     import zarr
+
+    from geoseg.io.zarr_bounds import bounded
 
     home, name = _group_of(Path(where))
     _check_sides(path, home)
@@ -95,7 +102,9 @@ def _in_folder(path: str, where: str, labels: Labels) -> Cube:
     dataset = _dataset(store, path)
 
     def array(name: str) -> Any:
-        return zarr.open_array(home / name, mode="r") if store is home else zarr.open_array(store, path=name, mode="r")
+        place: Any = (home / name, None) if store is home else (store, name)
+        with bounded():
+            return zarr.open_array(place[0], path=place[1], mode="r")
 
     def groups() -> list[str]:
         return sorted(str(below) for below in home.iterdir() if _is_local(str(below)))
@@ -148,8 +157,10 @@ def _dataset(store: Any, path: str, group: Any = None) -> xr.Dataset:
     """What xarray makes of a group; `group`: it is opened already, with its metadata in one piece if there is such."""
     import xarray as xr
 
+    from geoseg.io.zarr_bounds import bounded
+
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), bounded():
             warnings.simplefilter("ignore")  # of codecs and consolidated metadata that have no say here
             dataset: xr.Dataset = xr.open_dataset(
                 store,
