@@ -1,0 +1,99 @@
+"""`report`: a folder of results in, pages that need neither server nor internet out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from geoseg.errors import OptionError, OutputError
+from geoseg.view.facts import Map, now, read_item, scene_below
+from geoseg.view.pages import IN_ARCHIVE, Detail, change_page, scene_page
+from geoseg.view.render import REPORT, rendered, write_page
+
+if TYPE_CHECKING:
+    from geoseg.export import Observer
+    from geoseg.view.render import Page
+
+Kind = Literal["scene", "change", "archive"]
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a folder holds. Raises `OutputError` if that is no result."""
+    if (folder / "item.json").exists():
+        return "change" if "changes" in read_item(folder)["assets"] else "scene"
+    if (folder / "run.json").exists() or any(folder.glob("*/item.json")):
+        return "archive"
+    msg = f"{folder}: holds no results; name a scene's folder, a change's, or the --out of a run"
+    raise OutputError(msg)
+
+
+def page_of(folder: Path, detail: Detail, sources: tuple[Path | None, ...] = ()) -> Page:
+    """The page of a scene's folder or a change's. `sources`: where the scenes are, if the user says it."""
+    if kind_of(folder) == "change":
+        return change_page(folder, detail, sources if len(sources) > 1 else (None, None))
+    mapped = Map.of(folder)
+    return scene_page(mapped, scene_below(mapped, sources[0] if sources else None), detail)
+
+
+def report(
+    out: str | Path,
+    *,
+    to: str | Path | None = None,
+    sources: tuple[str | Path, ...] = (),
+    anew: bool = False,
+    verify: bool = False,
+    observe: Observer = lambda _stage, _done, _total: None,
+) -> Path:
+    """Write the page of a scene's folder, of a change's, or of a run's with a page for each of its scenes; its path.
+
+    `to`: where to; OUT/report.html. `sources`: the scene, or the one before and the one after, if they are not where
+    the item says or are refused. `anew`: pages of scenes that are newer than their results are made again, too.
+    `verify`: prove the run complete first (see `geoseg verify`), and tell what was found. Raises `OutputError` for a
+    folder that holds no results, or if the disk refuses.
+    """
+    folder = Path(out)
+    target = folder / REPORT if to is None else Path(to)
+    if kind_of(folder) != "archive":
+        return write_page(target, rendered(page_of(folder, Detail(), tuple(Path(each) for each in sources))))
+    if sources:
+        msg = f"--source {sources[0]}: is for one scene or change, and {folder} holds many; leave it out"
+        raise OptionError(msg)
+    return _report_archive(folder, target, observe, anew=anew, verify=verify)
+
+
+def _report_archive(folder: Path, target: Path, observe: Observer, *, anew: bool, verify: bool) -> Path:
+    from geoseg.view.overview import archive_page, read_archive
+
+    proved = _proved(folder, observe) if verify else ()
+    archive = read_archive(folder, observe)
+    names = [entry.name for entry in archive.entries]
+    pages = [each for each in changes_in(folder) if each.name not in names]
+    todo = [each for each in (*(folder / name for name in names), *pages) if anew or _is_old(each)]
+    written = write_page(target, rendered(archive_page(folder, archive, proved)))
+    for count, each in enumerate(todo, 1):
+        write_page(each / REPORT, rendered(page_of(each, IN_ARCHIVE)))
+        observe("pages", count, len(todo))
+    return written
+
+
+def changes_in(folder: Path) -> list[Path]:
+    """Folders of changes below a folder."""
+    return sorted(path.parent for path in folder.glob("*/summary.json") if (path.parent / "item.json").exists())
+
+
+def _is_old(folder: Path) -> bool:
+    """Whether a folder's page is older than its results, or is not there."""
+    page = folder / REPORT
+    return not page.exists() or page.stat().st_mtime_ns < (folder / "item.json").stat().st_mtime_ns
+
+
+def _proved(folder: Path, observe: Observer) -> tuple[str, ...]:
+    """What `verify` finds, as sentences."""
+    from geoseg.audit import verify
+
+    proof = verify(folder, observe)
+    wrong = [f"Wrong: {scene}: {what}." for scene, what in proof.findings]
+    looked = (
+        f"{proof.scenes:,} scenes, {proof.pixels:,} valid pixels and {proof.footprints:,} footprints were looked at"
+    )
+    return (f"Verified on {now():%Y-%m-%d %H:%M} UTC: {looked}, {len(wrong) or 'nothing'} wrong.", *wrong)
