@@ -76,6 +76,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
         "segment",
         "change",
         "report",
+        "serve",
         "run",
         "plan",
         "status",
@@ -120,6 +121,7 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             *("--cluster", "processes:N", "--max-memory", "--overwrite", "--log-json", "--schema", "the status is 3"),
         ),
         "report": ("OUT/report.html", "--to", "--source", "--verify", "neither server nor internet"),
+        "serve": ("--data", "--port", "--host", "Only this machine is answered", "[default: 8008;"),
         "plan": ("reads headers only", "--max-memory", "--no-time"),
         "status": ("--watch", "also while it runs"),
         "vectorize": (

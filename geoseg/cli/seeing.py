@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def report(out: Path, verbose: int, **options: Any) -> None:
 
     \b
     OUT is one of
-      maps/town           a scene's results: map, areas, sizes, confidence, times, coverage, provenance
+      maps/town           a scene's results: map, areas, sizes, confidence, times, coverage, origin
       maps/old--new       what has changed: both dates with a swipe, numbers, outlines
       maps                a run's --out: where its scenes are, totals, a table; and report.html in
                           the folder of each scene
@@ -50,3 +51,37 @@ def report(out: Path, verbose: int, **options: Any) -> None:
     size = path.stat().st_size / 1e6
     say(f"{size:.1f} MB; open it in a browser:")
     click.echo(str(path))
+
+
+@click.command(cls=Kept)
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder besides OUT whose scenes may be shown; repeatable.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8008, show_default=True, help="0: any that is free.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen; anything else lets other machines in."
+)
+@click.option("-v", "--verbose", count=True, help="A line for each request; -vv for everything.")
+def serve(out: Path, data: tuple[Path, ...], port: int, host: str, verbose: int) -> None:
+    r"""Show results in a browser, at full resolution: the pages of `geoseg report`, with tiles from the files.
+
+    OUT is as in `geoseg report`. Only this machine is answered, and only files of OUT are given out; links that lead
+    out of it are not followed. Scenes are shown if they lie in OUT or in a folder of --data.
+
+    \b
+    Examples:
+      geoseg serve maps/town --data imagery
+      geoseg serve maps --data imagery --port 9000
+    """
+    start_log(verbose)
+    from geoseg.view.serve import server_of
+
+    with server_of(out, data=data, host=host, port=port) as server:
+        click.echo(f"http://{'localhost' if host == '127.0.0.1' else host}:{server.server_address[1]}/")
+        say("Ctrl-C ends it.")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 
 from geoseg.catalog import MULTIHASH_SHA256, sha256_of
 from geoseg.changes.by_class import pixel_areas
-from geoseg.errors import GeosegError, OutputError
+from geoseg.errors import GeosegError, OutputError, SceneError
 from geoseg.io.hrefs import Rule
 from geoseg.io.scenes import open_scene
 from geoseg.io.store import chunks_of, entries_of, job_of, valid_by_chunk
@@ -210,7 +210,7 @@ def _linked(mapped: Map, roots: Iterable[Path] | None) -> Any:
     home = str(mapped.folder / "item.json")
     links = [link for link in mapped.item.get("links", []) if link.get("rel") == "derived_from"]
     hrefs = [str(link["href"]) for link in links if not str(link.get("type", "")).startswith("application/geo+json")]
-    paths = [rule.permit(href, home, listed=roots is None) for href in hrefs]
+    paths = [_permitted(rule, href, home, roots) for href in hrefs]
     told = mapped.parameters.get("scene", {})
     if isinstance(told.get("mask"), dict):
         paths = [path for path in paths if Path(path).name != told["mask"].get("name")]
@@ -220,6 +220,17 @@ def _linked(mapped: Map, roots: Iterable[Path] | None) -> Any:
         msg = "its item links no local file; name the scene with --source"
         raise OutputError(msg)
     return paths[0] if len(paths) == 1 else paths
+
+
+def _permitted(rule: Rule, href: str, home: str, roots: Iterable[Path] | None) -> str:
+    """The path of an href. Raises `SceneError` if it is refused."""
+    try:
+        return rule.permit(href, home, listed=roots is None)
+    except SceneError as error:
+        if roots is None:
+            raise
+        msg = f"{Path(href).name} is no file of the folders that are served; name its folder with --data"
+        raise SceneError(msg) from error
 
 
 def _named(paths: list[str], name: str) -> str:

@@ -17,6 +17,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geoseg.audit import status
+from geoseg.changes.planned import BETWEEN
 from geoseg.errors import GeosegError
 from geoseg.records import FAILED, RUN, read_list
 from geoseg.view.facts import (
@@ -163,9 +164,15 @@ def archive_page(out: Path, archive: Archive, notes: tuple[str, ...] = ()) -> Pa
         failures=failures,
         provenance=provenance_of(entries[0].mapped.item, None)[2:] if entries else (),
         parameters=tuple(flattened((archive.run or {}).get("job", {}))),
+        links=tuple((folder.name.replace(BETWEEN, " to "), _href(folder.name)) for folder in changes_in(out)),
         head=HEAD,
         rows=(*map(_row, entries), *(_blank(name, how) for name, how, _ in archive.others)),
     )
+
+
+def changes_in(out: Path) -> list[Path]:
+    """Folders of changes below a folder."""
+    return sorted(path.parent for path in out.glob("*/summary.json") if (path.parent / "item.json").exists())
 
 
 def _title(out: Path, archive: Archive) -> str:

@@ -47,8 +47,6 @@ from geoseg.view.shapes import packed
 from geoseg.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from odc.geo.geobox import GeoBox
 
 TRANSITIONS_FILE: Final = "transitions.tif"
@@ -290,14 +288,35 @@ def _path(polygon: Any) -> str:
 # --- change
 
 
-def change_page(folder: Path, detail: Detail, sources: Iterable[Path | None] = (None, None)) -> Page:
+@dataclass(frozen=True)
+class Pair:
+    """What was compared: a change's folder, both maps, and the scenes below them on the grid of the later one."""
+
+    folder: Path
+    maps: tuple[Map, Map]
+    below: tuple[Below, Below]
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        sources: tuple[Path | None, Path | None] = (None, None),
+        roots: tuple[Path, ...] | None = None,
+    ) -> Pair:
+        """Raises `OutputError` for a folder that holds no comparison, or one of maps that are not beside it."""
+        maps = _maps_beside(folder, _summary(folder))
+        before, after = (scene_below(each, given, roots) for each, given in zip(maps, sources, strict=True))
+        grid = maps[1].grid
+        moved = None if before.imagery is None else before.imagery.on(grid)
+        return cls(folder, maps, (Below(moved, before.why), after))
+
+
+def change_page(pair: Pair, detail: Detail) -> Page:
     """The page of what has changed between two scenes."""
-    item, summary = read_item(folder), _summary(folder)
-    maps = _maps_beside(folder, summary)
-    after = maps[1]
+    folder, maps, below = pair.folder, pair.maps, pair.below
+    item, summary, after = read_item(folder), _summary(folder), maps[1]
     frame = footprints_in(folder, "changes.parquet")
     shapes = packed(frame, after.grid, _status_colours(item))
-    below = [scene_below(mapped, given) for mapped, given in zip(maps, sources, strict=True)]
     layers = _both_dates(maps, below, detail)
     layers += _transitions(folder, item, detail)
     layers.append(outlines("changes", "What has changed", shapes, "status"))
@@ -337,15 +356,14 @@ def _maps_beside(folder: Path, summary: dict[str, Any]) -> tuple[Map, Map]:
     return Map.of(folder.parent / before), Map.of(folder.parent / after)
 
 
-def _both_dates(maps: tuple[Map, Map], below: list[Below], detail: Detail) -> list[dict[str, Any]]:
+def _both_dates(maps: tuple[Map, Map], below: tuple[Below, Below], detail: Detail) -> list[dict[str, Any]]:
     """A picture of each date on the later one's grid: of the scenes, or where they are not there of the labels."""
     grid, found = maps[1].grid, []
     for mapped, under, side in zip(maps, below, ("before", "after"), strict=True):
         if under.imagery is None:
             continue
-        imagery = under.imagery if mapped.grid == grid else under.imagery.on(grid)
         title = f"{side.capitalize()}: {mapped.item['id']}"
-        found.append(picture(side, title, scene_picture(imagery.overview(detail.scene)), side=side))
+        found.append(picture(side, title, scene_picture(under.imagery.overview(detail.scene)), side=side))
     for mapped, side in zip(maps, ("before", "after"), strict=True):
         if mapped.grid != grid:
             continue  # labels of another grid would have to be resampled

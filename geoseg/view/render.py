@@ -95,6 +95,8 @@ class Page:
     failures: tuple[tuple[str, str], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    """Text and address of other pages."""
     head: tuple[str, ...] = ()
     rows: tuple[Row, ...] = field(default=(), repr=False)
 

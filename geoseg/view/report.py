@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from geoseg.errors import OptionError, OutputError
 from geoseg.view.facts import Map, now, read_item, scene_below
-from geoseg.view.pages import IN_ARCHIVE, Detail, change_page, scene_page
+from geoseg.view.pages import IN_ARCHIVE, Detail, Pair, change_page, scene_page
 from geoseg.view.render import REPORT, rendered, write_page
 
 if TYPE_CHECKING:
@@ -27,10 +27,18 @@ def kind_of(folder: Path) -> Kind:
     raise OutputError(msg)
 
 
-def page_of(folder: Path, detail: Detail, sources: tuple[Path | None, ...] = ()) -> Page:
-    """The page of a scene's folder or a change's. `sources`: where the scenes are, if the user says it."""
-    if kind_of(folder) == "change":
-        return change_page(folder, detail, sources if len(sources) > 1 else (None, None))
+def page_of(folder: Path, detail: Detail, sources: tuple[Path, ...] = ()) -> Page:
+    """The page of a scene's folder or a change's. `sources`: where the scenes are, if the user says it.
+
+    Raises `OptionError` for another number of sources than there are scenes.
+    """
+    kind = kind_of(folder)
+    scenes = 2 if kind == "change" else 1
+    if sources and len(sources) != scenes:
+        msg = f"--source {sources[0]}: give it {'twice, BEFORE first,' if scenes > 1 else 'once'} for {folder}"
+        raise OptionError(msg)
+    if kind == "change":
+        return change_page(Pair.of(folder, (sources[0], sources[1]) if sources else (None, None)), detail)
     mapped = Map.of(folder)
     return scene_page(mapped, scene_below(mapped, sources[0] if sources else None), detail)
 
@@ -62,7 +70,7 @@ def report(
 
 
 def _report_archive(folder: Path, target: Path, observe: Observer, *, anew: bool, verify: bool) -> Path:
-    from geoseg.view.overview import archive_page, read_archive
+    from geoseg.view.overview import archive_page, changes_in, read_archive
 
     proved = _proved(folder, observe) if verify else ()
     archive = read_archive(folder, observe)
@@ -74,11 +82,6 @@ def _report_archive(folder: Path, target: Path, observe: Observer, *, anew: bool
         write_page(each / REPORT, rendered(page_of(each, IN_ARCHIVE)))
         observe("pages", count, len(todo))
     return written
-
-
-def changes_in(folder: Path) -> list[Path]:
-    """Folders of changes below a folder."""
-    return sorted(path.parent for path in folder.glob("*/summary.json") if (path.parent / "item.json").exists())
 
 
 def _is_old(folder: Path) -> bool:
