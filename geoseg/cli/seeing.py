@@ -34,6 +34,8 @@ def report(out: Path, verbose: int, **options: Any) -> None:
       maps                a run's --out: where its scenes are, totals, a table; and report.html in
                           the folder of each scene
 
+    Beside it, in the folder of each scene, lies project.qgs: the same layers with their colours in QGIS.
+
     The scene is shown if it is still where it was, is a file here, and is no VRT; --source names it otherwise. A scene
     may be large: the page holds overviews. `geoseg serve` shows full resolution.
 

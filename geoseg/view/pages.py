@@ -304,7 +304,7 @@ class Pair:
         roots: tuple[Path, ...] | None = None,
     ) -> Pair:
         """Raises `OutputError` for a folder that holds no comparison, or one of maps that are not beside it."""
-        maps = _maps_beside(folder, _summary(folder))
+        maps = _maps_beside(folder, read_summary(folder))
         before, after = (scene_below(each, given, roots) for each, given in zip(maps, sources, strict=True))
         grid = maps[1].grid
         moved = None if before.imagery is None else before.imagery.on(grid)
@@ -314,7 +314,7 @@ class Pair:
 def change_page(pair: Pair, detail: Detail) -> Page:
     """The page of what has changed between two scenes."""
     folder, maps, below = pair.folder, pair.maps, pair.below
-    item, summary, after = read_item(folder), _summary(folder), maps[1]
+    item, summary, after = read_item(folder), read_summary(folder), maps[1]
     frame = footprints_in(folder, "changes.parquet")
     shapes = packed(frame, after.grid, _status_colours(item))
     layers = _both_dates(maps, below, detail)
@@ -339,7 +339,8 @@ def change_page(pair: Pair, detail: Detail) -> Page:
     )
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The numbers of a change. Raises `OutputError` if they are not there."""
     import json
 
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from geoseg.errors import OptionError, OutputError
 from geoseg.view.facts import Map, now, read_item, scene_below
 from geoseg.view.pages import IN_ARCHIVE, Detail, Pair, change_page, scene_page
+from geoseg.view.qgis import write_project
 from geoseg.view.render import REPORT, rendered, write_page
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def report(
 ) -> Path:
     """Write the page of a scene's folder, of a change's, or of a run's with a page for each of its scenes; its path.
 
+    In the folder of each scene and change `project.qgs` is written, too, for QGIS, unless the page goes elsewhere.
+
     `to`: where to; OUT/report.html. `sources`: the scene, or the one before and the one after, if they are not where
     the item says or are refused. `anew`: pages of scenes that are newer than their results are made again, too.
     `verify`: prove the run complete first (see `geoseg verify`), and tell what was found. Raises `OutputError` for a
@@ -62,7 +65,11 @@ def report(
     folder = Path(out)
     target = folder / REPORT if to is None else Path(to)
     if kind_of(folder) != "archive":
-        return write_page(target, rendered(page_of(folder, Detail(), tuple(Path(each) for each in sources))))
+        named = tuple(Path(each) for each in sources)
+        written = write_page(target, rendered(page_of(folder, Detail(), named)))
+        if to is None:
+            write_project(folder, named)
+        return written
     if sources:
         msg = f"--source {sources[0]}: is for one scene or change, and {folder} holds many; leave it out"
         raise OptionError(msg)
@@ -80,6 +87,7 @@ def _report_archive(folder: Path, target: Path, observe: Observer, *, anew: bool
     written = write_page(target, rendered(archive_page(folder, archive, proved)))
     for count, each in enumerate(todo, 1):
         write_page(each / REPORT, rendered(page_of(each, IN_ARCHIVE)))
+        write_project(each)
         observe("pages", count, len(todo))
     return written
 
