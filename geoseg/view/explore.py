@@ -140,6 +140,7 @@ def _frame(axes: Any, mapped: Map) -> None:
     crs = crs_of(mapped.grid)
     axes.set_title(str(mapped.item["properties"].get("title") or mapped.item["id"]), parse_math=False)
     axes.set_xlabel(f"EPSG:{crs.epsg}" if crs.epsg else crs.proj.name, parse_math=False)
+    axes.set_ylabel("")
     axes.ticklabel_format(useOffset=False, style="plain")
     axes.tick_params(axis="x", labelrotation=30)
     box, cols = mapped.grid.boundingbox, mapped.grid.shape[1]
