@@ -5,6 +5,7 @@
 const RAMP = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00", "#7a7a7a"];
 const LEVELS = 32; // colours of a ramp that are told apart
+const AT_ONCE = 10; // outlines of one path: the time for a path grows faster than what is in it
 const NEAR = 6; // CSS pixels within which a small outline is hit
 
 // --- what was packed
@@ -415,16 +416,17 @@ class Viewer {
       if (!groups.has(colour)) groups.set(colour, []);
       groups.get(colour).push(i);
     }
-    const solid = layer.opacity;
+    c.lineWidth = this.scale * (this.grid.metres || 1) > 0.5 ? 1.6 : 1;
     for (const [colour, members] of groups) {
-      c.beginPath();
-      for (const i of members) this.trace(shapes, i);
       c.fillStyle = c.strokeStyle = colour;
-      c.globalAlpha = solid * (layer.fill);
-      c.fill("evenodd");
-      c.globalAlpha = solid;
-      c.lineWidth = this.scale * (this.grid.metres || 1) > 0.5 ? 1.6 : 1;
-      c.stroke();
+      for (let first = 0; first < members.length; first += AT_ONCE) {
+        c.beginPath();
+        for (const i of members.slice(first, first + AT_ONCE)) this.trace(shapes, i);
+        c.globalAlpha = layer.opacity * layer.fill;
+        c.fill("evenodd");
+        c.globalAlpha = layer.opacity;
+        c.stroke();
+      }
     }
   }
 
