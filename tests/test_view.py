@@ -515,6 +515,8 @@ def test_folders_without_results_are_refused(tmp_path: Path, town: Path) -> None
         report(tmp_path)
     with pytest.raises(OptionError, match=r"--source .* holds many"):
         report(town.parent, sources=("a.tif",))
+    with pytest.raises(OptionError, match=r"--to .* leave it out"):
+        report(town.parent, to=tmp_path / "elsewhere.html")
     (town / "labels.tif").unlink()
     with pytest.raises(OutputError, match=r"labels\.tif: cannot be read"):
         report(town)

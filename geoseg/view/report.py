@@ -73,6 +73,9 @@ def report(
     if sources:
         msg = f"--source {sources[0]}: is for one scene or change, and {folder} holds many; leave it out"
         raise OptionError(msg)
+    if target.resolve().parent != folder.resolve():
+        msg = f"--to {target}: the page of a run links to those of its scenes, so it lies in {folder}; leave it out"
+        raise OptionError(msg)
     return _report_archive(folder, target, observe, anew=anew, verify=verify)
 
 
