@@ -107,6 +107,7 @@ def test_tiles_are_the_files_pixels(results: Path, monkeypatch: pytest.MonkeyPat
         coarse = client.get("/tiles/labels/1/0/0").pixels
         assert coarse.shape[:2] == (64, 64)
         assert client.get("/tiles/labels/1/1/1").pixels.shape[:2] == (16, 56), "160 x 240 pixels end there"
+        assert client.get("/tiles/labels/5/0/0").pixels.shape[:2] == (5, 8), "a last pixel that is half there counts"
         for path in ("labels/0/3/0", "labels/0/0/4", "labels/99/0/0", "item/0/0/0", "scene/0/-1/0", "labels/0/0/0/.."):
             assert client.get(f"/tiles/{path}").status == 404, path
 
