@@ -5,6 +5,8 @@
     result = geoseg.segment("scene.tif", "buildings", out="maps")
     result.footprints            # a GeoDataFrame
     result.labels                # an xarray view of the label map, read when used
+    geoseg.explore(result)       # a map to move about in, in a notebook
+    geoseg.report("maps/scene")  # a page that needs neither server nor internet
     geoseg.evaluate("maps/scene", "reference.gpkg").objects  # how good it is
 
 What is named here is imported when it is first used, so that `import geoseg` costs nothing.
@@ -21,8 +23,21 @@ if TYPE_CHECKING:
     from geoseg.io.scenes import open_scene
     from geoseg.pipeline import Result, segment
     from geoseg.polygons import vectorize
+    from geoseg.view.explore import explore
+    from geoseg.view.report import report
 
-__all__ = ["Change", "Evaluation", "Result", "change", "evaluate", "open_scene", "segment", "vectorize"]
+__all__ = [
+    "Change",
+    "Evaluation",
+    "Result",
+    "change",
+    "evaluate",
+    "explore",
+    "open_scene",
+    "report",
+    "segment",
+    "vectorize",
+]
 
 _HOME = {
     "change": "geoseg.changes.pair",
@@ -32,6 +47,8 @@ _HOME = {
     "vectorize": "geoseg.polygons",
     "Result": "geoseg.pipeline",
     "evaluate": "geoseg.evaluation.compare",
+    "explore": "geoseg.view.explore",
+    "report": "geoseg.view.report",
     "Evaluation": "geoseg.evaluation.compare",
 }
 

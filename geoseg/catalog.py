@@ -184,6 +184,11 @@ class Scene:
             return self.parts[0].name
         return self.id if self.files or self.parts else Path(self.path).name
 
+    def _repr_html_(self) -> str:
+        from geoseg.view.cards import scene_card
+
+        return scene_card(self)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, columns."""

@@ -189,6 +189,17 @@ class Result:
         item: dict[str, Any] = json.loads((self.folder / "item.json").read_text(encoding="utf-8"))
         return item
 
+    def plot(self, layer: Literal["labels", "confidence"] = "labels", *, outlines: bool = False, ax: Any = None) -> Any:
+        """A figure with legend and scale bar: see `geoseg.view.explore.plot` (extra `notebooks`)."""
+        from geoseg.view.explore import plot
+
+        return plot(self.folder, layer, outlines=outlines, ax=ax)
+
+    def _repr_html_(self) -> str:
+        from geoseg.view.cards import result_card
+
+        return result_card(self.folder)
+
     @property
     def _store(self) -> xr.Dataset:
         import xarray as xr

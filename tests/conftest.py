@@ -108,6 +108,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def results(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT with the maps of two dates and what has changed between them, and the scenes in OUT/../imagery."""
+    import geoseg
+
+    folder = tmp_path_factory.mktemp("view")
+    pixels = np.random.default_rng(5).integers(0, 256, (2, 3, 20, 30)).astype(np.uint8)
+    scenes = []
+    for year, cells in zip((2019, 2024), pixels, strict=True):
+        values = cells.repeat(8, 1).repeat(8, 2)
+        values[:, :8] = 0
+        scenes.append(write_tif(folder / "imagery" / f"town-{year}.tif", values, nodata=0))
+    geoseg.change(*scenes, "buildings", folder / "maps", model=str(tiny_model), min_confidence=0.2, tolerance=0.5)
+    return folder / "maps"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real scenes beside the repository."""
     folder = Path(__file__).parents[2] / "shared" / "data"

@@ -75,6 +75,8 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     assert commands == [
         "segment",
         "change",
+        "report",
+        "serve",
         "run",
         "plan",
         "status",
@@ -118,6 +120,8 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             *("JOB.yaml", "collection.json", "items.parquet", "failed.geojson", "run.json", "--data", "--out", "--set"),
             *("--cluster", "processes:N", "--max-memory", "--overwrite", "--log-json", "--schema", "the status is 3"),
         ),
+        "report": ("OUT/report.html", "--to", "--source", "--verify", "neither server nor internet"),
+        "serve": ("--data", "--port", "--host", "Only this machine is answered", "[default: 8008;"),
         "plan": ("reads headers only", "--max-memory", "--no-time"),
         "status": ("--watch", "also while it runs"),
         "vectorize": (

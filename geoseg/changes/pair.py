@@ -60,6 +60,11 @@ class Change:
         """The STAC item that tells how the results came about."""
         return _json(self.folder / "item.json")
 
+    def _repr_html_(self) -> str:
+        from geoseg.view.cards import change_card
+
+        return change_card(self.folder)
+
 
 def _json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from geoseg.cli.archives import catalog, merge, plan_, run, status, verify
 from geoseg.cli.changing import change
 from geoseg.cli.evaluating import evaluate
 from geoseg.cli.scenes import models, sample, segment
+from geoseg.cli.seeing import report, serve
 from geoseg.cli.terminal import INTERRUPTED, Ordered, say
 from geoseg.cli.training import train
 from geoseg.cli.vectors import check, convert, vectorize
@@ -32,6 +33,8 @@ def cli() -> None:
       geoseg change OLD.tif NEW.tif buildings --out maps
                                                      what was built, and what is gone
       geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
+      geoseg report maps                             a page that shows what came out
+      geoseg serve maps --data imagery               the same in full resolution
       geoseg merge maps                              each building once, where scenes overlap or meet
       geoseg vectorize LABELS.tif --out map.gpkg     any raster of classes as polygons
       geoseg convert footprints.parquet town.pmtiles bring polygons into another format
@@ -46,6 +49,8 @@ for each in (
     *(
         segment,
         change,
+        report,
+        serve,
         run,
         plan_,
         status,

@@ -45,9 +45,15 @@ def write_geopackage(frame: gpd.GeoDataFrame, path: Path, layer: str, colours: M
 
 
 def _qml(colours: Mapping[str, str], column: str) -> str:
-    """A style of QGIS 3: a fill for each value, half transparent, with a darker outline."""
+    """A style of QGIS 3."""
     root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
-    renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=column, enableorderby="0")
+    root.append(categorised(colours, column))
+    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, encoding="unicode")
+
+
+def categorised(colours: Mapping[str, str], column: str) -> ET.Element:
+    """What QGIS draws polygons by: a fill for each value of a column, half transparent, with a darker outline."""
+    renderer = ET.Element("renderer-v2", type="categorizedSymbol", attr=column, enableorderby="0")
     categories, symbols = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
     for index, (name, colour) in enumerate(colours.items()):
         ET.SubElement(categories, "category", value=name, symbol=str(index), label=name, render="true", type="string")
@@ -65,4 +71,4 @@ def _qml(colours: Mapping[str, str], column: str) -> str:
         }
         for key, value in told.items():
             ET.SubElement(options, "Option", type="QString", name=key, value=value)
-    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, encoding="unicode")
+    return renderer
