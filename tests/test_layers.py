@@ -138,7 +138,7 @@ def test_portions_and_threads_change_nothing(rows: int, portion: int, threads: i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vectors, "LINES_TOGETHER", portion)
         patch.setattr(vectors, "THREADS", threads)
-        texts = [text for lines in vectors._lines(frame) for text in lines[0].as_py()]
+        texts = [text for lines in vectors._lines(frame) for text in lines.to_pylist()]
     assert [json.loads(text)["id"] for text in texts] == frame["id"].tolist()
     shapes = [json.loads(text)["geometry"] for text in texts]
     assert shapes == [json.loads(text) for text in shapely.to_geojson(vectors.to_lonlat(frame))]

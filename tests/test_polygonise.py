@@ -201,6 +201,22 @@ def test_every_pixel_a_window_of_its_own(background: int | None) -> None:
     assert_identical(polygonise_cover(labels, windows, background, None), whole)
 
 
+def edge_of(
+    owned: NDArray[np.bool_], labels: NDArray[np.uint8], confidence: NDArray[np.uint8]
+) -> tuple[int, int]:
+    """Confidence on both sides of an outline, and how many sides there are, pixel by pixel."""
+    total = count = 0
+    for row, col in np.argwhere(owned):
+        for down, along in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            other = row + down, col + along
+            if not (0 <= other[0] < labels.shape[0] and 0 <= other[1] < labels.shape[1]):
+                continue
+            if labels[other] != labels[row, col] and confidence[other] != NODATA:
+                total += int(confidence[row, col]) + int(confidence[other])
+                count += 1
+    return total, count
+
+
 @given(rasters(), BACKGROUNDS)
 def test_attributes_against_counting(labels: NDArray[np.uint8], background: int | None) -> None:
     confidence = random_confidence(labels.shape)
@@ -215,8 +231,10 @@ def test_attributes_against_counting(labels: NDArray[np.uint8], background: int 
             owned = numbers == number
             first = np.argwhere(owned)[0].tolist()
             sums = [int(label), int(owned.sum()), int(confidence[owned].sum(dtype=np.int64))]
-            expected.append((*first, *sums, bool(near_nodata[owned].any()), bool(edge[owned].any())))
-    names = ("first_row", "first_col", "label", "pixels", "confidence_sum", "touches_nodata", "touches_edge")
+            outline = [int(confidence[owned].min()), *edge_of(owned, labels, confidence)]
+            expected.append((*first, *sums, *outline, bool(near_nodata[owned].any()), bool(edge[owned].any())))
+    names = ("first_row", "first_col", "label", "pixels", "confidence_sum", "confidence_min", "edge_sum", "edge_sides")
+    names = (*names, "touches_nodata", "touches_edge")
     found = zip(*(getattr(objects, name).tolist() for name in names), strict=True)
     assert list(found) == sorted(expected)
 

@@ -234,7 +234,7 @@ def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> 
     one, two = shapely.STRtree(polygons).query(polygons)
     assert shapely.area(shapely.intersection(polygons[one[one < two]], polygons[two[one < two]])).sum() > 2
     grid = GeoBox((100, 100), BANEPA @ Affine.scale(PIXEL[0] / BANEPA.a), 32645)
-    layer = Layer(grid, LEGEND, "town", simplify=1.0, confident=False, regularise=True, details=True)
+    layer = Layer(grid, LEGEND, "town", simplify=1.0, confident=False, regularise=True)
     frame = footprints([(Window(0, 100, 0, 100), labels, None)], layer)
     shapes = frame.geometry.to_numpy()
     one, two = shapely.STRtree(shapes).query(shapes)
@@ -250,7 +250,7 @@ def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> 
 def test_orientation_is_from_north_to_east(turn: float) -> None:
     house = shapely.affinity.rotate(shapely.box(50, 20, 70, 100), turn, origin=(60, 60))
     labels = rasterize([house], (120, 120), dtype="uint8")
-    layer = Layer(GeoBox((120, 120), BANEPA, 32645), LEGEND, "a", confident=False, regularise=True, details=True)
+    layer = Layer(GeoBox((120, 120), BANEPA, 32645), LEGEND, "a", confident=False, regularise=True)
     frame = footprints([(Window(0, 120, 0, 120), labels, None)], layer)
     # y grows downwards, so what turns right in pixels does so on the map; UTM's north is 0.8 degrees off here
     assert abs((frame["orientation_deg"].iloc[0] - turn + 90) % 180 - 90) < 1.5

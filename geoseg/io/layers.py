@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import geopandas as gpd
@@ -24,8 +25,7 @@ from geoseg.io.vectors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
 
     from odc.geo.geobox import GeoBox
 
@@ -55,6 +55,7 @@ class Format:
     write: Writer
     read: Callable[[Path], gpd.GeoDataFrame] | None
     """None: not to be read back."""
+    media_type: str
     driver: str | None = None
     """Of GDAL that writes it, if one does."""
 
@@ -142,24 +143,38 @@ def _read_sequence(path: Path) -> gpd.GeoDataFrame:
 
 
 FORMATS = (
-    Format("COCO instances", (".coco.json",), _write_coco, read_coco),
-    Format("GeoJSON", (".geojson", ".json"), lambda frame, path, _: write_geojson(frame, path), _read_by_gdal),
+    Format("COCO instances", (".coco.json",), _write_coco, read_coco, "application/json"),
+    Format(
+        "GeoJSON",
+        (".geojson", ".json"),
+        lambda frame, path, _: write_geojson(frame, path),
+        _read_by_gdal,
+        "application/geo+json",
+    ),
     Format(
         "GeoJSON, one feature on each line",
         (".geojsonl", ".ndjson"),
         lambda frame, path, _: write_geojson_lines(frame, path),
         _read_sequence,
+        "application/x-ndjson",
     ),
     Format(
         "GeoJSON text sequence",
         (".geojsons",),
         lambda frame, path, _: write_geojson_lines(frame, path, b"\x1e"),
         _read_sequence,
+        "application/geo+json-seq",
     ),
-    Format("GeoParquet", (".parquet", ".geoparquet"), _write_parquet, gpd.read_parquet),
-    Format("FlatGeobuf", (".fgb",), _write_flatgeobuf, _read_by_gdal, "FlatGeobuf"),
-    Format("GeoPackage", (".gpkg",), _write_geopackage, _read_by_gdal, "GPKG"),
-    Format("PMTiles", (".pmtiles",), _write_pmtiles, None, "PMTiles"),
+    Format(
+        "GeoParquet",
+        (".parquet", ".geoparquet"),
+        _write_parquet,
+        gpd.read_parquet,
+        "application/vnd.apache.parquet",
+    ),
+    Format("FlatGeobuf", (".fgb",), _write_flatgeobuf, _read_by_gdal, "application/vnd.flatgeobuf", "FlatGeobuf"),
+    Format("GeoPackage", (".gpkg",), _write_geopackage, _read_by_gdal, "application/geopackage+sqlite3", "GPKG"),
+    Format("PMTiles", (".pmtiles",), _write_pmtiles, None, "application/vnd.pmtiles", "PMTiles"),
 )
 """What writes and reads a layer: the first that has its suffix."""
 
@@ -175,6 +190,29 @@ def format_of(path: Path) -> Format:
     known = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
     msg = f"{path}: its suffix stands for no format; choose one of {known}"
     raise OptionError(msg)
+
+
+ALWAYS = (".geojson", ".parquet")
+"""Formats of a run's footprints that nobody needs to ask for."""
+
+
+def layers_of(formats: Iterable[str]) -> tuple[str, ...]:
+    """Names of the files of a run's footprints in further formats, `gpkg` or `fgb`; each once, sorted.
+
+    Raises `OptionError` for one that none has, or that GDAL lacks.
+    """
+    names = {f"footprints.{each.strip().removeprefix('.').lower()}" for each in formats}
+    for name in names:
+        format_of(Path(name))
+    return tuple(sorted(name for name in names if not name.endswith(ALWAYS)))
+
+
+def remove_layers(folder: Path) -> None:
+    """Remove a run's footprints in further formats."""
+    for each in FORMATS:
+        for suffix in each.suffixes:
+            if suffix not in ALWAYS:
+                (folder / f"footprints{suffix}").unlink(missing_ok=True)
 
 
 def write_layer(frame: gpd.GeoDataFrame, path: Path, about: About | None = None) -> None:
