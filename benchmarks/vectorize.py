@@ -62,8 +62,14 @@ def footprints(count: int) -> gpd.GeoDataFrame:
         "area_m2": shapely.area(shapes).round(2),
         "perimeter_m": shapely.length(shapes).round(2),
         "confidence": rng.random(count).round(4),
+        "confidence_min": rng.random(count).round(4),
+        "edge_sharpness": rng.random(count).round(4),
         "touches_nodata": False,
+        "touches_edge": False,
+        "vertices": 12,
+        "orientation_deg": (180 * rng.random(count)).round(1),
         "scene": "town",
+        "model": "buildings",
     }
     return gpd.GeoDataFrame(columns, geometry=shapes, crs=EPSG)
 

@@ -152,8 +152,8 @@ class OneLayer:
             views[place] = self._verdict.views[unit]
             if (change := self._changes.of(unit)) is not None:
                 geometry[place], values = change
-                for name in columns:
-                    columns[name][place] = values[name]
+                for name, column in columns.items():
+                    column[place] = values[name]
         frame = pd.DataFrame(frame.drop(columns="geometry")).assign(**columns, views=views)
         frame["id"] = f"{view.scene}/" + frame["id"]
         return gpd.GeoDataFrame(frame, geometry=geometry, crs=self.crs)
@@ -347,9 +347,13 @@ def _pieces(number: int, view: View, frame: gpd.GeoDataFrame, crs: CRS, keep: Ke
         merit=view.depth(pixels) if keep == "edge" else merit,
         area=frame["area_m2"].to_numpy(np.float64),
         confidence=confidence,
-        least=frame["confidence_min"].to_numpy(np.float64) if "confidence_min" in frame else np.full(len(frame), np.nan),
+        least=frame["confidence_min"].to_numpy(np.float64)
+        if "confidence_min" in frame
+        else np.full(len(frame), np.nan),
         touches=touches,
-        at_edge=frame["touches_edge"].to_numpy(np.int8) if "touches_edge" in frame else np.full(len(frame), -1, np.int8),
+        at_edge=frame["touches_edge"].to_numpy(np.int8)
+        if "touches_edge" in frame
+        else np.full(len(frame), -1, np.int8),
         bounds=shapely.bounds(geometry),
         label=frame["class"].to_numpy(object),
         geometry=geometry,

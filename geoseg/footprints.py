@@ -19,6 +19,7 @@ import shapely
 from pyproj import CRS, Transformer
 
 from geoseg.io.vectors import to_world
+from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, WGS84, crs_of, ground_resolution
 from geoseg.regularise import regularised, without_overlaps
@@ -152,8 +153,8 @@ def footprints(
     * id: `r<row>c<col>` of the first pixel; class, area_m2, perimeter_m;
     * confidence, confidence_min: the mean and the least probability of the pixels inside, 0..1;
     * edge_sharpness: by how much the probability rises across the outline, on average over the pixels' sides beyond
-      which lies another class: that of the pixel inside and of the one beyond, less 1; 0 where the network is undecided,
-      1 where it is sure on both sides. NaN where no such side is known;
+      which lies another class: that of the pixel inside and of the one beyond, less 1. It is 0 where the network is
+      undecided, 1 where it is sure on both sides, NaN where no such side is known, as of a house with others all around;
     * touches_nodata, touches_edge (of the scene); regularised, if that was asked for;
     * vertices, orientation_deg: see `shape_of`;
     * scene, datetime, model.
@@ -195,6 +196,7 @@ def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
     return frame_of({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
 
 
+@no_collecting()
 def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     """Columns of the objects that are kept; what is the same for all of a scene comes at the end."""
     objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
@@ -231,6 +233,7 @@ def _certainty(objects: Objects) -> dict[str, NDArray[Any]]:
     }
 
 
+@no_collecting()
 def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
     """The columns of all objects as footprints, sorted by their first pixel."""
     order = np.lexsort((columns["col"], columns["row"]))

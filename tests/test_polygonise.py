@@ -201,9 +201,7 @@ def test_every_pixel_a_window_of_its_own(background: int | None) -> None:
     assert_identical(polygonise_cover(labels, windows, background, None), whole)
 
 
-def edge_of(
-    owned: NDArray[np.bool_], labels: NDArray[np.uint8], confidence: NDArray[np.uint8]
-) -> tuple[int, int]:
+def edge_of(owned: NDArray[np.bool_], labels: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> tuple[int, int]:
     """Confidence on both sides of an outline, and how many sides there are, pixel by pixel."""
     total = count = 0
     for row, col in np.argwhere(owned):

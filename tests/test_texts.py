@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 DEGREES = st.integers(-180 * STEPS, 180 * STEPS)
 
 
-@given(st.lists(st.integers(-(10**17), 10**17), max_size=30), st.integers(1, 5))
-@example([0, -1, 1, 9, 10, -10, 99999, 100000, 10**17], 4)
+@given(st.lists(st.integers(-(10**15), 10**15), max_size=30), st.integers(1, 5))
+@example([0, -1, 1, 9, 10, -10, 99999, 100000, 10**15], 4)
 def test_decimals_are_read_back(numbers: list[int], digits: int) -> None:
     values = np.array(numbers, np.float64) / 10.0**digits
     texts = decimal_texts(values, digits).to_pylist()
     assert [float(text) for text in texts] == [round(value, digits) for value in values.tolist()]
-    assert all(text == str(json.loads(text)) or abs(float(text)) >= 1e15 or abs(float(text)) < 1e-3 for text in texts)
+    assert all(text == str(float(text)) or abs(float(text)) < 1e-3 for text in texts)
     for text in texts:
         whole, _, part = text.partition(".")
         assert 1 <= len(part) <= digits
@@ -75,12 +75,12 @@ def test_what_is_surely_valid_is(polygons: list[shapely.Polygon]) -> None:
     st.integers(0, 2**20),
     st.sampled_from([(85.5, 27.6), (-179.99, -89.9), (0.0, 0.0), (-0.00005, 0.00002), (9.9999, 99.9 - 10)]),
     st.floats(1e-6, 1e-3),
-    st.booleans(),
+    st.sampled_from([-1, 1]),
 )
-def test_rings_with_holes_are_as_geos_turns_them(seed: int, place: tuple[float, float], side: float, down: bool) -> None:  # noqa: FBT001  # hypothesis
+def test_rings_with_holes_are_as_geos_turns_them(seed: int, place: tuple[float, float], side: float, up: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 3, (9, 12)).astype(np.uint8)
     polygons = polygonise_whole(labels, background=None).geometry
-    sign = np.array([side, -side if down else side])
+    sign = np.array([side, side * up])
     frame = gpd.GeoDataFrame(geometry=shapely.transform(polygons, lambda xy: xy * sign + np.array(place)), crs=4326)
     texts = vectors._geometry_texts(frame).to_pylist()
     expected = shapely.to_geojson(vectors.to_lonlat(frame))

@@ -27,6 +27,9 @@ _POINT: Final = 29
 _HEAD: Final = np.frombuffer(b'{"type":"Polygon","coordinates":[', np.uint8).copy()
 _LONGEST: Final = 21  # of a number: its sign, nineteen digits, a point
 
+_TEN, _ZERO, _LEAST = 10, 48, 3
+"""The base of numbers, the byte of the digit 0, and the edges of a triangle."""
+
 _FEW: Final = 40
 """Vertices of a ring up to which each of its edges is compared with each other one."""
 
@@ -57,7 +60,7 @@ def polygon_texts(shapes: Ragged) -> tuple[pa.Array, NDArray[np.bool_]]:
 
 
 def decimal_texts(values: NDArray[np.float64], digits: int) -> pa.Array:
-    """Finite numbers (n,) with so many decimals at most, and one at least; they are below 10**(18 - digits)."""
+    """Finite numbers (n,) with so many decimals at most, and one at least; they are below 10**(15 - digits)."""
     whole = np.rint(values * 10.0**digits).astype(np.int64)
     buffer, ends = np.empty(_LONGEST * len(values), np.uint8), np.zeros(len(values) + 1, np.int64)
     _write_decimals(whole, digits, buffer, ends)
@@ -79,8 +82,8 @@ def _write_decimals(numbers: _Ints, digits: int, buffer: _Bytes, ends: _Ints) ->
         whole = value // steps
         part = value - whole * steps
         left, length = whole, 1
-        while left >= 10:
-            left //= 10
+        while left >= _TEN:
+            left //= _TEN
             length += 1
         for each in range(at + length - 1, at - 1, -1):
             buffer[each] = 48 + whole % 10
@@ -92,14 +95,14 @@ def _write_decimals(numbers: _Ints, digits: int, buffer: _Bytes, ends: _Ints) ->
             part //= 10
         first = at + 1
         at += digits
-        while at > first and buffer[at] == 48:
+        while at > first and buffer[at] == _ZERO:
             at -= 1
         at += 1
         ends[place + 1] = at
 
 
 @Compiled
-def _write_polygons(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no others
+def _write_polygons(  # noqa: C901, PLR0912  # compiled functions call no others
     xy: _Ints, rings: _Ints, polygons: _Ints, head: _Bytes, buffer: _Bytes, ends: _Ints
 ) -> None:
     at = 0
@@ -134,10 +137,10 @@ def _write_polygons(  # noqa: C901, PLR0912, PLR0915  # compiled functions call 
                         value = -value
                     whole = value // STEPS
                     part = value - whole * STEPS
-                    if whole >= 100:
+                    if whole >= _TEN * _TEN:
                         buffer[at] = 48 + whole // 100
                         at += 1
-                    if whole >= 10:
+                    if whole >= _TEN:
                         buffer[at] = 48 + whole // 10 % 10
                         at += 1
                     buffer[at] = 48 + whole % 10
@@ -148,7 +151,7 @@ def _write_polygons(  # noqa: C901, PLR0912, PLR0915  # compiled functions call 
                             buffer[each] = 48 + part % 10
                             part //= 10
                         at += DIGITS
-                        while buffer[at] == 48:
+                        while buffer[at] == _ZERO:
                             at -= 1
                         at += 1
                     buffer[at] = 93 if axis else 44
@@ -172,7 +175,7 @@ def _is_simple(  # noqa: C901  # compiled functions call no others
             continue
         first, stop = rings[polygons[polygon]], rings[polygons[polygon] + 1]
         edges = stop - first - 1
-        if edges < 3 or edges > _FEW:
+        if not _LEAST <= edges <= _FEW:
             continue
         good = True
         wide = 0

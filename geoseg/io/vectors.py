@@ -8,7 +8,7 @@ import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, groupby, islice, pairwise, repeat
+from itertools import chain, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -333,8 +333,14 @@ def _features(footprints: gpd.GeoDataFrame, before: str, behind: str) -> pa.Larg
 
 def _together(texts: Iterable[Any]) -> Iterator[Any]:
     """The same with fewer joints: what is one text for all, and follows another such, is one with it."""
-    for is_one, some in groupby(texts, lambda text: isinstance(text, str)):
-        yield from [_large("".join(some))] if is_one else some
+    so_far = ""
+    for text in texts:
+        if isinstance(text, str):
+            so_far += text
+            continue
+        yield from (_large(so_far), text)
+        so_far = ""
+    yield _large(so_far)
 
 
 def _large(text: str) -> pa.Scalar:
@@ -364,7 +370,7 @@ def _json_of(rows: pd.DataFrame, name: str) -> pa.Array | str:
     return texts[0].as_py() if pc.all(pc.equal(texts, texts[0])).as_py() else texts
 
 
-_DECIMALS, _WHOLE = 4, 1e13
+_DECIMALS, _WHOLE = 4, 1e11
 
 
 def _geometry_texts(footprints: gpd.GeoDataFrame) -> pa.Array:
@@ -408,7 +414,7 @@ def _lonlat_of(footprints: gpd.GeoDataFrame) -> NDArray[np.float64]:
 
 
 def _is_broken(rounded: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """(n,): which of geometries in longitude and latitude are none as they are: invalid, or as wide as half the earth."""
+    """(n,): which of geometries in longitude and latitude are none: invalid, or wider than half the earth."""
     west, _, east, _ = shapely.bounds(rounded).T if len(rounded) else np.zeros((4, 0))
     broken: NDArray[np.bool_] = (east - west > HALF_TURN) | ~shapely.is_valid(rounded)
     return broken
