@@ -35,6 +35,7 @@ from scipy import ndimage
 from shapely.geometry import shape
 
 from geoseg.io.layers import write_layer
+from geoseg.io.vectors import write_parquet
 from geoseg.memory import keep_freed_memory
 from geoseg.polygonise import polygonise_whole
 from geoseg.polygons import Shaping, trace
@@ -91,6 +92,14 @@ def write(count: int, repeats: int, folder: Path) -> None:
         "GeoParquet": (
             lambda: write_layer(frame, folder / "ours.parquet"),
             lambda: frame.to_parquet(folder / "theirs.parquet", write_covering_bbox=True, compression="zstd"),
+        ),
+        "GeoParquet, geopandas with bbox": (
+            lambda: write_layer(frame, folder / "ours.parquet"),
+            lambda: frame.to_parquet(folder / "theirs.parquet", write_covering_bbox=True),
+        ),
+        "GeoParquet as a run writes it, in the order of the scene": (
+            lambda: write_parquet(frame, folder / "ours.parquet"),
+            lambda: frame.to_parquet(folder / "theirs.parquet", write_covering_bbox=True),
         ),
         "GeoParquet, geopandas without bbox and zstd": (
             lambda: write_layer(frame, folder / "ours.parquet"),

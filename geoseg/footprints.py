@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 SIMPLIFY_PIXELS = 1.0
 
+MOST_CUT = 0.1
+"""Share of a regular building that may be cut where it would lie over a larger one; otherwise that one is cut."""
+
 SURELY_SMALLER = 0.25
 """Objects whose pixels cover less than this share of the least area are dropped before they are measured exactly."""
 
@@ -154,7 +157,7 @@ def footprints(
     * confidence, confidence_min: the mean and the least probability of the pixels inside, 0..1;
     * edge_sharpness: by how much the probability rises across the outline, on average over the pixels' sides beyond
       which lies another class: that of the pixel inside and of the one beyond, less 1. It is 0 where the network is
-      undecided, 1 where it is sure on both sides, NaN where no such side is known, as of a house with others all around;
+      undecided, 1 where it is sure on both sides, NaN where no such side is known, as for a house among others;
     * touches_nodata, touches_edge (of the scene); regularised, if that was asked for;
     * vertices, orientation_deg: see `shape_of`;
     * scene, datetime, model.
@@ -257,7 +260,12 @@ def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame
 
 def _keep_apart(columns: dict[str, NDArray[Any]], layer: Layer) -> None:
     """Cut what straight walls have brought over those of other blocks, and measure it again."""
-    apart, cut = without_overlaps(columns["geometry"], firm=~columns["regularised"])
+    before, firm = columns["geometry"], ~columns["regularised"]
+    apart, cut = without_overlaps(before, firm=firm)
+    # a shed beside a hall is not to lose its wall, where the hall loses a sliver
+    hurt = shapely.area(apart) < (1 - MOST_CUT) * shapely.area(before)
+    if hurt.any():
+        apart, cut = without_overlaps(before, firm=firm | hurt)
     columns["geometry"] = apart
     for name, values in shape_of(apart[cut], layer.geobox)[1].items():
         columns[name][cut] = values

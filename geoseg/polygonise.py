@@ -519,11 +519,11 @@ def _renumber_border(border: Border, kept: _Bools) -> Border:
 def _vertices(runs: Runs, component: NDArray[np.int32], window: Window) -> Vertices:
     """All corners of all components, sorted by component, row, column."""
     start = np.append(runs.start, len(runs.flat))
-    part, row, col, mask = _find_corners(start, component, _IS_CORNER, runs.width)
+    found = _find_corners(start, component, _IS_CORNER, runs.width)
+    part, row, col, mask = _by_part(*found, int(component.max(initial=-1)) + 1)
     row += np.int32(window.row_start)
     col += np.int32(window.col_start)
-    found = Vertices(part, row, col, mask)
-    return found.select(_order(part.astype(np.int64)))
+    return Vertices(part, row, col, mask)
 
 
 @Compiled
@@ -586,13 +586,23 @@ def _find_corners(  # noqa: C901  # compiled functions call no others
     return part[:count].copy(), row[:count].copy(), col[:count].copy(), mask[:count].copy()
 
 
-def _order(key: _Ints) -> _Ints:
-    """Stable argsort of numbers from 0 on."""
-    count = len(key)
-    if count and int(key.max()) < np.iinfo(np.int64).max // count:
-        # Distinct numbers that hold their own places sort several times as fast.
-        return np.sort(key * count + np.arange(count)) % count
-    return np.argsort(key, kind="stable")
+@Compiled
+def _by_part(
+    part: NDArray[np.int32], row: NDArray[np.int32], col: NDArray[np.int32], mask: NDArray[np.uint8], count: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
+    """The same corners, those of each of `count` parts together and in their order; by counting."""
+    place = np.zeros(count + 1, np.int64)
+    for one in part:
+        place[one + 1] += 1
+    for one in range(count):
+        place[one + 1] += place[one]
+    parts, rows, cols, masks = np.empty_like(part), np.empty_like(row), np.empty_like(col), np.empty_like(mask)
+    for corner in range(len(part)):
+        one = part[corner]
+        at = place[one]
+        place[one] = at + 1
+        parts[at], rows[at], cols[at], masks[at] = one, row[corner], col[corner], mask[corner]
+    return parts, rows, cols, masks
 
 
 # --- rings -----------------------------------------------------------------------------------------------------------

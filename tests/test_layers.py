@@ -214,8 +214,13 @@ def test_parquet_lies_along_a_curve_and_is_read_by_window(tmp_path: Path, monkey
 def test_wkb_is_shapelys(rows: int) -> None:
     shapes = town().geometry.to_numpy()[:rows]
     plain = shapes[shapely.get_num_interior_rings(shapes) + (shapely.get_type_id(shapes) == 6) == 0]
-    for each in (shapes, plain):
+    whole = shapes[shapely.get_type_id(shapes) == 3]
+    for each in (shapes, plain, whole):
         assert wkb_of(each).to_pylist() == shapely.to_wkb(each, byte_order=1).tolist()
+        order = np.random.default_rng(rows).permutation(len(each))
+        assert wkb_of(each, order).to_pylist() == shapely.to_wkb(each[order], byte_order=1).tolist()
+    high = shapely.force_3d(plain, 5.0)
+    assert wkb_of(high).to_pylist() == shapely.to_wkb(high, byte_order=1).tolist()
 
 
 def test_geopackage_has_a_style_for_qgis(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
 from geoseg import polygonise as module
-from geoseg.polygonise import NODATA, Objects, Piece, _order, join, polygonise, polygonise_whole
+from geoseg.polygonise import NODATA, Objects, Piece, _by_part, join, polygonise, polygonise_whole
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -327,9 +327,13 @@ def test_a_piece_is_as_large_as_what_touches_its_border() -> None:
     assert len(pickle.dumps(piece)) < 4 * 4 * len(inner) + 2000
 
 
-@given(hnp.arrays(np.int64, st.integers(0, 30), elements=st.integers(0, 5) | st.integers(0, 2**62)))
-def test_sorting_is_stable_for_keys_of_any_size(key: NDArray[np.int64]) -> None:
-    np.testing.assert_array_equal(_order(key), np.argsort(key, kind="stable"))
+@given(hnp.arrays(np.int32, st.integers(0, 30), elements=st.integers(0, 5) | st.integers(0, 200)))
+def test_corners_of_a_part_come_together_in_their_order(part: NDArray[np.int32]) -> None:
+    row, col = np.arange(2 * len(part), dtype=np.int32).reshape(2, -1)
+    mask, order = row.astype(np.uint8), np.argsort(part, kind="stable")
+    found = _by_part(part, row.copy(), col.copy(), mask, int(part.max(initial=-1)) + 1)
+    for values, sorted_values in zip((part, row, col, mask), found, strict=True):
+        np.testing.assert_array_equal(sorted_values, values[order])
 
 
 def test_select_and_concatenate_keep_the_order() -> None:

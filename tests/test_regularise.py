@@ -18,7 +18,7 @@ from scipy import ndimage
 from test_vectors import LEGEND, covers
 
 from geoseg import regularise
-from geoseg.footprints import GroundSeparation, Layer, footprints
+from geoseg.footprints import GroundSeparation, Layer, _keep_apart, footprints
 from geoseg.polygonise import Objects, polygonise_whole
 from geoseg.regularise import Style, regularised, without_overlaps
 from geoseg.separate import Separation
@@ -244,6 +244,28 @@ def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> 
     assert frame["vertices"].tolist() == [
         len(p.exterior.coords) - 1 + sum(len(h.coords) - 1 for h in p.interiors) for p in shapes
     ]
+
+
+def test_a_hall_does_not_take_a_sheds_wall() -> None:
+    """Straightened, it lies over half of the shed beside it, a sliver of the hall. Else the smaller one gives way."""
+    place = np.array([334_000, 3_057_000])
+    hall, shed, hut = shapely.box(0, 0, 100, 80), shapely.box(98, 10, 102, 14), shapely.box(20, 79.9, 30, 90)
+    columns = {
+        "geometry": np.array([hall, shed, hut], object),
+        "regularised": np.ones(3, np.bool_),
+        **{name: np.zeros(3) for name in ("area_m2", "perimeter_m", "orientation_deg")},
+        "vertices": np.zeros(3, np.int64),
+    }
+    moved = {**columns, "geometry": shapely.transform(columns["geometry"], lambda xy: xy + place)}
+    layer = Layer(GeoBox((1000, 1000), BANEPA, 32645), LEGEND, "a", regularise=True)
+    _keep_apart(moved, layer)
+    shapes = shapely.transform(moved["geometry"], lambda xy: xy - place)
+    assert shapes[1].equals(shed)
+    assert shapes[0].area == pytest.approx(8000 - 8)
+    assert shapes[2].area == pytest.approx(10 * 10)
+    assert shapes[0].intersection(shapes[1]).area == shapes[0].intersection(shapes[2]).area == 0
+    assert moved["vertices"].tolist() == [8, 0, 4], "what is cut is measured again"
+    assert moved["area_m2"][[0, 2]] == pytest.approx([7992, 100], rel=1e-2)
 
 
 @pytest.mark.parametrize("turn", [0.0, 30.0, 100.0, 179.0])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, islice, pairwise, repeat
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -25,6 +24,7 @@ from rasterio.features import rasterize
 from geoseg.errors import OptionError
 from geoseg.io.store import cannot_write
 from geoseg.io.texts import DIGITS, STEPS, Ragged, decimal_texts, polygon_texts
+from geoseg.io.wkb import polygon_wkb
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
@@ -185,14 +185,20 @@ class _ParquetParts:
         table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
         plain = [name for name in table.column_names if pa.types.is_floating(table.schema.field(name).type)]
         repeated = [name for name in table.column_names if name not in plain]
-        table = table.append_column("geometry", wkb_of(geometry))
-        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in bounds.T], _SIDES))
+        table = table if order is None else table.take(order)
+        table = table.append_column("geometry", wkb_of(geometry, order))
+        sides = (bounds if order is None else bounds[order]).T
+        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in sides], _SIDES))
         if self._writer is None:
             ranged = [*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)]  # what a reader may skip rows by
             self._writer = pq.ParquetWriter(
-                self._path, table.schema, compression="zstd", use_dictionary=repeated, write_statistics=ranged
+                self._path,
+                table.schema,
+                compression="zstd",
+                use_dictionary=[name for name in repeated if name != "id"],  # no two are equal
+                write_statistics=ranged,
             )
-        self._writer.write_table(table if order is None else table.take(order), row_group_size=ROWS_TOGETHER)
+        self._writer.write_table(table, row_group_size=ROWS_TOGETHER)
         self._crs = footprints.crs
         self._types |= set(np.unique(shapely.get_type_id(geometry)).tolist())
         self._bounds = np.concatenate([self._bounds, _around(bounds)])
@@ -208,35 +214,15 @@ _GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
     1: "LineString",
 }
 
-_WKB_HEAD = 13
-"""Bytes of a polygon of one ring before its coordinates: byte order, type, rings, vertices."""
 
-
-def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
-    """Geometries as WKB, little endian. Polygons without holes of as many vertices are put together all at once."""
-    plain = _is_plain(geometry)
-    if not plain.all() or not len(geometry):
-        return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
-    count = shapely.get_num_coordinates(geometry)
-    order = np.argsort(count, kind="stable")
-    alike = np.flatnonzero(np.append(True, np.diff(count[order]) != 0))  # numpy's
-    xy = shapely.get_coordinates(geometry if len(alike) == 1 else geometry[order])
-    parts, done = [], 0
-    for first, stop in pairwise((*alike, len(order))):
-        rows, vertices = stop - first, int(count[order[first]])
-        content = np.empty((rows, _WKB_HEAD + 16 * vertices), np.uint8)
-        content[:, :_WKB_HEAD] = np.frombuffer(struct.pack("<BIII", 1, 3, 1, vertices), np.uint8)
-        whole = np.ascontiguousarray(xy[done : done + rows * vertices], "<f8").view(np.uint8)
-        content[:, _WKB_HEAD:] = whole.reshape(rows, -1)
-        done += rows * vertices
-        offsets = np.arange(rows + 1, dtype=np.int64) * content.shape[1]
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
-        parts.append(pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers))
-    if len(parts) == 1:
-        return parts[0].cast(pa.binary())
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return pa.concat_arrays(parts).take(pa.array(place)).cast(pa.binary())
+def wkb_of(geometry: NDArray[np.object_], order: NDArray[np.int64] | None = None) -> pa.Array:
+    """Geometries as WKB, little endian, as they are or in another order; polygons are put together all at once."""
+    is_polygon = (shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(geometry)
+    if not is_polygon.all() or shapely.has_z(geometry).any() or not len(geometry):
+        return pa.array(shapely.to_wkb(geometry if order is None else geometry[order], byte_order=1), pa.binary())
+    rings, polygons = _offsets(geometry)
+    order = np.arange(len(geometry)) if order is None else order
+    return polygon_wkb(shapely.get_coordinates(geometry), rings, polygons, order)
 
 
 def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
