@@ -185,10 +185,8 @@ class _ParquetParts:
         table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
         plain = [name for name in table.column_names if pa.types.is_floating(table.schema.field(name).type)]
         repeated = [name for name in table.column_names if name not in plain]
-        table = table if order is None else table.take(order)
-        table = table.append_column("geometry", wkb_of(geometry, order))
-        sides = (bounds if order is None else bounds[order]).T
-        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in sides], _SIDES))
+        table = table.append_column("geometry", wkb_of(geometry))
+        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in bounds.T], _SIDES))
         if self._writer is None:
             ranged = [*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)]  # what a reader may skip rows by
             self._writer = pq.ParquetWriter(
@@ -198,7 +196,7 @@ class _ParquetParts:
                 use_dictionary=[name for name in repeated if name != "id"],  # no two are equal
                 write_statistics=ranged,
             )
-        self._writer.write_table(table, row_group_size=ROWS_TOGETHER)
+        self._writer.write_table(table if order is None else table.take(order), row_group_size=ROWS_TOGETHER)
         self._crs = footprints.crs
         self._types |= set(np.unique(shapely.get_type_id(geometry)).tolist())
         self._bounds = np.concatenate([self._bounds, _around(bounds)])
@@ -215,14 +213,13 @@ _GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
 }
 
 
-def wkb_of(geometry: NDArray[np.object_], order: NDArray[np.int64] | None = None) -> pa.Array:
-    """Geometries as WKB, little endian, as they are or in another order; polygons are put together all at once."""
+def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
+    """Geometries as WKB, little endian; polygons are put together all at once."""
     is_polygon = (shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(geometry)
     if not is_polygon.all() or shapely.has_z(geometry).any() or not len(geometry):
-        return pa.array(shapely.to_wkb(geometry if order is None else geometry[order], byte_order=1), pa.binary())
+        return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
     rings, polygons = _offsets(geometry)
-    order = np.arange(len(geometry)) if order is None else order
-    return polygon_wkb(shapely.get_coordinates(geometry), rings, polygons, order)
+    return polygon_wkb(shapely.get_coordinates(geometry), rings, polygons)
 
 
 def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:

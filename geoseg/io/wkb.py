@@ -1,4 +1,4 @@
-"""Polygons as WKB, little endian, in any order: written into one buffer by a compiled loop."""
+"""Polygons as WKB, little endian: written into one buffer by a compiled loop."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _Ints: TypeAlias = "NDArray[np.int64]"
 _Bytes: TypeAlias = "NDArray[np.uint8]"
 
 
-def polygon_wkb(xy: NDArray[np.float64], rings: _Ints, polygons: _Ints, order: _Ints) -> pa.Array:
-    """Polygons, as `Ragged` has them but in coordinates (vertices, 2), in another order (n,): an array of binaries."""
+def polygon_wkb(xy: NDArray[np.float64], rings: _Ints, polygons: _Ints) -> pa.Array:
+    """An array of binaries (n,): polygons of vertices (vertices, 2), and where rings and polygons begin among them."""
     length = 9 + 4 * np.diff(polygons) + 16 * np.diff(rings[polygons])
-    ends = np.append(0, np.cumsum(length[order]))
+    ends = np.append(0, np.cumsum(length))
     buffer = np.empty(ends[-1], np.uint8)
-    points = np.ascontiguousarray(xy, "<f8").view(np.uint8)
-    _write(points, rings, polygons, order, buffer)
+    points = np.ascontiguousarray(xy, "<f8").view(np.uint8).ravel()
+    _write(points, rings, polygons, buffer)
     buffers = [pa.py_buffer(ends), pa.py_buffer(buffer)]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(order), [None, *buffers]).cast(pa.binary())
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(length), [None, *buffers]).cast(pa.binary())
 
 
 @Compiled
-def _write(points: _Bytes, rings: _Ints, polygons: _Ints, order: _Ints, buffer: _Bytes) -> None:
-    """`points` (vertices, 16): bytes of both coordinates."""
+def _write(points: _Bytes, rings: _Ints, polygons: _Ints, buffer: _Bytes) -> None:
+    """`points`: the bytes of all vertices' coordinates, 16 for each."""
     at = 0
-    for polygon in order:
+    for polygon in range(len(polygons) - 1):
         first, stop = polygons[polygon], polygons[polygon + 1]
         buffer[at], buffer[at + 1] = 1, 3  # little endian, a polygon
         buffer[at + 2 : at + 5] = 0
@@ -45,7 +45,7 @@ def _write(points: _Bytes, rings: _Ints, polygons: _Ints, order: _Ints, buffer: 
             for byte in range(4):
                 buffer[at + byte] = count >> 8 * byte & 255
             at += 4
-            for point in range(begin, end):
-                for byte in range(16):
-                    buffer[at + byte] = points[point, byte]
-                at += 16
+            ring_bytes, there = points[16 * begin : 16 * end], buffer[at : at + 16 * count]
+            for byte in range(len(there)):  # so that it is one copy
+                there[byte] = ring_bytes[byte]
+            at += 16 * count
