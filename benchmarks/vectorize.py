@@ -35,6 +35,7 @@ from scipy import ndimage
 from shapely.geometry import shape
 
 from geoseg.io.layers import write_layer
+from geoseg.io.vectors import write_parquet
 from geoseg.memory import keep_freed_memory
 from geoseg.polygonise import polygonise_whole
 from geoseg.polygons import Shaping, trace
@@ -62,8 +63,14 @@ def footprints(count: int) -> gpd.GeoDataFrame:
         "area_m2": shapely.area(shapes).round(2),
         "perimeter_m": shapely.length(shapes).round(2),
         "confidence": rng.random(count).round(4),
+        "confidence_min": rng.random(count).round(4),
+        "edge_sharpness": rng.random(count).round(4),
         "touches_nodata": False,
+        "touches_edge": False,
+        "vertices": 12,
+        "orientation_deg": (180 * rng.random(count)).round(1),
         "scene": "town",
+        "model": "buildings",
     }
     return gpd.GeoDataFrame(columns, geometry=shapes, crs=EPSG)
 
@@ -85,6 +92,14 @@ def write(count: int, repeats: int, folder: Path) -> None:
         "GeoParquet": (
             lambda: write_layer(frame, folder / "ours.parquet"),
             lambda: frame.to_parquet(folder / "theirs.parquet", write_covering_bbox=True, compression="zstd"),
+        ),
+        "GeoParquet, geopandas with bbox": (
+            lambda: write_layer(frame, folder / "ours.parquet"),
+            lambda: frame.to_parquet(folder / "theirs.parquet", write_covering_bbox=True),
+        ),
+        "GeoParquet as a run writes it, in the order of the scene": (
+            lambda: write_parquet(frame, folder / "ours.parquet"),
+            lambda: frame.to_parquet(folder / "theirs.parquet", write_covering_bbox=True),
         ),
         "GeoParquet, geopandas without bbox and zstd": (
             lambda: write_layer(frame, folder / "ours.parquet"),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from geoseg.catalog import Scene, find_model
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
@@ -29,6 +29,7 @@ from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
 from geoseg.globe import outline_of
 from geoseg.io.catalogs import Fault, SceneRef
+from geoseg.io.layers import layers_of
 from geoseg.io.masks import in_full
 from geoseg.io.mosaics import mosaic, written
 from geoseg.io.scenes import scene_of
@@ -142,6 +143,9 @@ class RunJob(Strict):
         "name, l1c, l2a, or l2a,SCALE,OFFSET",
     )
     zarr: bool = Field(default=False, description="write the maps as a Zarr store with overviews, too: labels.zarr")
+    formats: tuple[str, ...] = Field(
+        default=(), description="further formats of footprints, by their suffix, such as [gpkg, fgb, pmtiles]"
+    )
     stride: int | None = Field(default=None, gt=0, description="pixels from one patch to the next; None: the model's")
     tile: int | None = Field(
         default=None, gt=0, description="side of a tile in pixels, which never changes the result; None: chosen"
@@ -155,6 +159,12 @@ class RunJob(Strict):
     cluster: str = Field(
         default="local", description="local, processes:N, tcp://host:port or a recipe (YAML); --cluster goes before it"
     )
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        layers_of(formats)
+        return formats
 
     def segment_job(self, scene: str, out: Path, data: Path, collection: str) -> SegmentJob:
         """The job of one scene."""
@@ -174,6 +184,7 @@ class RunJob(Strict):
             "crs",
             "output_grid",
             "zarr",
+            "formats",
             "mask_clouds",
         )
         mask = None if self.mask is None else in_full(self.mask, data)
@@ -411,17 +422,17 @@ class _Looker:
         try:
             asked = self.job.segment_job(path, self.out, self.data, self.collection)
             planned = self.fitting.fit(look(replace(asked, overwrite=self.overwrite), scene, self.model))
-            return SceneEntry(SceneOrder.of(planned), self._state(planned.folder, planned.parameters))
+            return SceneEntry(SceneOrder.of(planned), self._state(planned))
         except GeosegError as error:
             return Fault(name, str(error))
 
-    def _state(self, folder: Path, parameters: dict[str, Any]) -> State:
-        before = job_of(folder)
+    def _state(self, planned: Plan) -> State:
+        before = job_of(planned.folder)
         if before is None:
             return "new"
-        if self.overwrite or before != parameters:
+        if self.overwrite or before != planned.parameters:
             return "changed"
-        return "complete" if is_complete(folder, parameters, zarr=self.job.zarr) else "begun"
+        return "complete" if is_complete(planned.folder, planned.parameters, planned.job) else "begun"
 
 
 def workers_of(cluster: str) -> int | None:

@@ -78,6 +78,10 @@ class Results(Protocol):
         """
         ...
 
+    def columns(self) -> frozenset[str]:
+        """What the footprints tell of themselves."""
+        ...
+
     def valid(self, window: Window, shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """(y, x): which pixels of a window inside the scene have a label; fewer of them, evenly, in another shape."""
         ...

@@ -37,7 +37,7 @@ from geoseg.borders import (
     transformed,
 )
 from geoseg.errors import OptionError
-from geoseg.footprints import measure
+from geoseg.footprints import COLUMNS, measure, shape_of
 from geoseg.io.vectors import to_pixels, to_world
 from geoseg.jobs import Strict
 from geoseg.runs import connect
@@ -122,17 +122,21 @@ class OneLayer:
     def frames(self, observe: Observe = lambda _stage, _done, _total: None) -> Iterator[gpd.GeoDataFrame]:
         """All footprints, a part at a time: by scene, each in the order of its file. One frame at least.
 
-        Columns: as in a scene's footprints, the id being `<scene>/<id>`, and `views`: how many scenes saw it or a
-        piece of it.
+        Columns: those that any scene's footprints have, the id being `<scene>/<id>`, and `views`: how many scenes saw
+        it or a piece of it. Of an outline that is another than any scene's, the numbers are new: its shape is measured,
+        its confidence is that of its pieces (the mean, by their areas, and the least), it touches what a piece does, it
+        is not `regularised`, and its `edge_sharpness`, which only pixels tell, is not known. Nor is what an older
+        result does not tell.
         """
-        dated = any(view.datetime is not None for view in self.views)
+        there = set().union(*(view.results.columns() for view in self.views))
+        untold = {name for name in there for view in self.views if name not in view.results.columns()}
         for number, view in enumerate(self.views):
             observe("merging", number, len(self.views))
             for frame in view.results.footprints():
-                yield self._merged(number, frame, dated=dated)
+                yield self._merged(number, _completed(frame, view, there, untold))
         observe("merging", len(self.views), len(self.views))
 
-    def _merged(self, number: int, frame: gpd.GeoDataFrame, *, dated: bool) -> gpd.GeoDataFrame:
+    def _merged(self, number: int, frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         """What of a part of a scene's footprints is in the layer."""
         view, nodes = self.views[number], self._nodes
         node = nodes.find(number, keys_of(frame["id"]))
@@ -140,7 +144,7 @@ class OneLayer:
         stays = np.ones(len(frame), bool)
         stays[known] = self._verdict.leads[node[known]] & ~self._changes.vanished[self._verdict.unit[node[known]]]
         frame, node = frame[stays].reset_index(drop=True), node[stays]
-        columns = {name: frame[name].to_numpy(copy=True) for name in Changes.COLUMNS}
+        columns = {name: frame[name].array.copy() for name in CHANGING if name in frame}
         views = np.ones(len(frame), np.int64)
         geometry = transformed(frame.geometry.to_numpy(), view.crs, self.crs).copy()
         for place in np.flatnonzero(node >= 0):
@@ -148,15 +152,41 @@ class OneLayer:
             views[place] = self._verdict.views[unit]
             if (change := self._changes.of(unit)) is not None:
                 geometry[place], values = change
-                for name, value in values.items():
-                    columns[name][place] = value
+                for name, column in columns.items():
+                    column[place] = values[name]
         frame = pd.DataFrame(frame.drop(columns="geometry")).assign(**columns, views=views)
         frame["id"] = f"{view.scene}/" + frame["id"]
-        if dated and view.datetime is None:
-            frame["datetime"] = pd.Series([None] * len(frame), dtype="datetime64[us, UTC]")
-        first = [name for name in frame.columns if name not in {"scene", "datetime", "views"}]
-        order = [*first, "scene", *(["datetime"] if dated else []), "views"]
-        return gpd.GeoDataFrame(frame[order], geometry=geometry, crs=self.crs)
+        return gpd.GeoDataFrame(frame, geometry=geometry, crs=self.crs)
+
+
+CHANGING = (
+    *("area_m2", "perimeter_m", "confidence", "confidence_min", "edge_sharpness", "touches_nodata", "touches_edge"),
+    *("regularised", "vertices", "orientation_deg"),
+)
+"""Columns that are others where an outline is."""
+
+
+def _completed(frame: gpd.GeoDataFrame, view: View, there: set[str], untold: set[str]) -> gpd.GeoDataFrame:
+    """A part of a scene's footprints with all columns that are `there`, some of which are `untold` by some scene.
+
+    What can be found out again is; the rest is null, and in types that have one for all scenes.
+    """
+    missing = [name for name in COLUMNS if name in there and name not in frame]
+    added: dict[str, Any] = {}
+    if {"vertices", "orientation_deg"} & set(missing):
+        added |= shape_of(frame.geometry.to_numpy(), view.geobox, view.crs)[1]
+    nothing: dict[str, tuple[object, Any]] = {
+        "touches_edge": (None, "boolean"),
+        "regularised": (False, bool),
+        "datetime": (None, "datetime64[us, UTC]"),
+        "model": (None, str),
+    }
+    for name in missing:
+        value, kind = nothing.get(name, (np.nan, np.float64))
+        frame = frame.assign(**{name: added.get(name, pd.Series([value] * len(frame), index=frame.index, dtype=kind))})
+    if "touches_edge" in untold:
+        frame = frame.astype({"touches_edge": "boolean"})
+    return frame[[*(name for name in COLUMNS if name in there), "geometry"]]
 
 
 def one_layer(
@@ -228,7 +258,11 @@ class Nodes:
     area: NDArray[np.float64]
     """Square metres."""
     confidence: NDArray[np.float64]
+    least: NDArray[np.float64]
+    """Confidence of the least confident pixel; NaN where it is not told."""
     touches: NDArray[np.bool_]
+    at_edge: NDArray[np.int8]
+    """1 if it touches its scene's edge, 0 if not, -1 where it is not told."""
     bounds: NDArray[np.float64]
     """(n, 4), in the layer's CRS."""
 
@@ -244,6 +278,18 @@ class Nodes:
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """One after the other."""
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def together(self, members: list[int]) -> dict[str, Any]:
+        """What some of them say of themselves as one."""
+        weights, edge = self.area[members], self.at_edge[members]
+        confidence = float(np.average(self.confidence[members], weights=np.maximum(weights, 1e-9)))
+        return {
+            "confidence": round(confidence, 4),
+            "confidence_min": float(self.least[members].min()),
+            "edge_sharpness": math.nan,
+            "touches_nodata": bool(self.touches[members].any()),
+            "touches_edge": True if edge.max() > 0 else None if edge.min() < 0 else False,
+        }
 
     def find(self, view: int, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places of a scene's footprints among these, which are sorted by scene and key; -1 for those not here."""
@@ -301,7 +347,13 @@ def _pieces(number: int, view: View, frame: gpd.GeoDataFrame, crs: CRS, keep: Ke
         merit=view.depth(pixels) if keep == "edge" else merit,
         area=frame["area_m2"].to_numpy(np.float64),
         confidence=confidence,
+        least=frame["confidence_min"].to_numpy(np.float64)
+        if "confidence_min" in frame
+        else np.full(len(frame), np.nan),
         touches=touches,
+        at_edge=frame["touches_edge"].to_numpy(np.int8)
+        if "touches_edge" in frame
+        else np.full(len(frame), -1, np.int8),
         bounds=shapely.bounds(geometry),
         label=frame["class"].to_numpy(object),
         geometry=geometry,
@@ -393,8 +445,8 @@ _Found: TypeAlias = tuple[Nodes, Nodes, "NDArray[np.int8]", "NDArray[np.float64]
 def _collect(found: Sequence[_Found]) -> tuple[Nodes, Pairs]:
     if not found:
         empty = np.zeros(0, np.int64)
-        none, false = np.zeros(0), np.zeros(0, bool)
-        nodes = Nodes(empty.astype(np.int32), empty, false, none, none, none, false, np.zeros((0, 4)))
+        none, false, edge = np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int8)
+        nodes = Nodes(empty.astype(np.int32), empty, false, none, none, none, none, false, edge, np.zeros((0, 4)))
         return nodes, Pairs(empty, empty, np.zeros(0, np.int8), np.zeros((0, 2)))
     every = Nodes.concatenate([*(first for first, *_ in found), *(second for _, second, *_ in found)])
     names = np.empty(len(every), [("view", np.int32), ("key", np.int64)])
@@ -534,17 +586,15 @@ def _views(nodes: Nodes, pairs: Pairs, unit: NDArray[np.int64], units: int) -> N
 class Changes:
     """Outlines and numbers that change: outlines in a file, numbers by unit."""
 
-    COLUMNS = ("area_m2", "perimeter_m", "confidence", "touches_nodata")
-
     def __init__(self, units: int, file: IO[bytes]) -> None:
         """Of so many units, with an empty file."""
         self._file = file
         self.vanished = np.zeros(units, bool)
         self._place = np.full((units, 2), -1, np.int64)
-        self._values: dict[int, tuple[Any, ...]] = {}
+        self._values: dict[int, dict[str, Any]] = {}
 
-    def put(self, unit: int, geometry: Any, *values: Any) -> None:
-        """The outline of a unit and its `COLUMNS`."""
+    def put(self, unit: int, geometry: Any, values: dict[str, Any]) -> None:
+        """The outline of a unit and what of it is `CHANGING`."""
         encoded = shapely.to_wkb(geometry)
         self._place[unit] = self._file.seek(0, 2), len(encoded)
         self._file.write(encoded)
@@ -556,7 +606,7 @@ class Changes:
         if start < 0:
             return None
         self._file.seek(start)
-        return shapely.from_wkb(self._file.read(length)), dict(zip(self.COLUMNS, self._values[unit], strict=True))
+        return shapely.from_wkb(self._file.read(length)), self._values[unit]
 
 
 def _reshape(
@@ -650,12 +700,9 @@ class _Shapes:
             return
         outline = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
         world = to_world(np.array([outline]), view.geobox)
-        (area,), (perimeter,) = measure(world, view.geobox)
-        weights, nodes = self._nodes.area[members], self._nodes
-        confidence = float(np.average(nodes.confidence[members], weights=np.maximum(weights, 1e-9)))
+        shape = {name: value for name, (value,) in shape_of(world, view.geobox)[1].items()}
         ground = transformed(world, view.crs, self._grid.crs)[0]
-        touches = bool(nodes.touches[members].any())
-        changes.put(unit, ground, round(float(area), 2), round(float(perimeter), 2), round(confidence, 4), touches)
+        changes.put(unit, ground, {**shape, **self._nodes.together(members), "regularised": False})
 
     def _lead(self, unit: int) -> int:
         return next(node for node in self._units.members[unit] if self._verdict.leads[node])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from geoseg import outlines
 from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
+from geoseg.io.layers import About, write_layer
 from geoseg.io.vectors import write_geojson, write_parquet
 from geoseg.io.zarr_maps import MAPS, write_zarr
 from geoseg.tiling import CHUNK
@@ -73,7 +74,7 @@ class Count:
 
 
 class Exports:
-    """labels.tif, confidence.tif, labels.zarr, footprints.geojson and footprints.parquet. Use it as a context manager.
+    """labels.tif, confidence.tif, labels.zarr, footprints.geojson and .parquet and more. Use it as a context manager.
 
     They follow the store from the moment of entering. Leaving with an error gives them up, with nothing half written.
     """
@@ -87,8 +88,13 @@ class Exports:
         observe: Observer,
         *,
         in_zarr: bool = False,
+        layers: Sequence[str] = (),
     ) -> None:
-        """`look` is that of the labels; `tags` go into both rasters. `in_zarr`: whether they go into one store, too."""
+        """`look` is that of the labels; `tags` go into both rasters. `in_zarr`: whether they go into one store, too.
+
+        `layers`: names of further files of footprints, see `geoseg.io.layers.layers_of`.
+        """
+        self._layers = layers
         self._store, self._layer, self._tags, self._in_zarr = store, layer, tags, in_zarr
         self._looks = {"confidence": CONFIDENCE, "labels": look}
         pixels = store.shape[0] * store.shape[1]
@@ -116,12 +122,16 @@ class Exports:
         return self._kept.result()
 
     def write_footprints(self) -> int:
-        """Write both files of footprints; how many they hold."""
+        """Write all files of footprints; how many each holds."""
         found, folder = assemble(self._outlined_windows(), self._layer), self._store.folder
         with ThreadPoolExecutor(1) as beside:
             parquet = beside.submit(write_parquet, found, folder / "footprints.parquet")
             write_geojson(found, folder / "footprints.geojson")
             parquet.result()
+        classes = self._layer.legend.classes
+        about = About(colours={c.name: c.colour for c in classes}, geobox=self._layer.geobox, image="labels.tif")
+        for name in self._layers:
+            write_layer(found, folder / name, about)
         return len(found)
 
     def _outlined_windows(self) -> Iterator[Outlined]:

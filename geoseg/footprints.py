@@ -19,6 +19,7 @@ import shapely
 from pyproj import CRS, Transformer
 
 from geoseg.io.vectors import to_world
+from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, WGS84, crs_of, ground_resolution
 from geoseg.regularise import regularised, without_overlaps
@@ -37,8 +38,31 @@ if TYPE_CHECKING:
 
 SIMPLIFY_PIXELS = 1.0
 
+MOST_CUT = 0.1
+"""Share of a regular building that may be cut where it would lie over a larger one; otherwise that one is cut."""
+
 SURELY_SMALLER = 0.25
 """Objects whose pixels cover less than this share of the least area are dropped before they are measured exactly."""
+
+
+COLUMNS = (
+    "id",
+    "class",
+    "area_m2",
+    "perimeter_m",
+    "confidence",
+    "confidence_min",
+    "edge_sharpness",
+    "touches_nodata",
+    "touches_edge",
+    "regularised",
+    "vertices",
+    "orientation_deg",
+    "scene",
+    "datetime",
+    "model",
+)
+"""Of footprints, in this order, besides their geometry: see `footprints`; those that are known."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +107,8 @@ class Layer:
     """Pixels from a corner at which the curve that rounds it begins at most; 0 = corners stay sharp."""
     regularise: bool = False
     """Whether outlines are given straight walls and right angles, see `geoseg.regularise`, where they agree with it."""
-    details: bool = False
-    """Whether footprints say of themselves what is easily found out again: see `frame_of`."""
+    model: str | None = None
+    """Name of the model that the labels are of, if one is known."""
 
     @cached_property
     def pixel_area(self) -> float:
@@ -127,8 +151,16 @@ def footprints(
     255 nodata. The result does not depend on how the scene is cut. Memory: the footprints kept and what lies on the
     seams. ValueError if a layer with a separation gets no score; without one a score is of no consequence.
 
-    Columns: id (`r<row>c<col>` of the first pixel), class, area_m2, perimeter_m, confidence (mean probability of the
-    pixels inside, 0..1), touches_nodata, scene, datetime (if known), geometry.
+    Columns, those of them that are known:
+
+    * id: `r<row>c<col>` of the first pixel; class, area_m2, perimeter_m;
+    * confidence, confidence_min: the mean and the least probability of the pixels inside, 0..1;
+    * edge_sharpness: by how much the probability rises across the outline, on average over the pixels' sides beyond
+      which lies another class: that of the pixel inside and of the one beyond, less 1. It is 0 where the network is
+      undecided, 1 where it is sure on both sides, NaN where no such side is known, as for a house among others;
+    * touches_nodata, touches_edge (of the scene); regularised, if that was asked for;
+    * vertices, orientation_deg: see `shape_of`;
+    * scene, datetime, model.
     """
     return assemble((outline(*part, layer=layer) for part in parts), layer)
 
@@ -167,6 +199,7 @@ def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
     return frame_of({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
 
 
+@no_collecting()
 def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     """Columns of the objects that are kept; what is the same for all of a scene comes at the end."""
     objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
@@ -177,80 +210,98 @@ def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     else:
         shapes = simplified(objects.geometry, objects.block, layer.simplify, layer.smooth, layer.is_valid)
     world = to_world(shapes, layer.geobox)
-    area, perimeter = measure(world, layer.geobox)
+    area, shape = shape_of(world, layer.geobox)
     columns: dict[str, NDArray[Any]] = {
         "row": objects.first_row,
         "col": objects.first_col,
         "class": objects.label,
-        "area_m2": area.round(2),
-        "perimeter_m": perimeter.round(2),
-        "confidence": (objects.confidence_sum / np.maximum(objects.pixels, 1) / CONFIDENCE_STEPS).round(4),
+        **shape,
+        **(_certainty(objects) if layer.confident else {}),
         "touches_nodata": objects.touches_nodata,
+        "touches_edge": objects.touches_edge,
         **({"regularised": is_regular} if layer.regularise else {}),
-        **({"touches_edge": objects.touches_edge} if layer.details else {}),
         "geometry": world,
     }
     return {name: values[area >= layer.min_area] for name, values in columns.items()}
 
 
-def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
-    """The columns of all objects as footprints, sorted by their first pixel.
+def _certainty(objects: Objects) -> dict[str, NDArray[Any]]:
+    """What the confidence tells of objects, 0..1."""
+    step = CONFIDENCE_STEPS
+    jump = objects.edge_sum / np.where(objects.edge_sides, objects.edge_sides, np.nan) / step - 1
+    return {
+        "confidence": (objects.confidence_sum / np.maximum(objects.pixels, 1) / step).round(4),
+        "confidence_min": (objects.confidence_min / step).round(4),
+        "edge_sharpness": np.clip(jump, 0, 1).round(4),
+    }
 
-    With a layer's details also touches_edge (of the scene), vertices (the last one of a ring, which is its first, not
-    counted) and orientation_deg (of the longer side of the smallest box, from north to east, 0 to 180).
-    """
+
+@no_collecting()
+def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame:
+    """The columns of all objects as footprints, sorted by their first pixel."""
     order = np.lexsort((columns["col"], columns["row"]))
     columns = {name: values[order] for name, values in columns.items()}
     if layer.regularise:
         _keep_apart(columns, layer)
     ids = [f"r{row}c{col}" for row, col in zip(columns["row"], columns["col"], strict=True)]
     names = np.array([c.name for c in layer.legend.classes], object)
-    told = ["area_m2", "perimeter_m", "confidence", "touches_nodata"]
-    told += [name for name in ("touches_edge", "regularised") if name in columns]
-    everything = gpd.GeoDataFrame(
-        {
-            "id": pd.Series(ids, dtype=str),
-            "class": pd.Series(names[columns["class"]], dtype=str),
-            **{name: columns[name] for name in told},
-            **(_details(columns["geometry"], layer.geobox) if layer.details else {}),
-            "scene": pd.Series([layer.scene] * len(order), dtype=str),
-            "datetime": pd.Series([layer.datetime] * len(order), dtype="datetime64[us, UTC]"),
-        },
-        geometry=columns["geometry"],
-        crs=crs_of(layer.geobox).wkt,
-    )
-    unknown = [] if layer.confident else ["confidence"]
-    unknown += [] if layer.datetime else ["datetime"]
-    return everything.drop(columns=unknown)
+    everything = {
+        **columns,
+        "id": pd.Series(ids, dtype=str),
+        "class": pd.Series(names[columns["class"]], dtype=str),
+        "scene": pd.Series([layer.scene] * len(order), dtype=str),
+        "datetime": pd.Series([layer.datetime] * len(order), dtype="datetime64[us, UTC]"),
+        "model": pd.Series([layer.model] * len(order), dtype=str),
+    }
+    unknown = {name for name, value in (("datetime", layer.datetime), ("model", layer.model)) if value is None}
+    told = {name: everything[name] for name in COLUMNS if name in everything and name not in unknown}
+    return gpd.GeoDataFrame(told, geometry=columns["geometry"], crs=crs_of(layer.geobox).wkt)
 
 
 def _keep_apart(columns: dict[str, NDArray[Any]], layer: Layer) -> None:
     """Cut what straight walls have brought over those of other blocks, and measure it again."""
-    apart, cut = without_overlaps(columns["geometry"], firm=~columns["regularised"])
+    before, firm = columns["geometry"], ~columns["regularised"]
+    apart, cut = without_overlaps(before, firm=firm)
+    # a shed beside a hall is not to lose its wall, where the hall loses a sliver
+    hurt = shapely.area(apart) < (1 - MOST_CUT) * shapely.area(before)
+    if hurt.any():
+        apart, cut = without_overlaps(before, firm=firm | hurt)
     columns["geometry"] = apart
-    area, perimeter = measure(apart[cut], layer.geobox)
-    columns["area_m2"][cut], columns["perimeter_m"][cut] = area.round(2), perimeter.round(2)
+    for name, values in shape_of(apart[cut], layer.geobox)[1].items():
+        columns[name][cut] = values
 
 
-def _details(polygons: NDArray[np.object_], geobox: GeoBox) -> dict[str, NDArray[Any]]:
-    """What is easily found out again, and often wanted."""
-    rings, owner = shapely.get_rings(polygons, return_index=True)
-    vertices = np.bincount(owner, shapely.get_num_coordinates(rings) - 1, len(polygons)).astype(np.int64)
-    boxes = shapely.oriented_envelope(_on_ground(polygons, geobox))
-    corners = shapely.get_coordinates(boxes).reshape(-1, 5, 2)
-    sides = np.diff(corners[:, :3], axis=1)
+def shape_of(
+    polygons: NDArray[np.object_], geobox: GeoBox, crs: CRS | None = None
+) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]]]:
+    """Areas as `measure` has them, and what footprints say of their outlines; of polygons as `measure` takes them.
+
+    The columns: area_m2 and perimeter_m, both to a hundredth; vertices (the last one of a ring, which is its first, not
+    counted); orientation_deg (of the longer side of the smallest box on the ground, from north to east, 0 to 180).
+    """
+    area, perimeter, flat = _measured(polygons, geobox, crs)
+    parts = shapely.get_num_geometries(polygons) + shapely.get_num_interior_rings(polygons)
+    several = np.flatnonzero(shapely.get_num_geometries(polygons) != 1)
+    parts[several] = [len(shapely.get_rings(shapely.get_parts(each))) for each in polygons[several]]
+    columns = {
+        "area_m2": area.round(2),
+        "perimeter_m": perimeter.round(2),
+        "vertices": (shapely.get_num_coordinates(polygons) - parts).astype(np.int64),
+        "orientation_deg": _orientation(flat),
+    }
+    return area, columns
+
+
+def _orientation(flat: NDArray[np.object_]) -> NDArray[np.float64]:
+    """(n,): degrees from north to east of the longer side of the smallest box round each, 0 to 180."""
+    boxes = shapely.oriented_envelope(flat)
+    corners = shapely.get_coordinates(boxes)
+    first = np.cumsum(np.append(0, shapely.get_num_coordinates(boxes)))
+    third = np.minimum(first[:-1] + 2, first[1:] - 1)  # a box without any width is a line
+    sides = np.diff(corners[np.stack([first[:-1], first[:-1] + 1, third], axis=1)], axis=1)
     longer = sides[np.arange(len(sides)), (sides**2).sum(axis=2).argmax(axis=1)]
-    bearing = np.degrees(np.arctan2(longer[:, 0], longer[:, 1])) % 180
-    return {"vertices": vertices, "orientation_deg": bearing.round(1) % 180}
-
-
-def _on_ground(polygons: NDArray[np.object_], geobox: GeoBox) -> NDArray[np.object_]:
-    """Polygons in the grid's CRS in metres of equal area about its centre, north up there."""
-    to_lonlat, to_equal_area = _transformers(geobox, crs_of(geobox).wkt)
-    xy = shapely.get_coordinates(polygons)
-    flat = np.column_stack(to_equal_area.transform(*to_lonlat.transform(xy[:, 0], xy[:, 1])))
-    moved: NDArray[np.object_] = shapely.set_coordinates(polygons.copy(), flat)
-    return moved
+    bearing: NDArray[np.float64] = (np.degrees(np.arctan2(longer[:, 0], longer[:, 1])) % 180).round(1) % 180
+    return bearing
 
 
 def measure(
@@ -262,8 +313,16 @@ def measure(
     not depend on its company; perimeters by geodesics between vertices (Karney 2013); both on the WGS 84 ellipsoid.
     Holes count: out of the area, into the perimeter.
     """
+    area, perimeter, _ = _measured(polygons, geobox, crs)
+    return area, perimeter
+
+
+def _measured(
+    polygons: NDArray[np.object_], geobox: GeoBox, crs: CRS | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_]]:
+    """The same, and the polygons in metres of equal area about the grid's centre, north up there."""
     if not len(polygons):
-        return np.zeros(0), np.zeros(0)
+        return np.zeros(0), np.zeros(0), polygons
     to_lonlat, to_equal_area = _transformers(geobox, crs_of(geobox).wkt if crs is None else crs.to_wkt())
     xy, owner = shapely.get_coordinates(polygons, return_index=True)
     lon, lat = to_lonlat.transform(xy[:, 0], xy[:, 1])
@@ -272,7 +331,7 @@ def measure(
     same_ring = ring[1:] == ring[:-1]
     _, _, length = WGS84.inv(lon[:-1], lat[:-1], lon[1:], lat[1:])
     perimeter = np.bincount(owner[1:][same_ring], np.asarray(length)[same_ring], minlength=len(polygons))
-    return shapely.area(flat), perimeter.astype(np.float64)
+    return shapely.area(flat), perimeter.astype(np.float64), flat
 
 
 @lru_cache(maxsize=4)

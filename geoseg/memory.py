@@ -1,9 +1,16 @@
-"""What happens to memory that was freed: whether glibc keeps it for the next layer, or gives it back to the kernel."""
+"""What happens to memory that is free: whether glibc keeps it or gives it back, and how often Python looks for it."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def keep_freed_memory() -> None:
@@ -25,6 +32,34 @@ def give_back_freed_memory() -> None:
     trim = getattr(_c_library(), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class _Pause:
+    """How many are at it, in all threads, and whether the collector is to go on when the last one is done."""
+
+    lock = threading.Lock()
+    count = 0
+    goes_on = False
+
+
+@contextmanager
+def no_collecting() -> Iterator[None]:
+    """Keep Python's garbage collector from looking through a million new geometries again and again.
+
+    That takes as long as making them, and finds nothing: none refers to another. Also to be used as a decorator.
+    """
+    with _Pause.lock:
+        if not _Pause.count:
+            _Pause.goes_on = gc.isenabled()
+            gc.disable()
+        _Pause.count += 1
+    try:
+        yield
+    finally:
+        with _Pause.lock:
+            _Pause.count -= 1
+            if not _Pause.count and _Pause.goes_on:
+                gc.enable()
 
 
 def _c_library() -> ctypes.CDLL | None:

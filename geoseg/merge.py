@@ -186,6 +186,18 @@ class FileResults:
             msg = f"{self._path}: cannot be read: {error}; `geoseg verify` tells what else is damaged"
             raise OutputError(msg) from error
 
+    def columns(self) -> frozenset[str]:
+        """As `Results` has it. Raises `OutputError` if the file is damaged."""
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> frozenset[str]:
+        try:
+            return frozenset(pq.read_schema(self._path).names) - {"bbox", "geometry"}
+        except (OSError, pa.ArrowException) as error:
+            msg = f"{self._path}: cannot be read: {error}; `geoseg verify` tells what else is damaged"
+            raise OutputError(msg) from error
+
     def valid(self, window: Window, shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """As `Results` has it. Raises `OutputError` if the file is damaged."""
         path = self.folder / "labels.tif"

@@ -20,7 +20,7 @@ import shapely
 
 from geoseg.footprints import Outlined
 from geoseg.io.store import cannot_write
-from geoseg.polygonise import Border, Objects, Parts, Piece, Scores, Vertices
+from geoseg.polygonise import Border, Objects, Parts, Piece, Rim, Scores, Vertices
 from geoseg.separate import Edges
 from geoseg.window import Window
 
@@ -101,6 +101,8 @@ def _arrays_of(outlined: Outlined) -> Arrays:
         arrays |= _fields_of(name, record)
     if piece.scores is not None:
         arrays |= _fields_of("scores", piece.scores) | _fields_of("links", piece.scores.links)
+    if piece.rim is not None:
+        arrays |= _fields_of("rim", piece.rim)
     return arrays
 
 
@@ -116,7 +118,7 @@ def _read(path: Path, window: Window, separation: Separation | None) -> Outlined
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays: Arrays = dict(stored)
         return _outlined(arrays, window, separation) if str(arrays["version"]) == version("geoseg") else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, shapely.GEOSException):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, shapely.GEOSException):
         return None
 
 
@@ -126,9 +128,10 @@ def _outlined(arrays: Arrays, window: Window, separation: Separation | None) -> 
         scores = Scores(separation=separation, links=Edges(**_of("links", arrays)), **_of("scores", arrays))
     parts, vertices = Parts(**_of("parts", arrays)), Vertices(**_of("vertices", arrays))
     border = Border(**_of("border", arrays))
+    rim = Rim(**_of("rim", arrays)) if "rim.top" in arrays else None
     columns = _of("column", arrays)
     columns[GEOMETRY] = _geometry(arrays["wkb"], arrays["wkb.length"])
-    return Outlined(columns, Piece(window, Objects.empty(), parts, vertices, border, scores))
+    return Outlined(columns, Piece(window, Objects.empty(), parts, vertices, border, scores, rim))
 
 
 def _of(name: str, arrays: Arrays) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer
 from geoseg.io import clouds as sky
 from geoseg.io.cog import Look
+from geoseg.io.layers import format_of, layers_of, remove_layers
 from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of
@@ -137,6 +138,8 @@ class SegmentJob:
     """Of a Zarr store or NetCDF file the one step of a dimension that is meant, as `{"time": "2024-05-01"}`."""
     zarr: bool = False
     """Whether the maps are written as a Zarr store with overviews, too; the pixels are the same."""
+    formats: Sequence[str] = ()
+    """Further ones in which footprints are written, by their suffix: `gpkg`, `fgb`; see `geoseg.io.layers`."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -224,7 +227,7 @@ def segment(
     scenes that are mapped as one, among it.
 
     Writes `OUT/<scene id>/` with labels.tif, confidence.tif, footprints.geojson, footprints.parquet and item.json, and
-    with `zarr=True` labels.zarr.
+    with `zarr=True` labels.zarr, with `formats=["gpkg"]` footprints.gpkg.
     Raises the errors of `geoseg.errors`; what was computed until then is kept, and the same call goes on from there.
     """
     known = scene if isinstance(scene, Scene) else open_scene(scene, name=name, select=select)
@@ -240,7 +243,7 @@ def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
     seen = look(job, scene)
     if not job.overwrite:
         _refuse_others(seen.folder, seen.parameters)
-    complete = not job.overwrite and is_complete(seen.folder, seen.parameters, zarr=job.zarr)
+    complete = not job.overwrite and is_complete(seen.folder, seen.parameters, job)
     if not complete:
         check_machine(job.device, seen.model)
         check_output(seen.folder, seen.scene)
@@ -253,6 +256,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     `scene` and `model` are what is already known of the job's.
     """
     _check_numbers(job)
+    layers_of(job.formats)
     scene = scene or open_scene(job.scene, select=job.select)
     model = model or find_model(job.product, job.model)
     if job.threshold is not None and model.legend.background is None:
@@ -387,6 +391,7 @@ def begin(planned: Plan) -> ResultStore:
     folder = planned.folder
     (folder / "item.json").unlink(missing_ok=True)
     remove_maps(folder)
+    remove_layers(folder)
     if planned.job.overwrite or job_of(folder) != planned.parameters:
         model = planned.model
         outlines.forget(folder)
@@ -403,7 +408,9 @@ def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _st
     """What makes the files of a plan from its store."""
     model, layer = planned.model, layer_of(planned)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
-    return Exports(store, layer, Look(model.product, model.legend), tags, observe, in_zarr=planned.job.zarr)
+    layers = layers_of(planned.job.formats)
+    look = Look(model.product, model.legend)
+    return Exports(store, layer, look, tags, observe, in_zarr=planned.job.zarr, layers=layers)
 
 
 def complete(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> Result:
@@ -533,6 +540,7 @@ def layer_of(planned: Plan) -> Layer:
         job.min_area,
         separation=apart,
         regularise=job.regularise,
+        model=model.name,
     )
 
 
@@ -565,6 +573,9 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         title = f"clouds and their shadows in {each.scene.name}"
         key = Path(each.file).stem.replace("-", "_")
         assets[key] = (each.file, cog, title, {**nodata, "classification:classes": legend})
+    for name in layers_of(planned.job.formats):
+        key = name.replace(".", "_")
+        assets[key] = (name, format_of(Path(name)).media_type, f"{product} {format_of(Path(name)).name}", {})
     if planned.job.zarr:
         title = f"{product} label map and confidence with overviews"
         assets["maps"] = (MAPS, MEDIA_TYPE, title, {**nodata, "classification:classes": classes})
@@ -704,9 +715,9 @@ def fingerprint(scene: Scene) -> dict[str, Any]:
 FILES = ("item.json", "labels.tif", "confidence.tif", "footprints.geojson", "footprints.parquet")
 
 
-def is_complete(folder: Path, parameters: dict[str, Any], *, zarr: bool = False) -> bool:
-    """Whether the folder holds the results of these parameters, and all of them; `zarr`: the maps as a store, too."""
-    files = (*FILES, *((MAPS,) if zarr else ()), *sky.files_of(parameters))
+def is_complete(folder: Path, parameters: dict[str, Any], job: SegmentJob) -> bool:
+    """Whether the folder holds the results of these parameters, and all files of them that a job wants."""
+    files = (*FILES, *((MAPS,) if job.zarr else ()), *sky.files_of(parameters), *layers_of(job.formats))
     return job_of(folder) == parameters and all((folder / name).exists() for name in files)
 
 

@@ -40,6 +40,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.compiled import Compiled
+from geoseg.memory import no_collecting
 from geoseg.raster import NODATA
 from geoseg.runs import NO_PART, Runs, connect, first_of, pad, sides
 from geoseg.separate import Edges, Separation, Watershed, heights, merge, pair_keys, separate
@@ -73,6 +74,9 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
     "first_row": np.int64,
     "first_col": np.int64,
     "confidence_sum": np.int64,
+    "confidence_min": np.uint8,
+    "edge_sum": np.int64,
+    "edge_sides": np.int64,
     "block": np.int64,
     "touches_nodata": np.bool_,
     "touches_edge": np.bool_,
@@ -94,6 +98,12 @@ class Parts:
     first_col: NDArray[np.int64]
     confidence_sum: NDArray[np.int64]
     """Sum of a uint8 confidence over the pixels; 0 if no confidence was given."""
+    confidence_min: NDArray[np.uint8]
+    """The least of them; 0 if no confidence was given."""
+    edge_sum: NDArray[np.int64]
+    """Sum of the confidence on both sides of the outline, over all pixels' sides beyond which lies another label."""
+    edge_sides: NDArray[np.int64]
+    """How many those are. What lies outside the scene, or has no confidence (255), is not among them."""
     block: NDArray[np.int64]
     """The first pixel, row * 2**32 + column, of the connected pixels of one label that the object was parted from; its
     own if it was not. So objects of the same number touch."""
@@ -121,7 +131,8 @@ class Parts:
         """All of them, sorted by their first pixel."""
         every = [cls.empty(), *parts]
         chained = cls(**{f.name: np.concatenate([getattr(p, f.name) for p in every]) for f in fields(cls)})
-        return chained.select(np.lexsort((chained.first_col, chained.first_row)))
+        # sorted parts, one after the other: timsort sees that
+        return chained.select(np.argsort(_block(chained.first_row, chained.first_col), kind="stable"))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,6 +172,16 @@ class Border:
 
 
 @dataclass(frozen=True, eq=False)
+class Rim:
+    """The confidence of the outermost pixels of a window, inside it."""
+
+    top: NDArray[np.uint8]
+    bottom: NDArray[np.uint8]
+    left: NDArray[np.uint8]
+    right: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What `join` needs to know of the scores of one window to part what touches, beside its pieces' parts."""
 
@@ -189,6 +210,8 @@ class Piece:
     border: Border
     scores: Scores | None = None
     """None if what touches is not parted."""
+    rim: Rim | None = None
+    """None if no confidence was given."""
 
     def without_complete(self) -> Piece:
         """What `join` needs: all but the objects that are whole already."""
@@ -206,9 +229,10 @@ def polygonise(
 ) -> Piece:
     """Find the objects in one window of a scene, and outline those that cannot reach beyond it.
 
-    `labels`, `confidence` and `score` are uint8 arrays of the window's shape. Label 255 is nodata; `background` is the
-    label that makes no objects, None if all do. With a `score`, which is high in the middle of each object (codes of
-    1/250, 255 = nodata), and a `separation`, objects that touch are parted, see `geoseg.separate`.
+    `labels`, `confidence` and `score` are uint8 arrays of the window's shape. Label 255 is nodata, and a confidence of
+    255; `background` is the label that makes no objects, None if all do. With a `score`, which is high in the middle of
+    each object (codes of 1/250, 255 = nodata), and a `separation`, objects that touch are parted, see
+    `geoseg.separate`.
     """
     _check(labels, window, "labels")
     if confidence is not None:
@@ -240,6 +264,7 @@ def polygonise(
         vertices=_renumber(vertices.select(open_ended), at_border),
         border=_renumber_border(border, at_border),
         scores=_scores(water, component, at_border) if water else None,
+        rim=None if confidence is None else Rim(*sides(confidence)),
     )
 
 
@@ -255,6 +280,7 @@ def join(pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> Objects:
     firsts, seconds = contacts.first, contacts.second
     same = (firsts >= 0) & (seconds >= 0)
     same[same] = parts.label[firsts[same]] == parts.label[seconds[same]]
+    seams.add_edges()
     parts.touches_nodata[firsts[(firsts >= 0) & (seconds == _NODATA_PART)]] = True
     parts.touches_nodata[seconds[(seconds >= 0) & (firsts == _NODATA_PART)]] = True
     order = np.lexsort((parts.first_col, parts.first_row))
@@ -326,9 +352,11 @@ def _merge(parts: Parts, number: NDArray[np.int32]) -> Parts:
     """Add up the sorted parts that have the same number."""
     count = int(number.max(initial=-1)) + 1
     merged = parts.select(first_of(number, count))
-    for total, value in ((merged.pixels, parts.pixels), (merged.confidence_sum, parts.confidence_sum)):
+    for name in ("pixels", "confidence_sum", "edge_sum", "edge_sides"):
+        total: _Ints = getattr(merged, name)
         total[:] = 0
-        np.add.at(total, number, value)
+        np.add.at(total, number, getattr(parts, name))
+    np.minimum.at(merged.confidence_min, number, parts.confidence_min)
     merged.touches_nodata[number[parts.touches_nodata]] = True
     merged.touches_edge[number[parts.touches_edge]] = True
     return merged
@@ -343,10 +371,11 @@ def _describe(
 ) -> Parts:
     """The components, in order."""
     count = int(component.max(initial=-1)) + 1
-    known = np.zeros(1, np.uint8) if confidence is None else pad(confidence, 0).ravel()
+    known = np.zeros(1, np.uint8) if confidence is None else pad(confidence, NODATA).ravel()
     # in the runs the background is 255, too
     nodata = pad(labels, 0).ravel() if (labels == NODATA).any() else np.zeros(1, np.uint8)
-    first, pixels, confidence_sum, touches = _add_up(runs.start, component, count, runs.width, known, nodata)
+    first, pixels, touches = _add_up(runs.start, component, count, runs.width, nodata)
+    total, least, edge_sum, edge_sides = _sum_confidence(runs.start, component, count, runs.width, runs.flat, known)
     row, col = np.divmod(first, runs.width)
     row, col = row - 1 + window.row_start, col - 1 + window.col_start
     return Parts(
@@ -354,7 +383,10 @@ def _describe(
         pixels=pixels,
         first_row=row,
         first_col=col,
-        confidence_sum=confidence_sum,
+        confidence_sum=total,
+        confidence_min=least,
+        edge_sum=edge_sum,
+        edge_sides=edge_sides,
         block=_block(row, col),
         touches_nodata=touches,
         touches_edge=np.zeros(count, np.bool_),
@@ -363,20 +395,14 @@ def _describe(
 
 @Compiled
 def _add_up(
-    start: _Ints,
-    component: NDArray[np.int32],
-    count: int,
-    width: int,
-    confidence: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-) -> tuple[_Ints, _Ints, _Ints, _Bools]:
-    """Of each component: its first pixel, its pixels, their confidence, and whether a 4-neighbour is nodata.
+    start: _Ints, component: NDArray[np.int32], count: int, width: int, labels: NDArray[np.uint8]
+) -> tuple[_Ints, _Ints, _Bools]:
+    """Of each component: its first pixel, its pixels, and whether a 4-neighbour is nodata.
 
-    `confidence` and `labels` are padded as the runs are; of length 1 where nothing is asked.
+    `labels` are padded as the runs are; of length 1 where there is no nodata.
     """
     first = np.full(count, -1, np.int64)
     pixels = np.zeros(count, np.int64)
-    total = np.zeros(count, np.int64)
     touches = np.zeros(count, np.bool_)
     for run in range(len(start) - 1):  # the last one belongs to the frame
         one = component[run]
@@ -385,17 +411,61 @@ def _add_up(
         if first[one] < 0:
             first[one] = start[run]
         pixels[one] += start[run + 1] - start[run]
-        if len(confidence) > 1:
-            of_run = 0
-            for pixel in range(start[run], start[run + 1]):
-                of_run += confidence[pixel]
-            total[one] += of_run
         if len(labels) > 1 and not touches[one]:
             beside = labels[start[run] - 1] == NODATA or labels[start[run + 1]] == NODATA
             for pixel in range(start[run], start[run + 1]):
                 beside |= labels[pixel - width] == NODATA or labels[pixel + width] == NODATA
             touches[one] = beside
-    return first, pixels, total, touches
+    return first, pixels, touches
+
+
+@Compiled
+def _sum_confidence(  # noqa: C901, PLR0912  # compiled functions call no others
+    start: _Ints,
+    component: NDArray[np.int32],
+    count: int,
+    width: int,
+    flat: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
+) -> tuple[_Ints, NDArray[np.uint8], _Ints, _Ints]:
+    """Of each component: the sum and the least of its confidence, and what `Parts` has of its edge.
+
+    `confidence` is padded with 255 as the runs are, or of length 1 where none is known.
+    """
+    total, edge, sides = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    if len(confidence) == 1:
+        return total, np.zeros(count, np.uint8), edge, sides
+    least = np.full(count, 255, np.uint8)
+    beside = np.zeros(2, np.int64)  # the runs above and below where a run begins
+    for run in range(len(start) - 1):  # the last one belongs to the frame
+        one = component[run]
+        if one < 0:
+            continue
+        begin, stop, label = start[run], start[run + 1], flat[start[run]]
+        of_run, low = np.uint32(0), least[one]
+        for code in confidence[begin:stop]:  # in small numbers, and one thing at a time: several pixels in one go
+            of_run += np.uint32(code)
+        for code in confidence[begin:stop]:
+            low = code if code < low else low  # noqa: FURB136  # twice as fast as min here
+        total[one] += of_run
+        least[one] = low
+        for end, beyond in ((begin, begin - 1), (stop - 1, stop)):
+            if flat[beyond] != label and confidence[beyond] != NODATA:
+                edge[one] += np.int64(confidence[end]) + np.int64(confidence[beyond])
+                sides[one] += 1
+        for side, step in ((0, -width), (1, width)):
+            while beside[side] + 1 < len(start) and start[beside[side] + 1] <= begin + step:
+                beside[side] += 1
+            other = beside[side]
+            while other < len(start) and start[other] < stop + step:
+                if flat[start[other]] != label:
+                    last = min(start[other + 1], stop + step) if other + 1 < len(start) else stop + step
+                    for place in range(max(start[other], begin + step), last):
+                        if confidence[place] != NODATA:
+                            edge[one] += np.int64(confidence[place - step]) + np.int64(confidence[place])
+                            sides[one] += 1
+                other += 1
+    return total, least, edge, sides
 
 
 def _block(row: _Ints, col: _Ints) -> _Ints:
@@ -449,11 +519,11 @@ def _renumber_border(border: Border, kept: _Bools) -> Border:
 def _vertices(runs: Runs, component: NDArray[np.int32], window: Window) -> Vertices:
     """All corners of all components, sorted by component, row, column."""
     start = np.append(runs.start, len(runs.flat))
-    part, row, col, mask = _find_corners(start, component, _IS_CORNER, runs.width)
+    found = _find_corners(start, component, _IS_CORNER, runs.width)
+    part, row, col, mask = _by_part(*found, int(component.max(initial=-1)) + 1)
     row += np.int32(window.row_start)
     col += np.int32(window.col_start)
-    found = Vertices(part, row, col, mask)
-    return found.select(_order(part.astype(np.int64)))
+    return Vertices(part, row, col, mask)
 
 
 @Compiled
@@ -516,13 +586,23 @@ def _find_corners(  # noqa: C901  # compiled functions call no others
     return part[:count].copy(), row[:count].copy(), col[:count].copy(), mask[:count].copy()
 
 
-def _order(key: _Ints) -> _Ints:
-    """Stable argsort of numbers from 0 on."""
-    count = len(key)
-    if count and int(key.max()) < np.iinfo(np.int64).max // count:
-        # Distinct numbers that hold their own places sort several times as fast.
-        return np.sort(key * count + np.arange(count)) % count
-    return np.argsort(key, kind="stable")
+@Compiled
+def _by_part(
+    part: NDArray[np.int32], row: NDArray[np.int32], col: NDArray[np.int32], mask: NDArray[np.uint8], count: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
+    """The same corners, those of each of `count` parts together and in their order; by counting."""
+    place = np.zeros(count + 1, np.int64)
+    for one in part:
+        place[one + 1] += 1
+    for one in range(count):
+        place[one + 1] += place[one]
+    parts, rows, cols, masks = np.empty_like(part), np.empty_like(row), np.empty_like(col), np.empty_like(mask)
+    for corner in range(len(part)):
+        one = part[corner]
+        at = place[one]
+        place[one] = at + 1
+        parts[at], rows[at], cols[at], masks[at] = one, row[corner], col[corner], mask[corner]
+    return parts, rows, cols, masks
 
 
 # --- rings -----------------------------------------------------------------------------------------------------------
@@ -534,6 +614,7 @@ def _with_geometry(parts: Parts, corners: Vertices) -> Objects:
     return Objects(**columns, geometry=_outline(corners, len(parts)))
 
 
+@no_collecting()
 def _outline(corners: Vertices, count: int) -> NDArray[np.object_]:
     """(count,): the polygons of parts 0 to count - 1, all of whose corners are given, sorted by part, row, column."""
     coordinates, ring_offsets, polygon_offsets = _rings(corners.part, corners.row, corners.col, corners.mask, count)
@@ -612,6 +693,62 @@ class _Line:
     part: _Ints
     score: NDArray[np.uint8]
 
+    def select(self, index: _Index) -> _Line:
+        """Those that a mask (n,) or an array of places picks."""
+        return _Line(self.key[index], self.part[index], self.score[index])
+
+    def labels_at(self, keys: _Ints, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels of the objects at keys, `label` being that of each part; 255 where there is none."""
+        order = np.argsort(self.key)
+        place = np.minimum(np.searchsorted(self.key, keys, sorter=order), len(order) - 1)
+        found = np.full(len(keys), NODATA, np.uint8)
+        if len(order):
+            at = order[place]
+            there = (self.key[at] == keys) & (self.part[at] >= 0)
+            found[there] = label[self.part[at[there]]]
+        return found
+
+
+_BEYOND: Final = {"top": ("bottom", -1, 0), "bottom": ("top", 1, 0), "left": ("right", 0, -1), "right": ("left", 0, 1)}
+"""What lies beyond a side of a window: a side of another one, so many rows and columns further."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Confidence of all pixels on one kind of side, of all windows, object or not: a byte for each."""
+
+    start: _Ints
+    """(windows,): where the pixels of each begin, as `places` counts them; ascending."""
+    offset: _Ints
+    """(windows + 1,): where they begin among the codes."""
+    codes: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], side: str, scene_shape: tuple[int, int]) -> _Known:
+        """Of the windows in which any is known."""
+        told = [(_first_place(p.window, side, scene_shape), getattr(p.rim, side)) for p in pieces if p.rim]
+        told.sort(key=lambda pair: pair[0])
+        codes = [codes for _, codes in told]
+        start = np.array([first for first, _ in told], np.int64)
+        offset = np.cumsum([0, *map(len, codes)])
+        return cls(start, offset, np.concatenate([np.empty(0, np.uint8), *codes]))
+
+    def find(self, places: _Ints) -> NDArray[np.uint8]:
+        """Codes at places; 255 where none is known."""
+        if not len(self.codes):
+            return np.full(len(places), NODATA, np.uint8)
+        window = np.maximum(np.searchsorted(self.start, places, side="right") - 1, 0)
+        inside = places - self.start[window]
+        there = (inside >= 0) & (inside < np.diff(self.offset)[window])
+        return np.where(there, self.codes[np.where(there, self.offset[window] + inside, 0)], np.uint8(NODATA))
+
+
+def _first_place(window: Window, side: str, scene_shape: tuple[int, int]) -> int:
+    """Where the pixels along one side of a window begin: those of a row, or of a column, are counted one by one."""
+    if side in {"top", "bottom"}:
+        return (window.row_start if side == "top" else window.row_stop - 1) * scene_shape[1] + window.col_start
+    return (window.col_start if side == "left" else window.col_stop - 1) * scene_shape[0] + window.row_start
+
 
 @dataclass(frozen=True, eq=False)
 class _Seams:
@@ -629,6 +766,9 @@ class _Seams:
     separation: Separation | None
     links: Edges
     seed_pixels: _Ints
+    known: dict[str, _Known]
+    """By side."""
+    scene_shape: tuple[int, int]
 
     @classmethod
     def of(cls, pieces: Iterable[Piece], scene_shape: tuple[int, int]) -> _Seams:
@@ -647,6 +787,8 @@ class _Seams:
             separation=_same_separation(kept),
             links=_chain_links(scores, offsets),
             seed_pixels=np.concatenate([np.empty(0, np.int64), *(s.seed_pixels for s in scores)]),
+            known={side: _Known.of(kept, side, scene_shape) for side in _BEYOND},
+            scene_shape=scene_shape,
         )
         seams._mark_edge(scene_shape)
         return seams
@@ -668,6 +810,26 @@ class _Seams:
         return Edges.concatenate(
             [_facing(self.bottom, self.top, self.stride, 1), _facing(self.right, self.left, self.stride, 0)]
         )
+
+    def add_edges(self) -> None:
+        """Add to the parts' edges the pixels' sides along the seams beyond which lies another label."""
+        if not any(len(known.codes) for known in self.known.values()):
+            return
+        for side, (other, down, along) in _BEYOND.items():
+            line, beyond = getattr(self, side), getattr(self, other)
+            line = line.select(line.part >= 0)
+            row, col = np.divmod(line.key, self.stride)
+            rows, cols = self.scene_shape
+            if down:
+                own, facing = row * cols + col, (row + down) * cols + col
+            else:
+                own, facing = col * rows + row, (col + along) * rows + row
+            code = self.known[other].find(facing)
+            label = beyond.labels_at(line.key + down * self.stride + along, self.parts.label)
+            counted = (code != NODATA) & (label != self.parts.label[line.part])
+            both = self.known[side].find(own)[counted].astype(np.int64) + code[counted]
+            np.add.at(self.parts.edge_sum, line.part[counted], both)
+            np.add.at(self.parts.edge_sides, line.part[counted], 1)
 
     def mark_blocks(self, firsts: _Ints, seconds: _Ints) -> None:
         """Give one name to all blocks that hang together, given the parts that do so across the seams."""

@@ -153,7 +153,6 @@ def trace(
         smooth=shaping.smooth * metres,
         min_area=shaping.min_area,
         regularise=shaping.regularise,
-        details=True,
     )
     table = np.where(wanted, np.arange(256), NODATA if ignored is None else ignored).astype(np.uint8)
     table[NODATA] = NODATA

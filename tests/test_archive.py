@@ -20,6 +20,7 @@ from conftest import BANEPA, chunks_of, write_tif
 from pystac.validation import JsonSchemaSTACValidator
 
 from geoseg.archive import RunJob, RunReport, plan_archive, run_archive
+from geoseg.audit import verify
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import entries_of
 from geoseg.jobs import read_job
@@ -442,3 +443,24 @@ def test_bars_tell_how_many_are_done_and_failed(tiny_model: Path, tmp_path: Path
     assert ended.returncode == 3, ended.stderr
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", ended.stderr)
     assert "2 of 3 scenes, 1 failed" in plain
+
+
+def test_jobs_write_further_formats_and_verify_proves_them(tiny_model: Path, tmp_path: Path) -> None:
+    scene(tmp_path / "a.tif")
+    assert carry_out(job_of(tiny_model, ["a.tif"]), tmp_path).done == 1
+    job = job_of(tiny_model, ["a.tif"], formats=["gpkg", "pmtiles"])
+    plan = plan_archive(job, tmp_path)
+    assert [entry.state for entry in plan.entries] == ["begun"]
+    assert run_archive(plan).done == 1
+    assert verify(tmp_path / "maps").findings == ()
+    assert plan_archive(job, tmp_path).pending == ()
+    path = tmp_path / "maps" / "a" / "footprints.gpkg"
+    content = path.read_bytes()
+    path.write_bytes(content + b"x")
+    ((_, what),) = verify(tmp_path / "maps").findings
+    assert what == "./footprints.gpkg: its checksum is not that of its item; it was changed or damaged"
+    path.unlink()
+    ((_, what),) = verify(tmp_path / "maps").findings
+    assert what == "is not complete"
+    with pytest.raises(OptionError, match=r"footprints\.shp: its suffix stands for no format"):
+        job_of(tiny_model, ["a.tif"], formats=["shp"])

@@ -96,8 +96,6 @@ def test_an_empty_layer_is_a_file(suffix: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     frame = town()
-    with pytest.raises(OptionError, match="without any polygon"):
-        write_layer(frame.iloc[:0], tmp_path / "a.pmtiles")
     with pytest.raises(OptionError, match="no CRS"):
         write_layer(frame.set_crs(None, allow_override=True), tmp_path / "a.fgb")
     with pytest.raises(OptionError, match=r"told in pixels; .* --image"):
@@ -138,7 +136,7 @@ def test_portions_and_threads_change_nothing(rows: int, portion: int, threads: i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vectors, "LINES_TOGETHER", portion)
         patch.setattr(vectors, "THREADS", threads)
-        texts = [text for lines in vectors._lines(frame) for text in lines[0].as_py()]
+        texts = [text for lines in vectors._lines(frame) for text in lines.to_pylist()]
     assert [json.loads(text)["id"] for text in texts] == frame["id"].tolist()
     shapes = [json.loads(text)["geometry"] for text in texts]
     assert shapes == [json.loads(text) for text in shapely.to_geojson(vectors.to_lonlat(frame))]
@@ -216,8 +214,11 @@ def test_parquet_lies_along_a_curve_and_is_read_by_window(tmp_path: Path, monkey
 def test_wkb_is_shapelys(rows: int) -> None:
     shapes = town().geometry.to_numpy()[:rows]
     plain = shapes[shapely.get_num_interior_rings(shapes) + (shapely.get_type_id(shapes) == 6) == 0]
-    for each in (shapes, plain):
+    whole = shapes[shapely.get_type_id(shapes) == 3]
+    for each in (shapes, plain, whole):
         assert wkb_of(each).to_pylist() == shapely.to_wkb(each, byte_order=1).tolist()
+    high = shapely.force_3d(plain, 5.0)
+    assert wkb_of(high).to_pylist() == shapely.to_wkb(high, byte_order=1).tolist()
 
 
 def test_geopackage_has_a_style_for_qgis(tmp_path: Path) -> None:
@@ -251,6 +252,19 @@ def test_flatgeobuf_is_indexed(tmp_path: Path) -> None:
     box = frame.geometry.iloc[7].bounds
     near = pyogrio.read_dataframe(tmp_path / "a.fgb", bbox=box)
     assert set(near["id"]) == set(frame[frame.intersects(shapely.box(*box))]["id"])
+
+
+def test_pmtiles_of_nothing_are_a_file(tmp_path: Path) -> None:
+    """A scene without buildings is no error: others read an archive of one tile in which the layer is empty."""
+    write_layer(town().iloc[:0], tmp_path / "a.pmtiles", ABOUT)
+    with (tmp_path / "a.pmtiles").open("rb") as stream:
+        reader = Reader(MmapSource(stream))
+        assert reader.metadata()["vector_layers"][0]["id"] == "town"
+        header, tiles = reader.header(), dict(all_tiles(reader.get_bytes))
+    assert list(tiles) == [(0, 0, 0)]
+    assert b"town" in gzip.decompress(tiles[0, 0, 0])
+    assert (header["min_lon_e7"], header["max_lon_e7"], header["max_zoom"]) == (-1800000000, 1800000000, 0)
+    assert [name for name, _ in pyogrio.list_layers(tmp_path / "a.pmtiles")] == ["town"]
 
 
 def test_pmtiles_hold_everything_at_the_last_zoom(tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ class Drawn:
         apart = (box[:, :2] > bounds[2:]).any(1) | (box[:, 2:] < bounds[:2]).any(1)
         yield self.frame[~apart].reset_index(drop=True)
 
+    def columns(self) -> frozenset[str]:
+        return frozenset(self.frame.columns) - {"geometry"}
+
     def valid(self, window: Window, shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         valid = self.labels[window.slices] != NODATA
         if shape is None:
@@ -404,7 +407,7 @@ def test_a_block_over_houses_leaves_out_no_other() -> None:
     # a suppresses b, which would have suppressed c: c stays
     nodes = Nodes(
         np.arange(3, dtype=np.int32), np.zeros(3, np.int64), np.zeros(3, bool), np.array([3.0, 2.0, 1.0]),
-        np.ones(3), np.ones(3), np.zeros(3, bool), np.zeros((3, 4)),
+        np.ones(3), np.ones(3), np.ones(3), np.zeros(3, bool), np.zeros(3, np.int8), np.zeros((3, 4)),
     )  # fmt: skip
     pairs = Pairs(np.array([0, 1]), np.array([1, 2]), np.full(2, MATCHING, np.int8), np.ones((2, 2)))
     assert decide(nodes, pairs, 0.5).kept.tolist() == [True, False, True]
@@ -417,6 +420,50 @@ def test_a_shed_does_not_stand_for_the_house_around_it() -> None:
     frame = two(a, b)
     assert frame["area_m2"].sum() == pytest.approx(100 * 0.09, rel=0.01)
     assert "b/r10c10" in set(frame["id"])
+
+
+def test_an_outline_that_changes_tells_what_is_known_of_it() -> None:
+    """A building in two sheets of which one is less sure: measured anew, and nothing is said that only pixels tell."""
+    whole = blocks(20, 40, (4, 12, 10, 27), (14, 17, 2, 6))
+    codes = np.where(np.arange(40) < 20, 240, 210)[None].repeat(20, 0).astype(np.uint8)
+    codes[5, 12] = 130
+    west, east = (
+        view(name, whole[:, cols], at(0, cols.start, (20, 20)), codes[:, cols])
+        for name, cols in (("w", slice(0, 20)), ("e", slice(20, 40)))
+    )
+    frame = merged(one_layer([west, east], HOW)).set_index("id")
+    together, alone = frame.loc["w/r4c10"], frame.loc["w/r14c2"]
+    expected = view("whole", whole, at(0, 0, whole.shape), codes).results.frame.set_index("id").loc["r4c10"]
+    assert together["vertices"] == len(together["geometry"].exterior.coords) - 1
+    for name in ("area_m2", "perimeter_m", "confidence", "confidence_min"):
+        assert together[name] == pytest.approx(expected[name], abs=0.011), name
+    assert abs((together["orientation_deg"] - expected["orientation_deg"] + 90) % 180 - 90) < 0.2
+    assert np.isnan(together["edge_sharpness"])
+    assert together["touches_edge"]
+    own = west.results.frame.set_index("id").loc["r14c2"]
+    pd.testing.assert_series_equal(alone.drop(["views", "geometry"]), own.drop("geometry"), check_names=False)
+
+
+def test_results_of_earlier_versions_are_merged_with_what_they_tell() -> None:
+    """What is missing is found out again or null; the columns and their types are those of all."""
+    labels = blocks(20, 20, (2, 6, 2, 9), (10, 14, 14, 20))
+    new, far = (view(name, labels, at(0, col, labels.shape)) for name, col in (("n", 0), ("o", 500)))
+    joins = view("p", blocks(20, 20, (10, 14, 0, 3)), at(0, 520, (20, 20)))
+    gone = ["confidence_min", "edge_sharpness", "touches_edge", "vertices", "orientation_deg"]
+    old = replace(far, results=Drawn(labels, far.results.frame.drop(columns=gone)))
+    frames = list(one_layer([new, old, joins], HOW).frames())
+    assert len({tuple(frame.dtypes.astype(str)) for frame in frames}) == 1
+    frame = pd.concat(frames).set_index("id")
+    today = merged(one_layer([new, far, joins], HOW)).set_index("id")
+    assert list(frame.columns) == list(today.columns)
+    for name in ("vertices", "orientation_deg", "area_m2"):
+        pd.testing.assert_series_equal(frame[name], today[name])
+    assert frame.loc["n/r2c2", "confidence_min"] == 0.8
+    assert frame.loc[["o/r2c2", "o/r10c14"], ["confidence_min", "edge_sharpness"]].isna().all(axis=None)
+    assert frame.loc["o/r10c14", "views"] == 2
+    assert frame["touches_edge"].isna().sum() == 1
+    assert frame.loc["o/r10c14", "touches_edge"], "its other piece says so"
+    assert not frame.loc["n/r2c2", "touches_edge"]
 
 
 def test_ground_that_is_shared_goes_to_the_better_one() -> None:

@@ -37,7 +37,7 @@ def scene(shape: tuple[int, int], seed: int) -> Band:
     rng = np.random.default_rng(seed)
     coarse = rng.choice([0, 1, 1, 2, 255], (-(-shape[0] // 5), -(-shape[1] // 5))).astype(np.uint8)
     labels = coarse.repeat(5, 0).repeat(5, 1)[: shape[0], : shape[1]]
-    confidence, score = (rng.integers(0, 251, shape).astype(np.uint8) for _ in range(2))
+    confidence, score = (rng.integers(low, 251, shape).astype(np.uint8) for low in (126, 0))
     for codes in (confidence, score):
         codes[labels == 255] = 255
     return Band(Window.of_shape(shape), labels, confidence, score[None])

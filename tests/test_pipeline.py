@@ -28,8 +28,9 @@ from odc.geo.geobox import GeoBox
 from pystac.validation import JsonSchemaSTACValidator
 
 import geoseg
-from geoseg.catalog import read_model
+from geoseg.catalog import MULTIHASH_SHA256, read_model, sha256_of
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
+from geoseg.io.layers import read_layer
 from geoseg.io.store import LEDGER
 from geoseg.pipeline import Result, SegmentJob, patch_on_scene, plan
 from geoseg.tiling import CHUNK, Tiling
@@ -595,3 +596,51 @@ def test_a_scene_that_holds_a_pole_is_mapped(tmp_path: Path, tiny_model: Path) -
     shapes = gpd.read_file(result.folder / "footprints.geojson")
     assert len(shapes) == len(result.footprints)
     assert shapes.is_valid.all()
+
+
+def test_footprints_in_further_formats(tiny_model: Path, tmp_path: Path) -> None:
+    """They are in the item, the same polygons; they come with a later run that asks for them, and go with another."""
+    scene, out, model = town(tmp_path / "town.tif", 70, 90), tmp_path / "maps", str(tiny_model)
+    with pytest.raises(OptionError, match=r"footprints\.shp: its suffix stands for no format; choose one of"):
+        geoseg.segment(scene, "buildings", out, model=model, formats=["shp"])
+    assert not out.exists()
+    first = geoseg.segment(scene, "buildings", out, model=model)
+    before = (first.folder / LEDGER).stat().st_size
+    asked = ["gpkg", ".FGB", "geojson", "geojsonl", "pmtiles", "coco.json"]
+    result = geoseg.segment(scene, "buildings", out, model=model, formats=asked)
+    assert (result.folder / LEDGER).stat().st_size == before, "nothing was predicted again"
+    assets = result.item["assets"]
+    for suffix in ("gpkg", "fgb", "geojsonl", "pmtiles", "coco.json"):
+        asset = assets["footprints_" + suffix.replace(".", "_")]
+        path = result.folder / asset["href"]
+        assert path.name == f"footprints.{suffix}"
+        assert asset["file:checksum"] == MULTIHASH_SHA256 + sha256_of(path)
+        assert asset["type"].startswith("application/")
+    assert {name for name in assets if name.startswith("footprints")} >= {"footprints", "footprints_parquet"}
+    kept = result.footprints
+    for suffix in ("gpkg", "fgb", "geojsonl"):
+        back = read_layer(result.folder / f"footprints.{suffix}").set_index("id").loc[kept["id"]]
+        assert len(back) == len(kept) > 0
+        assert set(back.columns) == set(kept.columns) - {"id"}
+        assert back["edge_sharpness"].to_numpy() == pytest.approx(kept["edge_sharpness"].to_numpy(), nan_ok=True)
+    assert plan(SegmentJob(scene, "buildings", out, model, formats=("gpkg",))).complete
+    again = geoseg.segment(scene, "buildings", out, model=model, overwrite=True)
+    assert {path.name for path in again.folder.iterdir()} == FILES
+
+
+def test_no_footprints_are_files_in_every_format(tiny_model: Path, tmp_path: Path) -> None:
+    scene = town(tmp_path / "town.tif", 70, 90)
+    options = {"model": str(tiny_model), "min_area": 1e6, "formats": ["gpkg", "fgb", "pmtiles", "coco.json", "ndjson"]}
+    result = geoseg.segment(scene, "buildings", tmp_path / "maps", **options)
+    assert result.item["properties"]["geoseg:counts"]["footprints"] == 0
+    assert len(list(result.folder.glob("footprints.*"))) == 7
+
+
+def test_footprints_name_their_model(finished: Result) -> None:
+    assert set(finished.footprints["model"]) == {finished.item["properties"]["geoseg:parameters"]["model"]["name"]}
+    columns = ["confidence", "confidence_min", "edge_sharpness", "touches_nodata", "touches_edge"]
+    assert [name for name in finished.footprints.columns if name in {*columns}] == columns
+    assert (finished.footprints["confidence_min"] <= finished.footprints["confidence"]).all()
+    sharp = finished.footprints["edge_sharpness"]
+    assert sharp.dropna().between(0, 1).all()
+    assert sharp.isna().sum() <= 1, "one that has other houses on all sides"

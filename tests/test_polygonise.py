@@ -16,7 +16,7 @@ from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
 from geoseg import polygonise as module
-from geoseg.polygonise import NODATA, Objects, Piece, _order, join, polygonise, polygonise_whole
+from geoseg.polygonise import NODATA, Objects, Piece, _by_part, join, polygonise, polygonise_whole
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -201,6 +201,20 @@ def test_every_pixel_a_window_of_its_own(background: int | None) -> None:
     assert_identical(polygonise_cover(labels, windows, background, None), whole)
 
 
+def edge_of(owned: NDArray[np.bool_], labels: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> tuple[int, int]:
+    """Confidence on both sides of an outline, and how many sides there are, pixel by pixel."""
+    total = count = 0
+    for row, col in np.argwhere(owned):
+        for down, along in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            other = row + down, col + along
+            if not (0 <= other[0] < labels.shape[0] and 0 <= other[1] < labels.shape[1]):
+                continue
+            if labels[other] != labels[row, col] and confidence[other] != NODATA:
+                total += int(confidence[row, col]) + int(confidence[other])
+                count += 1
+    return total, count
+
+
 @given(rasters(), BACKGROUNDS)
 def test_attributes_against_counting(labels: NDArray[np.uint8], background: int | None) -> None:
     confidence = random_confidence(labels.shape)
@@ -215,8 +229,10 @@ def test_attributes_against_counting(labels: NDArray[np.uint8], background: int 
             owned = numbers == number
             first = np.argwhere(owned)[0].tolist()
             sums = [int(label), int(owned.sum()), int(confidence[owned].sum(dtype=np.int64))]
-            expected.append((*first, *sums, bool(near_nodata[owned].any()), bool(edge[owned].any())))
-    names = ("first_row", "first_col", "label", "pixels", "confidence_sum", "touches_nodata", "touches_edge")
+            outline = [int(confidence[owned].min()), *edge_of(owned, labels, confidence)]
+            expected.append((*first, *sums, *outline, bool(near_nodata[owned].any()), bool(edge[owned].any())))
+    names = ("first_row", "first_col", "label", "pixels", "confidence_sum", "confidence_min", "edge_sum", "edge_sides")
+    names = (*names, "touches_nodata", "touches_edge")
     found = zip(*(getattr(objects, name).tolist() for name in names), strict=True)
     assert list(found) == sorted(expected)
 
@@ -311,9 +327,13 @@ def test_a_piece_is_as_large_as_what_touches_its_border() -> None:
     assert len(pickle.dumps(piece)) < 4 * 4 * len(inner) + 2000
 
 
-@given(hnp.arrays(np.int64, st.integers(0, 30), elements=st.integers(0, 5) | st.integers(0, 2**62)))
-def test_sorting_is_stable_for_keys_of_any_size(key: NDArray[np.int64]) -> None:
-    np.testing.assert_array_equal(_order(key), np.argsort(key, kind="stable"))
+@given(hnp.arrays(np.int32, st.integers(0, 30), elements=st.integers(0, 5) | st.integers(0, 200)))
+def test_corners_of_a_part_come_together_in_their_order(part: NDArray[np.int32]) -> None:
+    row, col = np.arange(2 * len(part), dtype=np.int32).reshape(2, -1)
+    mask, order = row.astype(np.uint8), np.argsort(part, kind="stable")
+    found = _by_part(part, row.copy(), col.copy(), mask, int(part.max(initial=-1)) + 1)
+    for values, sorted_values in zip((part, row, col, mask), found, strict=True):
+        np.testing.assert_array_equal(sorted_values, values[order])
 
 
 def test_select_and_concatenate_keep_the_order() -> None:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from test_vectors import LEGEND, covers
 
 from geoseg import regularise
-from geoseg.footprints import GroundSeparation, Layer, footprints
+from geoseg.footprints import GroundSeparation, Layer, _keep_apart, footprints
 from geoseg.polygonise import Objects, polygonise_whole
 from geoseg.regularise import Style, regularised, without_overlaps
 from geoseg.separate import Separation
@@ -234,7 +234,7 @@ def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> 
     one, two = shapely.STRtree(polygons).query(polygons)
     assert shapely.area(shapely.intersection(polygons[one[one < two]], polygons[two[one < two]])).sum() > 2
     grid = GeoBox((100, 100), BANEPA @ Affine.scale(PIXEL[0] / BANEPA.a), 32645)
-    layer = Layer(grid, LEGEND, "town", simplify=1.0, confident=False, regularise=True, details=True)
+    layer = Layer(grid, LEGEND, "town", simplify=1.0, confident=False, regularise=True)
     frame = footprints([(Window(0, 100, 0, 100), labels, None)], layer)
     shapes = frame.geometry.to_numpy()
     one, two = shapely.STRtree(shapes).query(shapes)
@@ -246,11 +246,33 @@ def test_houses_that_do_not_touch_are_not_brought_over_each_other(seed: int) -> 
     ]
 
 
+def test_a_hall_does_not_take_a_sheds_wall() -> None:
+    """Straightened, it lies over half of the shed beside it, a sliver of the hall. Else the smaller one gives way."""
+    place = np.array([334_000, 3_057_000])
+    hall, shed, hut = shapely.box(0, 0, 100, 80), shapely.box(98, 10, 102, 14), shapely.box(20, 79.9, 30, 90)
+    columns = {
+        "geometry": np.array([hall, shed, hut], object),
+        "regularised": np.ones(3, np.bool_),
+        **{name: np.zeros(3) for name in ("area_m2", "perimeter_m", "orientation_deg")},
+        "vertices": np.zeros(3, np.int64),
+    }
+    moved = {**columns, "geometry": shapely.transform(columns["geometry"], lambda xy: xy + place)}
+    layer = Layer(GeoBox((1000, 1000), BANEPA, 32645), LEGEND, "a", regularise=True)
+    _keep_apart(moved, layer)
+    shapes = shapely.transform(moved["geometry"], lambda xy: xy - place)
+    assert shapes[1].equals(shed)
+    assert shapes[0].area == pytest.approx(8000 - 8)
+    assert shapes[2].area == pytest.approx(10 * 10)
+    assert shapes[0].intersection(shapes[1]).area == shapes[0].intersection(shapes[2]).area == 0
+    assert moved["vertices"].tolist() == [8, 0, 4], "what is cut is measured again"
+    assert moved["area_m2"][[0, 2]] == pytest.approx([7992, 100], rel=1e-2)
+
+
 @pytest.mark.parametrize("turn", [0.0, 30.0, 100.0, 179.0])
 def test_orientation_is_from_north_to_east(turn: float) -> None:
     house = shapely.affinity.rotate(shapely.box(50, 20, 70, 100), turn, origin=(60, 60))
     labels = rasterize([house], (120, 120), dtype="uint8")
-    layer = Layer(GeoBox((120, 120), BANEPA, 32645), LEGEND, "a", confident=False, regularise=True, details=True)
+    layer = Layer(GeoBox((120, 120), BANEPA, 32645), LEGEND, "a", confident=False, regularise=True)
     frame = footprints([(Window(0, 120, 0, 120), labels, None)], layer)
     # y grows downwards, so what turns right in pixels does so on the map; UTM's north is 0.8 degrees off here
     assert abs((frame["orientation_deg"].iloc[0] - turn + 90) % 180 - 90) < 1.5

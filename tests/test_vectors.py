@@ -73,7 +73,7 @@ def confidence_of(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def outlined(geobox: GeoBox, labels: NDArray[np.uint8], windows: list[Window] | None = None, **more: Any) -> Any:
     confidence = confidence_of(labels)
     windows = windows or [Window.of_shape((labels.shape[0], labels.shape[1]))]
-    layer = Layer(geobox, LEGEND, "town", **{"datetime": WHEN, "simplify": 0.0, **more})
+    layer = Layer(geobox, LEGEND, "town", **{"datetime": WHEN, "simplify": 0.0, "model": "m", **more})
     return footprints(((w, labels[w.slices], confidence[w.slices]) for w in windows), layer)
 
 
@@ -82,8 +82,9 @@ def outlined(geobox: GeoBox, labels: NDArray[np.uint8], windows: list[Window] | 
 
 def test_columns_and_values() -> None:
     frame = outlined(GRIDS["UTM"], picture())
-    columns = ["id", "class", "area_m2", "perimeter_m", "confidence", "touches_nodata", "scene", "datetime", "geometry"]
-    assert list(frame.columns) == columns
+    columns = ["id", "class", "area_m2", "perimeter_m", "confidence", "confidence_min", "edge_sharpness"]
+    columns += ["touches_nodata", "touches_edge", "vertices", "orientation_deg", "scene", "datetime", "model"]
+    assert list(frame.columns) == [*columns, "geometry"]
     assert list(frame["id"]) == ["r2c50", "r3c51", "r4c52", "r5c5", "r20c10", "r30c60", "r33c22"]
     assert set(frame["class"]) == {"building"}
     assert set(frame["scene"]) == {"town"}
@@ -92,6 +93,12 @@ def test_columns_and_values() -> None:
     square = frame[frame["id"] == "r5c5"].iloc[0]
     expected = confidence_of(picture())[5:15, 5:15].mean() / 250
     assert square["confidence"] == pytest.approx(expected, abs=5e-5)
+    assert square["confidence_min"] == pytest.approx(confidence_of(picture())[5:15, 5:15].min() / 250, abs=5e-5)
+    assert list(frame["touches_edge"]) == [False] * 7
+    assert list(frame["vertices"]) == [
+        sum(len(ring.coords) - 1 for ring in (shape.exterior, *shape.interiors)) for shape in frame.geometry
+    ]
+    assert set(frame["model"]) == {"m"}
     x, y = BANEPA @ (5, 5)
     assert square.geometry.equals(shapely.box(x, y - 3, x + 3, y))
     assert frame.crs.to_epsg() == 32645
@@ -99,7 +106,28 @@ def test_columns_and_values() -> None:
 
 def test_what_is_unknown_has_no_column() -> None:
     frame = footprints([(Window(0, 60, 0, 80), picture(), None)], Layer(GRIDS["UTM"], LEGEND, "a", confident=False))
-    assert not {"confidence", "datetime"} & set(frame.columns)
+    assert not {"confidence", "confidence_min", "edge_sharpness", "datetime", "model"} & set(frame.columns)
+
+
+def test_edge_sharpness_is_the_step_of_the_probability_across_the_outline() -> None:
+    """0.9 inside and 0.7 beyond: 0.9 that it is one here, 0.3 there; the scene's edge and nodata are no outline."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:12, 0:9] = 1
+    labels[2:9, 20:26] = 1
+    labels[2:9, 26:] = 255
+    codes = np.where(labels == 1, 225, 175).astype(np.uint8)
+    codes[5:12, 3:6] = 100  # what happens in the middle, or far away, is of no consequence
+    codes[5, 3:6] = codes[11, 3:6] = 225
+    codes[18:] = 3
+    codes[labels == 255] = 255
+    for at_once in (SHAPE, (7, 5)):
+        parts = [(w, labels[w.slices], codes[w.slices]) for w in Window.of_shape(SHAPE).blocks(at_once)]
+        frame = footprints(parts, Layer(GRIDS["UTM"], LEGEND, "a"))
+        assert frame["edge_sharpness"].tolist() == [0.6, 0.6]
+        assert frame["touches_edge"].tolist() == [False, True]
+    alone = np.ones(SHAPE, np.uint8)
+    frame = footprints([(Window.of_shape(SHAPE), alone, alone * 200)], Layer(GRIDS["UTM"], LEGEND, "a"))
+    assert frame["edge_sharpness"].isna().all()
 
 
 def metres_per_degree(lat: float) -> tuple[float, float]:

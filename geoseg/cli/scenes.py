@@ -42,6 +42,10 @@ def _values(_context: click.Context, _option: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text}: write numbers with commas between them, as 255,255,255") from error
 
 
+def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(text.split(","))
+
+
 _MAPPING = (
     click.option(
         "--out",
@@ -164,6 +168,13 @@ def mapping_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("product", metavar="PRODUCT")
 @mapping_options
 @click.option("--regularise", is_flag=True, help="Straight walls and right angles, where they agree with the labels.")
+@click.option(
+    "--format",
+    "formats",
+    callback=_names,
+    metavar="SUFFIX,...",
+    help="Write footprints in further formats, too, as gpkg,fgb,pmtiles; see `geoseg vectorize --help`.",
+)
 def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     r"""Map one scene: PRODUCT is what to look for, as `buildings`.
 
@@ -192,6 +203,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       confidence.tif      probability of each pixel's label
       footprints.geojson  outlines with area and confidence, longitude and latitude
       footprints.parquet  the same as GeoParquet, in the scene's own CRS
+      footprints.gpkg ... with --format: the same again
       clouds.tif          with --mask-clouds: clouds, shadows and what is beside them
                           (of a mosaic's scenes clouds-1.tif, clouds-2.tif ...)
       labels.zarr         with --zarr: both maps and their overviews, for xarray and web maps
@@ -212,6 +224,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       geoseg segment red=B04.tif,green=B03.tif,blue=B02.tif landcover --out maps
     """
     start_log(verbose)
+    from geoseg.io.layers import layers_of
     from geoseg.pipeline import Result, SegmentJob, plan, run
 
     planned = plan(SegmentJob(scene, product, **options))
@@ -225,7 +238,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     counts = result.item["properties"]["geoseg:counts"]
     seen = counts["valid_pixels"] / counts["pixels"]
     click.echo(f"{counts['footprints']} footprints; {seen:.1%} of {counts['pixels'] / 1e6:.1f} megapixels have data.")
-    for name in ("footprints.geojson", "footprints.parquet", "labels.tif", "confidence.tif", "item.json"):
+    more = layers_of(options["formats"])
+    for name in ("footprints.geojson", "footprints.parquet", *more, "labels.tif", "confidence.tif", "item.json"):
         click.echo(str(result.folder / name))
 
 

@@ -53,8 +53,18 @@ def _metres(name: str, text: str, unit: str = "M") -> Callable[[Callable[..., No
     "--regularise", is_flag=True, help="Buildings: straight walls and right angles, where that agrees with the raster."
 )
 @_metres("--separate", "Part objects of a class where they are narrower than this, between wider parts.")
+@click.option("--dsm", metavar="RASTER", help="With --dtm: heights of the surface in metres, for `height_m`.")
+@click.option("--dtm", metavar="RASTER", help="Heights of the bare ground, of the same datum; any grid and CRS.")
 def vectorize(
-    labels: str, *, out: Path, classes: str | None, only: tuple[str, ...], background: str, **shape: Any
+    labels: str,
+    *,
+    out: Path,
+    classes: str | None,
+    only: tuple[str, ...],
+    background: str,
+    dsm: str | None,
+    dtm: str | None,
+    **shape: Any,
 ) -> None:
     r"""Turn a label raster into polygons: any raster of classes, ours or not.
 
@@ -64,7 +74,8 @@ def vectorize(
     An object is what hangs together of one class by the pixels' sides. It is outlined exactly and counted first, so
     areas are those of the raster, however large it is; then it is shaped, in this order, lengths in metres and areas in
     square metres on the ground: separate, fill holes, simplify, smooth or regularise, drop. Classes that touch still do
-    afterwards. `regularised` says which buildings are regular; the others are simplified.
+    afterwards. `regularised` says which buildings are regular; the others are simplified. `height_m`, with --dsm and
+    --dtm, is the median height inside.
 
     FORMATS
 
@@ -75,17 +86,23 @@ def vectorize(
       geoseg vectorize mask.tif --out roofs.fgb --classes 1=roof --separate 2 --regularise
       geoseg vectorize landcover.tif --out water.parquet --class water
     """
+    from geoseg.heights import heights
     from geoseg.io.layers import About, format_of, write_layer
     from geoseg.memory import keep_freed_memory
     from geoseg.polygons import Shaping, trace
 
     format_of(out)
+    if (dsm is None) != (dtm is None):
+        msg = "--dsm and --dtm go together: heights are those of the surface above the ground"
+        raise OptionError(msg)
     keep_freed_memory()
     named = None if classes is None else class_values(classes)
     with ProgressBar() as observe:
         traced = trace(
             labels, Shaping(**shape), classes=named, background=_value(background), only=only, observe=observe
         )
+    if dsm is not None and dtm is not None:
+        traced.frame.insert(len(traced.frame.columns) - 2, "height_m", heights(traced.frame, dsm, dtm))
     colours = {c.name: c.colour for c in traced.legend.classes}
     found = {each.name: colours[each.name] for each in traced.counts}
     write_layer(traced.frame, out, About(out.name.split(".")[0], found, traced.geobox, Path(labels).name))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import geopandas as gpd
@@ -24,8 +28,7 @@ from geoseg.io.vectors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
 
     from odc.geo.geobox import GeoBox
 
@@ -55,6 +58,7 @@ class Format:
     write: Writer
     read: Callable[[Path], gpd.GeoDataFrame] | None
     """None: not to be read back."""
+    media_type: str
     driver: str | None = None
     """Of GDAL that writes it, if one does."""
 
@@ -84,8 +88,9 @@ def _write_coco(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:
 def _write_pmtiles(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:
     """Vector tiles in one file, up to the zoom at which the smaller half of the outlines is still true."""
     if not len(frame):
-        msg = f"{path}: PMTiles without any polygon cannot be made; choose another format"
-        raise OptionError(msg)
+        with beside(path) as part:
+            part.write_bytes(_without_tiles(about.name))
+        return
     lonlat = gpd.GeoDataFrame(frame.drop(columns=frame.geometry.name), geometry=to_lonlat(frame), crs=4326)
     lowest, highest = _zooms(lonlat)
     for name in lonlat.columns:
@@ -97,6 +102,29 @@ def _write_pmtiles(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:
         )
 
 
+def _without_tiles(layer: str) -> bytes:
+    """A PMTiles archive, version 3, of one tile in which a layer has nothing: GDAL makes none.
+
+    As https://github.com/protomaps/PMTiles/blob/main/spec/v3/spec.md has it: header, directory, metadata, tile.
+    """
+    name = layer.encode()[:100]
+    told = b"\x0a" + bytes([len(name)]) + name + b"\x28\x80\x20\x78\x02"  # name, extent 4096, version 2
+    tile = gzip.compress(b"\x1a" + bytes([len(told)]) + told, mtime=0)
+    length = [len(tile) % 128 + 128, len(tile) // 128]
+    directory = gzip.compress(bytes([1, 0, 1, *length, 1]), mtime=0)  # one tile, number 0, at the first byte
+    about = {"name": layer, "vector_layers": [{"id": layer, "fields": {}, "minzoom": 0, "maxzoom": 0}]}
+    metadata = gzip.compress(json.dumps(about).encode(), mtime=0)
+    ends = [_HEADER, *(_HEADER + end for end in (len(directory), len(directory) + len(metadata)))]
+    places = (ends[0], len(directory), ends[1], len(metadata), ends[2], 0, ends[2], len(tile), 1, 1, 1)
+    gzipped, vectors = 2, 1
+    kinds = (1, gzipped, gzipped, vectors, 0, 0)
+    world = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
+    header = struct.pack("<7sB11Q6B4iB2i", b"PMTiles", 3, *places, *kinds, *world, 0, 0, 0)
+    return header + directory + metadata + tile
+
+
+_HEADER = 127  # bytes
+
 EARTH = 40_075_017.0  # metres round the equator
 TILE_UNITS = 4096
 """Steps of a vector tile's coordinates along a side."""
@@ -104,15 +132,19 @@ ACROSS = 64
 """Steps across an outline of middle size that are needed to draw it."""
 
 
+LEVELS = 5
+"""Zooms at most: in one more, an outline of middle size would be a quarter of a pixel, and each takes as long."""
+
+
 def _zooms(lonlat: gpd.GeoDataFrame) -> tuple[int, int]:
-    """From the zoom at which one tile holds about all, to the one at which outlines are drawn truly."""
+    """From the zoom at which one tile holds about all, or half of the outlines are visible, to where they are true."""
     west, south, east, north = lonlat.total_bounds
     lowest = math.floor(math.log2(360 / max(east - west, north - south, 1e-6)))
     degrees = float(np.median(shapely.area(lonlat.geometry.to_numpy()))) ** 0.5
     step = max(degrees, 1e-6) * EARTH / 360 / ACROSS
     highest = math.ceil(math.log2(EARTH / TILE_UNITS / step))
     highest = min(max(highest, 4), 17)
-    return min(max(lowest, 0), highest), highest
+    return min(max(lowest, highest - LEVELS + 1, 0), highest), highest
 
 
 def _kind(frame: gpd.GeoDataFrame) -> str | None:
@@ -142,24 +174,38 @@ def _read_sequence(path: Path) -> gpd.GeoDataFrame:
 
 
 FORMATS = (
-    Format("COCO instances", (".coco.json",), _write_coco, read_coco),
-    Format("GeoJSON", (".geojson", ".json"), lambda frame, path, _: write_geojson(frame, path), _read_by_gdal),
+    Format("COCO instances", (".coco.json",), _write_coco, read_coco, "application/json"),
+    Format(
+        "GeoJSON",
+        (".geojson", ".json"),
+        lambda frame, path, _: write_geojson(frame, path),
+        _read_by_gdal,
+        "application/geo+json",
+    ),
     Format(
         "GeoJSON, one feature on each line",
         (".geojsonl", ".ndjson"),
         lambda frame, path, _: write_geojson_lines(frame, path),
         _read_sequence,
+        "application/x-ndjson",
     ),
     Format(
         "GeoJSON text sequence",
         (".geojsons",),
         lambda frame, path, _: write_geojson_lines(frame, path, b"\x1e"),
         _read_sequence,
+        "application/geo+json-seq",
     ),
-    Format("GeoParquet", (".parquet", ".geoparquet"), _write_parquet, gpd.read_parquet),
-    Format("FlatGeobuf", (".fgb",), _write_flatgeobuf, _read_by_gdal, "FlatGeobuf"),
-    Format("GeoPackage", (".gpkg",), _write_geopackage, _read_by_gdal, "GPKG"),
-    Format("PMTiles", (".pmtiles",), _write_pmtiles, None, "PMTiles"),
+    Format(
+        "GeoParquet",
+        (".parquet", ".geoparquet"),
+        _write_parquet,
+        gpd.read_parquet,
+        "application/vnd.apache.parquet",
+    ),
+    Format("FlatGeobuf", (".fgb",), _write_flatgeobuf, _read_by_gdal, "application/vnd.flatgeobuf", "FlatGeobuf"),
+    Format("GeoPackage", (".gpkg",), _write_geopackage, _read_by_gdal, "application/geopackage+sqlite3", "GPKG"),
+    Format("PMTiles", (".pmtiles",), _write_pmtiles, None, "application/vnd.pmtiles", "PMTiles"),
 )
 """What writes and reads a layer: the first that has its suffix."""
 
@@ -175,6 +221,29 @@ def format_of(path: Path) -> Format:
     known = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
     msg = f"{path}: its suffix stands for no format; choose one of {known}"
     raise OptionError(msg)
+
+
+ALWAYS = (".geojson", ".parquet")
+"""Formats of a run's footprints that nobody needs to ask for."""
+
+
+def layers_of(formats: Iterable[str]) -> tuple[str, ...]:
+    """Names of the files of a run's footprints in further formats, `gpkg` or `fgb`; each once, sorted.
+
+    Raises `OptionError` for one that none has, or that GDAL lacks.
+    """
+    names = {f"footprints.{each.strip().removeprefix('.').lower()}" for each in formats}
+    for name in names:
+        format_of(Path(name))
+    return tuple(sorted(name for name in names if not name.endswith(ALWAYS)))
+
+
+def remove_layers(folder: Path) -> None:
+    """Remove a run's footprints in further formats."""
+    for each in FORMATS:
+        for suffix in each.suffixes:
+            if suffix not in ALWAYS:
+                (folder / f"footprints{suffix}").unlink(missing_ok=True)
 
 
 def write_layer(frame: gpd.GeoDataFrame, path: Path, about: About | None = None) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, islice, pairwise, repeat
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -25,10 +24,12 @@ from rasterio.features import rasterize
 
 from geoseg.errors import OptionError
 from geoseg.io.store import cannot_write
+from geoseg.io.texts import DIGITS, STEPS, Ragged, decimal_texts, polygon_texts
+from geoseg.io.wkb import polygon_wkb
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,8 +42,6 @@ ROWS_TOGETHER = 16384
 
 LINES_TOGETHER = 4096
 """Features of GeoJSON that are written at once: what stays in the cache is faster."""
-
-LONLAT_DIGITS = 7  # RFC 7946, section 11.2, suggests six (10 cm); a roof wants a centimetre
 
 
 def read_polygons(path: Path) -> gpd.GeoSeries:
@@ -192,7 +191,11 @@ class _ParquetParts:
         if self._writer is None:
             ranged = [*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)]  # what a reader may skip rows by
             self._writer = pq.ParquetWriter(
-                self._path, table.schema, compression="zstd", use_dictionary=repeated, write_statistics=ranged
+                self._path,
+                table.schema,
+                compression="zstd",
+                use_dictionary=[name for name in repeated if name != "id"],  # no two are equal
+                write_statistics=ranged,
             )
         self._writer.write_table(table if order is None else table.take(order), row_group_size=ROWS_TOGETHER)
         self._crs = footprints.crs
@@ -210,35 +213,14 @@ _GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
     1: "LineString",
 }
 
-_WKB_HEAD = 13
-"""Bytes of a polygon of one ring before its coordinates: byte order, type, rings, vertices."""
-
 
 def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
-    """Geometries as WKB, little endian. Polygons without holes of as many vertices are put together all at once."""
-    plain = _is_plain(geometry)
-    if not plain.all() or not len(geometry):
+    """Geometries as WKB, little endian; polygons are put together all at once."""
+    is_polygon = (shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(geometry)
+    if not is_polygon.all() or shapely.has_z(geometry).any() or not len(geometry):
         return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
-    count = shapely.get_num_coordinates(geometry)
-    order = np.argsort(count, kind="stable")
-    alike = np.flatnonzero(np.append(True, np.diff(count[order]) != 0))  # numpy's
-    xy = shapely.get_coordinates(geometry if len(alike) == 1 else geometry[order])
-    parts, done = [], 0
-    for first, stop in pairwise((*alike, len(order))):
-        rows, vertices = stop - first, int(count[order[first]])
-        content = np.empty((rows, _WKB_HEAD + 16 * vertices), np.uint8)
-        content[:, :_WKB_HEAD] = np.frombuffer(struct.pack("<BIII", 1, 3, 1, vertices), np.uint8)
-        whole = np.ascontiguousarray(xy[done : done + rows * vertices], "<f8").view(np.uint8)
-        content[:, _WKB_HEAD:] = whole.reshape(rows, -1)
-        done += rows * vertices
-        offsets = np.arange(rows + 1, dtype=np.int64) * content.shape[1]
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
-        parts.append(pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers))
-    if len(parts) == 1:
-        return parts[0].cast(pa.binary())
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return pa.concat_arrays(parts).take(pa.array(place)).cast(pa.binary())
+    rings, polygons = _offsets(geometry)
+    return polygon_wkb(shapely.get_coordinates(geometry), rings, polygons)
 
 
 def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -278,12 +260,11 @@ def geojson_file(path: Path) -> Iterator[Callable[[gpd.GeoDataFrame], None]]:
     """The same file from one frame after the other: what takes them."""
     with beside(path) as part, part.open("wb") as stream:
         stream.write(b'{"type":"FeatureCollection","features":[')
-        separators = chain([b"\n"], repeat(b",\n"))
+        commas = chain([1], repeat(0))  # none before the first feature
 
         def write(footprints: gpd.GeoDataFrame) -> None:
-            for lines in _lines(footprints):
-                stream.write(next(separators))
-                stream.write(pc.binary_join(lines, _large(",\n"))[0].as_buffer())
+            for features in _lines(footprints, ",\n", ""):
+                stream.write(_content(features)[next(commas) :])
 
         yield write
         stream.write(b"\n]}\n")
@@ -292,20 +273,27 @@ def geojson_file(path: Path) -> Iterator[Callable[[gpd.GeoDataFrame], None]]:
 def write_geojson_lines(footprints: gpd.GeoDataFrame, path: Path, mark: bytes = b"") -> None:
     """A feature of GeoJSON on each line, as `write_geojson` has it; `mark` comes before each (RFC 8142: 0x1E)."""
     with beside(path) as part, part.open("wb") as stream:
-        for lines in _lines(footprints):
-            stream.write(mark)
-            stream.write(pc.binary_join(lines, _large("\n" + mark.decode()))[0].as_buffer())
-            stream.write(b"\n")
+        for features in _lines(footprints, mark.decode(), "\n"):
+            stream.write(_content(features))
 
 
-def _lines(footprints: gpd.GeoDataFrame) -> Iterator[pa.Array]:
-    """All features of GeoJSON in portions: lists of one list. Some threads work ahead, as far as memory has a bound."""
+def _content(texts: pa.LargeStringArray) -> memoryview:
+    """All of them, one after the other."""
+    end = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset + len(texts)]
+    return memoryview(texts.buffers()[2])[:end]
+
+
+def _lines(footprints: gpd.GeoDataFrame, before: str = "", behind: str = "") -> Iterator[pa.LargeStringArray]:
+    """All features of GeoJSON in portions, with a text before and behind each.
+
+    Some threads work ahead, as far as memory has a bound.
+    """
     portions = (footprints.iloc[at : at + LINES_TOGETHER] for at in range(0, len(footprints), LINES_TOGETHER))
     with ThreadPoolExecutor(THREADS) as pool:
-        ahead = deque(pool.submit(_features, portion) for portion in islice(portions, THREADS))
+        ahead = deque(pool.submit(_features, portion, before, behind) for portion in islice(portions, THREADS))
         while ahead:
             done = ahead.popleft().result()
-            ahead.extend(pool.submit(_features, portion) for portion in islice(portions, 1))
+            ahead.extend(pool.submit(_features, portion, before, behind) for portion in islice(portions, 1))
             yield done
 
 
@@ -313,82 +301,120 @@ THREADS = min(4, os.cpu_count() or 1)
 """That write GeoJSON side by side: half of the work is done outside of Python."""
 
 
-def _features(footprints: gpd.GeoDataFrame) -> pa.Array:
-    """One list of features of GeoJSON, one at least, as texts."""
+def _features(footprints: gpd.GeoDataFrame, before: str, behind: str) -> pa.LargeStringArray:
+    """Features of GeoJSON, one at least, as texts."""
     columns = [name for name in footprints.columns if name != footprints.geometry.name]
     rows = pd.DataFrame(footprints[columns])
     values = {name: _json_of(rows, name) for name in columns}
-    head = ['{"type":"Feature",']
+    head = [before, '{"type":"Feature",']
     if "id" in columns:
-        head = ['{"type":"Feature","id":', values["id"], ","]
+        head += ['"id":', values["id"], ","]
     pairs = [[("," if place else "") + json.dumps(name) + ":", values[name]] for place, name in enumerate(columns)]
     head += ['"properties":{', *chain.from_iterable(pairs), "}"] if columns else ['"properties":null']
-    shapes = _geometry_texts(to_lonlat(footprints))
-    texts = pc.binary_join_element_wise(*map(_large, (*head, ',"geometry":', shapes, "}", "")))
-    return pa.LargeListArray.from_arrays([0, len(texts)], texts)
+    whole = (*head, ',"geometry":', _geometry_texts(footprints), "}", behind)
+    return pc.binary_join_element_wise(*_together(whole), _large(""))
 
 
-def _large(text: Any) -> Any:
-    return pa.scalar(text, pa.large_string()) if isinstance(text, str) else text
+def _together(texts: Iterable[Any]) -> Iterator[Any]:
+    """The same with fewer joints: what is one text for all, and follows another such, is one with it."""
+    so_far = ""
+    for text in texts:
+        if isinstance(text, str):
+            so_far += text
+            continue
+        yield from (_large(so_far), text)
+        so_far = ""
+    yield _large(so_far)
 
 
-def _json_of(rows: pd.DataFrame, name: str) -> pa.Array:
-    """A column's values as JSON. Numbers and plain text are written by columns, five times as fast as row by row."""
+def _large(text: str) -> pa.Scalar:
+    return pa.scalar(text, pa.large_string())
+
+
+def _json_of(rows: pd.DataFrame, name: str) -> pa.Array | str:
+    """A column's values as JSON, or the one that all have.
+
+    Numbers and plain text are written by columns, many times as fast as row by row.
+    """
     values = rows[name].to_numpy()
     if values.dtype.kind in "biu":
         return pa.array(values).cast(pa.large_string())
     if values.dtype.kind == "f" and np.isfinite(values).all() and np.abs(values).max(initial=0) < _WHOLE:
-        values = values.round(_DECIMALS)
-        texts = pa.array(values.astype(np.float64)).cast(pa.large_string())
-        whole = pc.binary_join_element_wise(texts, _large(".0"), _large(""))
-        return pc.if_else(pa.array(values == np.trunc(values)), whole, texts)
+        return decimal_texts(values.astype(np.float64), _DECIMALS)
     if isinstance(rows[name].dtype, pd.StringDtype):
         texts = pa.array(rows[name], pa.large_string())
         texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-        if not texts.null_count and not pc.any(pc.match_substring_regex(texts, r"[^ !#-\[\]-~]")).as_py():
-            return pc.binary_join_element_wise(_large('"'), texts, _large('"'), _large(""))
+        if not texts.null_count:
+            if pc.all(pc.equal(texts, texts[0])).as_py():
+                return json.dumps(texts[0].as_py())
+            if not pc.any(pc.match_substring_regex(texts, r"[^ !#-\[\]-~]")).as_py():
+                return pc.binary_join_element_wise(_large('"'), texts, _large('"'), _large(""))
     told = rows[[name]].to_json(orient="records", lines=True, date_format="iso", double_precision=_DECIMALS)
-    return pc.utf8_slice_codeunits(pa.array(told.splitlines(), pa.large_string()), len(json.dumps(name)) + 2, -1)
+    texts = pc.utf8_slice_codeunits(pa.array(told.splitlines(), pa.large_string()), len(json.dumps(name)) + 2, -1)
+    return texts[0].as_py() if pc.all(pc.equal(texts, texts[0])).as_py() else texts
 
 
-_DECIMALS, _WHOLE = 4, 1e15
+_DECIMALS, _WHOLE = 4, 1e11
 
 
-def _geometry_texts(geometry: NDArray[np.object_]) -> pa.Array:
-    """GeoJSON of geometries; polygons without holes are written by columns, twice as fast."""
-    plain = _is_plain(geometry)
-    texts = np.empty(len(geometry), object)
-    xy, count = shapely.get_coordinates(geometry[plain]), shapely.get_num_coordinates(geometry[plain])
-    x, y = (pa.array(np.ascontiguousarray(axis)).cast(pa.large_string()) for axis in xy.T)
-    points = pa.LargeListArray.from_arrays(
-        np.append(0, np.cumsum(count)), pc.binary_join_element_wise(x, y, _large(","))
+def _geometry_texts(footprints: gpd.GeoDataFrame) -> pa.Array:
+    """GeoJSON of geometries as `to_lonlat` has them; polygons are written all at once, the others one by one."""
+    exact = footprints.geometry.to_numpy()
+    lonlat = _lonlat_of(footprints)
+    is_polygon = (shapely.get_type_id(exact) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(exact)
+    if not is_polygon.all() or not np.isfinite(lonlat).all():
+        return pa.array(shapely.to_geojson(to_lonlat(footprints)), pa.large_string())
+    rings, polygons = _offsets(exact)
+    shapes = Ragged(np.rint(lonlat * STEPS).astype(np.int64), rings, polygons)
+    texts, sure = polygon_texts(shapes)
+    asked = np.flatnonzero(~sure)
+    if not len(asked):
+        return texts
+    vertex = np.repeat(~sure, np.diff(rings[polygons]))
+    rounded = shapely.set_coordinates(exact[asked], shapes.xy[vertex] / STEPS)
+    broken = asked[_is_broken(rounded)]
+    if not len(broken):
+        return texts
+    mended = pa.array(shapely.to_geojson(to_lonlat(footprints.iloc[broken])), pa.large_string())
+    return pc.replace_with_mask(texts, pa.array(np.isin(np.arange(len(exact)), broken)), mended)
+
+
+def _offsets(polygons: NDArray[np.object_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where rings begin among vertices, and polygons among rings; and where all end."""
+    if _is_plain(polygons).all():
+        return np.append(0, np.cumsum(shapely.get_num_coordinates(polygons))), np.arange(len(polygons) + 1)
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    return (
+        np.append(0, np.cumsum(shapely.get_num_coordinates(rings))),
+        np.append(0, np.cumsum(np.bincount(owner, minlength=len(polygons)))),
     )
-    rings = pc.binary_join(points, _large("],["))
-    head, tail = _large('{"type":"Polygon","coordinates":[[['), _large("]]]}")
-    whole = pc.binary_join_element_wise(head, rings, tail, _large(""))
-    if plain.all():
-        return whole
-    texts[plain] = whole.to_pylist()
-    texts[~plain] = shapely.to_geojson(geometry[~plain])
-    return pa.array(texts, pa.large_string())
+
+
+def _lonlat_of(footprints: gpd.GeoDataFrame) -> NDArray[np.float64]:
+    """(vertices, 2): longitude and latitude of all."""
+    transformer = Transformer.from_crs(footprints.crs, 4326, always_xy=True)
+    xy = shapely.get_coordinates(footprints.geometry.to_numpy())
+    return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
+
+
+def _is_broken(rounded: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """(n,): which of geometries in longitude and latitude are none: invalid, or wider than half the earth."""
+    west, _, east, _ = shapely.bounds(rounded).T if len(rounded) else np.zeros((4, 0))
+    broken: NDArray[np.bool_] = (east - west > HALF_TURN) | ~shapely.is_valid(rounded)
+    return broken
 
 
 def to_lonlat(footprints: gpd.GeoDataFrame) -> NDArray[np.object_]:
     """Polygons as RFC 7946 wants them, valid after rounding too."""
-    transformer = Transformer.from_crs(footprints.crs, 4326, always_xy=True)
-    exact = footprints.geometry.to_numpy()
-    xy = shapely.get_coordinates(exact)
-    lonlat = np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
-    rounded = _with_coordinates(exact, np.round(lonlat, LONLAT_DIGITS))
-    west, _, east, _ = shapely.bounds(rounded).T if len(rounded) else np.zeros((4, 0))
-    wide = east - west > HALF_TURN
-    broken = np.flatnonzero(wide | ~shapely.is_valid(rounded))
+    exact, lonlat = footprints.geometry.to_numpy(), _lonlat_of(footprints)
+    rounded = _with_coordinates(exact, np.round(lonlat, DIGITS))
+    broken = np.flatnonzero(_is_broken(rounded))
     if len(broken):
         _, owner = shapely.get_coordinates(exact, return_index=True)
         again = shapely.set_coordinates(exact[broken], lonlat[np.isin(owner, broken)])
         # what crosses itself did so before, or does where the antimeridian is between two of its vertices
         whole = _only_polygons(shapely.make_valid(_cut_at_antimeridian(again)))
-        rounded[broken] = shapely.set_precision(whole, 10.0**-LONLAT_DIGITS)
+        rounded[broken] = shapely.set_precision(whole, 10.0**-DIGITS)
     oriented: NDArray[np.object_] = shapely.orient_polygons(rounded)
     return oriented
 
