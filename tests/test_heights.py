@@ -40,14 +40,14 @@ def boxes(*places: tuple[float, float, float, float]) -> gpd.GeoDataFrame:
 
 @pytest.fixture
 def models(tmp_path: Path) -> tuple[Path, Path]:
-    """A slope, at a coarser resolution, and two roofs with a chimney on it, one of which is partly not known."""
+    """A slope, at a coarser resolution, and two roofs on it, one with a chimney, one mostly not known."""
     row, col = np.mgrid[:200, :300]
     slope = (1300 + 0.05 * col + 0.02 * row).astype(np.float32)
     surface = slope.copy()
     surface[20:40, 30:60] += 6.25
     surface[25:28, 40:44] += 3
     surface[100:140, 200:240] += 12
-    surface[100:140, 200:219] = -9999
+    surface[100:140, 200:225] = -9999  # more than half of it
     place = PLACE @ rasterio.Affine.translation(-2, -2) @ rasterio.Affine.scale(4)
     coarse = np.mgrid[:55, :80] * 4.0 - 2 + 1.5
     terrain = (1300 + 0.05 * coarse[1] + 0.02 * coarse[0]).astype(np.float32)

@@ -28,7 +28,7 @@ from pycocotools.coco import COCO
 from geoseg.cli import cli
 from geoseg.errors import OptionError, OutputError
 from geoseg.io import vectors
-from geoseg.io.layers import FORMATS, About, read_layer, write_layer
+from geoseg.io.layers import FORMATS, About, layers_of, read_layer, write_layer
 from geoseg.io.vectors import hilbert_order, wkb_of, write_geojson
 
 if TYPE_CHECKING:
@@ -324,3 +324,7 @@ def test_convert_goes_from_any_to_any(tmp_path: Path) -> None:
     assert back.area.sum() == pytest.approx(frame.area.sum(), rel=1e-3)
     with pytest.raises(OptionError, match="its suffix stands for no format"):
         CliRunner().invoke(cli, ["convert", str(tmp_path / "b.gpkg"), "x.dwg"], catch_exceptions=False)
+
+
+def test_a_runs_own_formats_are_no_further_ones() -> None:
+    assert layers_of(["geojson", "GPKG", ".gpkg", "parquet", " fgb"]) == ("footprints.fgb", "footprints.gpkg")

@@ -35,8 +35,8 @@ LEGEND = legend_of(3)
 def scene(shape: tuple[int, int], seed: int) -> Band:
     """Blobs of labels with holes of nodata, and scores that part them."""
     rng = np.random.default_rng(seed)
-    coarse = rng.choice([0, 1, 1, 2, 255], (-(-shape[0] // 5), -(-shape[1] // 5))).astype(np.uint8)
-    labels = coarse.repeat(5, 0).repeat(5, 1)[: shape[0], : shape[1]]
+    coarse = rng.choice([0, 1, 1, 2, 255], (-(-shape[0] // 4), -(-shape[1] // 4))).astype(np.uint8)
+    labels = coarse.repeat(4, 0).repeat(4, 1)[: shape[0], : shape[1]]
     confidence, score = (rng.integers(low, 251, shape).astype(np.uint8) for low in (126, 0))
     for codes in (confidence, score):
         codes[labels == 255] = 255
