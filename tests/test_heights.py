@@ -47,7 +47,7 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
     surface[20:40, 30:60] += 6.25
     surface[25:28, 40:44] += 3
     surface[100:140, 200:240] += 12
-    surface[100:140, 200:225] = -9999  # more than half of it
+    surface[100:140, 200:232] = -9999  # more than half of it
     place = PLACE @ rasterio.Affine.translation(-2, -2) @ rasterio.Affine.scale(4)
     coarse = np.mgrid[:55, :80] * 4.0 - 2 + 1.5
     terrain = (1300 + 0.05 * coarse[1] + 0.02 * coarse[0]).astype(np.float32)
