@@ -556,7 +556,8 @@ def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: P
 
 def test_the_public_names() -> None:
     assert geoseg.__all__ == [
-        *("Change", "Evaluation", "Result", "change", "evaluate", "open_scene", "segment", "vectorize"),
+        *("Change", "Evaluation", "Result", "change", "evaluate", "explore", "open_scene", "report", "segment"),
+        "vectorize",
     ]
     assert all(callable(getattr(geoseg, name)) for name in geoseg.__all__)
     assert dir(geoseg) == sorted(geoseg.__all__)
