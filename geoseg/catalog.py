@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MULTIHASH_SHA256 = "1220"
 """What precedes a SHA-256 digest of 32 bytes in `file:checksum` (https://multiformats.io/multihash)."""
 
+RESIZED = "interpolate-linear"
+"""How a model's card says that what has another resolution is brought to its own (STAC MLM's `resize_type`)."""
+
 COLLECTION = "collection.json"
 
 MAX_CLASSES = 255  # 0 to 254; 255 is nodata
@@ -287,6 +290,9 @@ def _spec_of(item: dict[str, Any], path: Path) -> ModelSpec:
     weights = (path.parent / href).resolve()
     if path.parent.resolve() not in weights.parents:
         msg = f"its weights {href!r} are outside the model's folder"
+        raise ValueError(msg)
+    if given.get("resize_type", RESIZED) != RESIZED:
+        msg = f"it wants bands and scenes resampled by {given['resize_type']!r}, geoseg does {RESIZED!r} only"
         raise ValueError(msg)
     classes = tuple(
         LegendClass(int(c["value"]), str(c["name"]), f"#{c['color_hint']}".lower())

@@ -283,6 +283,11 @@ def test_a_link_out_of_the_models_folder_is_refused(model: Path, tmp_path: Path)
     assert "outside the model's folder" in refused(model)
 
 
+def test_another_way_to_resample_is_refused(model: Path) -> None:
+    edit(model, lambda item: item["properties"]["mlm:input"][0].update(resize_type="interpolate-cubic"))
+    assert "resampled by 'interpolate-cubic', geoseg does 'interpolate-linear' only" in refused(model)
+
+
 def properties(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda item: item["properties"].update({key.replace("_", ":", 1): v for key, v in changes.items()})
 

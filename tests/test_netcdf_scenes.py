@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -39,11 +40,12 @@ def cube(rows: int = 70, cols: int = 60) -> xr.DataArray:
     return made.rename("image").assign_attrs(long_name="red green blue")
 
 
-def write(path: Path, what: xr.DataArray | xr.Dataset, **how: Any) -> Path:
+def write(path: Path, what: xr.DataArray | xr.Dataset, encoding: dict[str, Any] | None = None, **how: Any) -> Path:
     what = what if isinstance(what, xr.Dataset) else what.to_dataset()
     for name in what.data_vars:
         what[name].attrs.pop("grid_mapping", None)
-    mapped = {name: {"grid_mapping": "spatial_ref"} for name in what.data_vars if "y" in what[name].dims}
+    mapped: dict[str, Any] = {n: {"grid_mapping": "spatial_ref"} for n in what.data_vars if "y" in what[n].dims}
+    mapped |= {name: mapped.get(name, {}) | more for name, more in (encoding or {}).items()}
     what.to_netcdf(path, engine="h5netcdf", encoding=mapped, **how)
     return path
 
@@ -187,3 +189,23 @@ def test_what_is_missing_or_damaged_is_told(town: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(netcdf_scenes, "find_spec", lambda _: None)
     with pytest.raises(GeosegError, match=r"town\.nc: NetCDF is read with h5netcdf: pip install 'geoseg\[netcdf\]'"):
         open_scene(town)
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("name", ["image", "x"])
+def test_a_chunk_that_becomes_too_much_is_not_decoded(name: str, checksum: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """A few kilobytes of deflated nothing, which HDF5 would make hundreds of megabytes of."""
+    path = tmp_path / "bomb.nc"
+    how = {"zlib": True, "fletcher32": checksum}
+    chunks = {"image": {"chunksizes": (3, 70, 60)}, "x": {"chunksizes": (60,)}}
+    write(path, cube().isel(time=1, drop=True), {each: how | more for each, more in chunks.items()})
+    before = open_source(open_scene(path), (1, 2, 3)).read(Window(0, 70, 0, 60))
+    with h5py.File(path, "r+") as file:
+        array = file[name]
+        stored = zlib.compress(bytes(1 << 28), 9)
+        array.id.write_direct_chunk((0,) * array.ndim, stored + bytes(4 if checksum else 0))
+    assert path.stat().st_size < 1_000_000
+    assert before.values.any()
+    with pytest.raises(SceneError, match=r"bomb\.nc: ") as told:
+        open_source(open_scene(path), (1, 2, 3)).read(Window(0, 70, 0, 60))
+    assert "a chunk becomes more than the" in f"{told.value} {told.value.__cause__}"

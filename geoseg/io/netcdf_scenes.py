@@ -9,11 +9,16 @@ How a file tells what it holds and where: see `geoseg.io.cubes`. A window is rea
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import warnings
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from geoseg.errors import SceneError
 from geoseg.io.cubes import LONGEST, Cube, CubeSource, Image
@@ -34,6 +39,15 @@ NAMED = re.compile(r"(.+?\.(?:nc|nc4|cdf|netcdf))(?:/(.+))?", re.IGNORECASE)
 
 CLASSIC = (b"CDF\x01", b"CDF\x02")
 """How files begin that SciPy reads."""
+
+MOST_DEFLATED = 1032
+"""How many times as many bytes as it has deflated data become at most (zlib's own documentation)."""
+
+HARMLESS = 16 << 20
+"""Bytes that a chunk may become in any case."""
+
+CHECKSUM = 4
+"""Bytes of a chunk's checksum (Fletcher 32), behind its data."""
 
 CHUNKS_KEPT = 64 << 20
 """Bytes of chunks that HDF5 keeps decoded, so that rows in order decode each once."""
@@ -68,8 +82,15 @@ class NetcdfSource(CubeSource):
 
 def _image(path: str) -> Image:
     file, inside = _parts(path)
-    dataset = _dataset(path, file, inside) or _alone(path, file, inside or "")
-    return Image.of(Cube(path, dataset, lambda name: _reader(dataset, name), labels=split_labels(path)[1]))
+    whole = _dataset(path, file, inside)
+    dataset = whole or _alone(path, file, inside or "")
+    group = (inside or "") if whole else (inside or "").rpartition("/")[0]
+
+    def reader(name: str) -> Callable[[tuple[Any, ...]], NDArray[Any]]:
+        is_hdf5 = _engine(path, file)[0] == "h5netcdf"
+        return _reader(dataset, name, _Chunks(file, f"{group}/{name}") if is_hdf5 else None)
+
+    return Image.of(Cube(path, dataset, reader, labels=split_labels(path)[1]))
 
 
 def _alone(path: str, file: str, inside: str) -> xr.Dataset:
@@ -84,10 +105,56 @@ def _alone(path: str, file: str, inside: str) -> xr.Dataset:
     return alone
 
 
-def _reader(dataset: xr.Dataset, name: str) -> Callable[[tuple[Any, ...]], NDArray[Any]]:
+class _Chunks:
+    """The compressed chunks of an HDF5 array: HDF5 would decode them however large they become."""
+
+    def __init__(self, file: str, where: str) -> None:
+        """`where`: the array's path in the file."""
+        import h5py
+
+        self._array = h5py.File(file).get(where)
+        if not isinstance(self._array, h5py.Dataset):  # a coordinate of a group above
+            self._deflated = False
+            return
+        made_by = self._array.id.get_create_plist()
+        filters = [made_by.get_filter(number)[0] for number in range(made_by.get_nfilters())]
+        self._deflated = h5py.h5z.FILTER_DEFLATE in filters
+        self._checksum = CHECKSUM if filters[-1:] == [h5py.h5z.FILTER_FLETCHER32] else 0
+        self._right: set[tuple[int, ...]] = set()
+
+    def check(self, index: tuple[Any, ...]) -> None:
+        """Raises `ValueError` if a chunk that is touched becomes more than a chunk is."""
+        if not self._deflated:
+            return
+        shape, side = self._array.shape, self._array.chunks
+        size = math.prod(side) * self._array.dtype.itemsize
+        for chunk in itertools.product(*map(_touched, index, shape, side)):
+            if chunk not in self._right:
+                self._check(tuple(place * length for place, length in zip(chunk, side, strict=True)), size)
+                self._right.add(chunk)
+
+    def _check(self, offset: tuple[int, ...], size: int) -> None:
+        told = self._array.id.get_chunk_info_by_coord(offset)
+        if told.byte_offset is None or told.filter_mask or told.size * MOST_DEFLATED <= max(size, HARMLESS):
+            return
+        _, stored = self._array.id.read_direct_chunk(offset)
+        if len(zlib.decompressobj().decompress(stored[: len(stored) - self._checksum], size + 1)) > size:
+            msg = f"a chunk becomes more than the {size} bytes that a chunk has"
+            raise ValueError(msg)
+
+
+def _touched(index: Any, size: int, side: int) -> list[int]:
+    """Which chunks of a dimension an index touches."""
+    places = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
+    return [int(chunk) for chunk in np.unique(places // side)]
+
+
+def _reader(dataset: xr.Dataset, name: str, chunks: _Chunks | None) -> Callable[[tuple[Any, ...]], NDArray[Any]]:
     variable = dataset.variables[name]
 
     def read(index: tuple[Any, ...]) -> NDArray[Any]:
+        if chunks is not None:
+            chunks.check(index)
         values: NDArray[Any] = variable[index].to_numpy()
         return values
 
@@ -117,6 +184,8 @@ def _dataset(path: str, file: str, group: str | None) -> xr.Dataset | None:
                 **how,
             )
             _check_coordinates(path, dataset)
+            for name, coordinate in dataset.coords.items() if engine == "h5netcdf" else ():
+                _Chunks(file, f"{group or ''}/{name}").check((slice(None),) * coordinate.ndim)
             return dataset
     except SceneError:
         raise
