@@ -313,6 +313,21 @@ def test_an_own_fill_value_is_nodata_and_zarrs_zero_is_not(tmp_path: Path) -> No
         assert seen.valid is None if expected is None else not seen.valid.any()
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_that_are_not_there_and_would_be_ground_are_told(
+    version: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = write_zarr(tmp_path / "town.zarr", data_array(picture(70, 90)), version, chunks=(3, 32, 32))
+    assert open_scene(store).shape == (70, 90)
+    assert not caplog.records
+    (array,) = (path.parent for path in store.rglob("image/*") if path.name in {".zarray", "zarr.json"})
+    next(path for path in array.rglob("*") if path.is_file() and not path.name.startswith((".z", "zarr"))).unlink()
+    open_scene(store)
+    (told,) = caplog.messages
+    assert "town.zarr: 1 of 9 chunks of image are not there, and count as 0, which Zarr allows" in told
+    assert "--nodata 0" in told
+
+
 def test_dates(tmp_path: Path) -> None:
     image = data_array(picture(20, 20))
     image.attrs["datetime"] = "2024-05-31T10:11:12Z"

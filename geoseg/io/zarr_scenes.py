@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import lzma
 import re
 import warnings
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from geoseg.catalog import Scene
     from geoseg.io.hrefs import Labels
+
+log = logging.getLogger("geoseg")
 
 METADATA = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 """A folder that holds one of these is a Zarr group or array."""
@@ -56,7 +59,27 @@ def _is_local(path: str) -> bool:
 def open_zarr(path: str) -> Scene:
     """What a store is: its grid, bands and date; no pixel is read. Raises `SceneError` if it is no scene."""
     where, _ = split_labels(path)
-    return _image(path).scene(Path(where).stem, file=where)
+    image = _image(path)
+    if not scheme_of(where):
+        _tell_missing(where, image)
+    return image.scene(Path(where).stem, file=where)
+
+
+def _tell_missing(where: str, image: Image) -> None:
+    """Say so if chunks are not there that would be taken for ground: Zarr has their fill value in their place."""
+    array = _arrays_in(_group_of(Path(where))[0])
+    bands = {name: nodata for (name, _), nodata in zip(image.bands, image.nodata, strict=True)}
+    for name in sorted(name for name, nodata in bands.items() if nodata is None):
+        band = array(name)
+        try:
+            missing = band.nchunks - band.nchunks_initialized
+        except ZarrSource.errors:  # what is damaged is told when it is read
+            continue
+        if missing > 0:
+            fill = 0 if band.fill_value is None else band.fill_value
+            what = f"{missing} of {band.nchunks} chunks of {name} are not there, and count as {fill}, which Zarr allows"
+            remedy = f"if they should be, copy the store again, or leave them out with --nodata {fill}"
+            log.warning("%s: %s; %s", where, what, remedy)
 
 
 class ZarrSource(CubeSource):
@@ -92,25 +115,32 @@ def _at_address(path: str, where: str, labels: Labels) -> Cube:
 
 
 def _in_folder(path: str, where: str, labels: Labels) -> Cube:
-    import zarr
-
-    from geoseg.io.zarr_bounds import bounded
-
     home, name = _group_of(Path(where))
     _check_sides(path, home)
-    store: Any = mended(home) or home
-    dataset = _dataset(store, path)
-
-    def array(name: str) -> Any:
-        place: Any = (home / name, None) if store is home else (store, name)
-        with bounded():
-            return zarr.open_array(place[0], path=place[1], mode="r")
+    dataset = _dataset(mended(home) or home, path)
+    array = _arrays_in(home)
 
     def groups() -> list[str]:
         return sorted(str(below) for below in home.iterdir() if _is_local(str(below)))
 
     cube = _cube(path, dataset if name is None else dataset[[name]], array, groups, labels)
     return replace(cube, crs=_crs_beside(home))
+
+
+def _arrays_in(home: Path) -> Callable[[str], Any]:
+    """What opens an array of a group by its name."""
+    import zarr
+
+    from geoseg.io.zarr_bounds import bounded
+
+    store: Any = mended(home) or home
+
+    def array(name: str) -> Any:
+        place: Any = (home / name, None) if store is home else (store, name)
+        with bounded():
+            return zarr.open_array(place[0], path=place[1], mode="r")
+
+    return array
 
 
 def _crs_beside(home: Path) -> str:
