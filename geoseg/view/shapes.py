@@ -104,8 +104,8 @@ def _within(geometry: NDArray[Any], budget: int) -> tuple[dict[str, bytes] | Non
 
 
 def encoded(geometry: NDArray[Any], step: float) -> dict[str, bytes]:
-    """The streams `rings`, `points` and `deltas` of polygons in pixels, rounded to steps."""
-    parts, of_polygon = shapely.get_parts(geometry, return_index=True)
+    """The streams `rings`, `points` and `deltas` of polygons in pixels, rounded to steps; holes turn the other way."""
+    parts, of_polygon = shapely.get_parts(shapely.orient_polygons(geometry), return_index=True)
     rings, of_part = shapely.get_rings(parts, return_index=True)
     xy, of_ring = shapely.get_coordinates(rings, return_index=True)
     per_ring = np.bincount(of_ring, minlength=len(rings))

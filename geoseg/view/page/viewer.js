@@ -423,7 +423,7 @@ class Viewer {
         c.beginPath();
         for (const i of members.slice(first, first + AT_ONCE)) this.trace(shapes, i);
         c.globalAlpha = layer.opacity * layer.fill;
-        c.fill("evenodd");
+        c.fill(); // holes turn the other way; where two outlines overlap both are filled
         c.globalAlpha = layer.opacity;
         c.stroke();
       }
