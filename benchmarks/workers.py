@@ -80,6 +80,6 @@ class Cluster:
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         dask = Path(sys.executable).with_name("dask")
         line = [str(dask), *command, "--host", "127.0.0.1", "--no-dashboard"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(line, env=environment, stdout=log, stderr=log)

@@ -47,6 +47,9 @@ BACK_WITHIN = 10.0
 DEATHS_ALLOWED = 10
 """Workers that may die with a call before it is given up, where we start the scheduler."""
 
+SETTINGS = {"distributed.scheduler.allowed-failures": DEATHS_ALLOWED, "distributed.worker.profile.enabled": False}
+"""Of Dask, where we start it. The profile that a worker keeps of its own last hour grows to 100 MB."""
+
 Kind: TypeAlias = Literal[
     "processes", "address", "ssh", "slurm", "pbs", "lsf", "sge", "htcondor", "kubernetes", "coiled", "cuda"
 ]
@@ -273,7 +276,7 @@ def crew(recipe: Recipe) -> Iterator[Crew]:
     quiet.setLevel(max(logging.ERROR, before))
     cluster = client = None
     try:
-        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS_ALLOWED}), _cluster_errors(recipe):
+        with dask.config.set(SETTINGS), _cluster_errors(recipe):
             cluster = None if recipe.kind == "address" else _start(recipe)
             security = None if recipe.tls is None else _security(recipe.tls)
             client = distributed.Client(

@@ -44,6 +44,7 @@ from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open
 from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of
 from geoseg.io.vectors import read_aoi
 from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
+from geoseg.memory import Tidying, give_back_freed_memory, keep_freed_memory
 from geoseg.models.architectures import own_stride
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.tiling import CHUNK, Axis, Tiling
@@ -87,7 +88,7 @@ WIDEST_TILE = 12288
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
 LARGE = 1 << 26
-"""Pixels of a scene from which on what lanes have kept is given back before its files are made."""
+"""Pixels after which memory that is free is given back; and of a scene, from which on it is before files are made."""
 
 BYTES_PER_PIXEL = 5.5
 """Disk space that a run may need for each pixel of the scene, at its worst moment."""
@@ -368,8 +369,6 @@ def run(
     ):
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
         if store.shape[0] * store.shape[1] >= LARGE:
-            from geoseg.memory import give_back_freed_memory
-
             give_back_freed_memory()
         kept = exports.footprints_kept()
     return complete(planned, store, kept, machine)
@@ -437,7 +436,6 @@ class Predictor:
 
         `lanes`: forward passes side by side; None: as the machine has cores. `run` may be called from several threads.
         """
-        from geoseg.memory import keep_freed_memory
         from geoseg.models.weights import choose_device, load_predict
         from geoseg.predict import default_lanes, one_torch_thread
 
@@ -492,11 +490,17 @@ def _predict(
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
     predictor = model()
+    tidying = Tidying(LARGE)
+
+    def written(pixels: int) -> None:
+        progress.add(pixels)
+        tidying.after(pixels)
+
     gc.freeze()  # a million objects of libraries: looking through them again and again stops all threads, for nothing
     failures: list[GeosegError] = []
     for core in todo:
         try:
-            report = predictor.run(planned, core, store, progress.add)
+            report = predictor.run(planned, core, store, written)
         except GeosegError as error:
             store.enter(failed_entry(store.undone(core) or core, str(error), HERE))
             failures.append(error)

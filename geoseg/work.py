@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -34,6 +35,7 @@ from geoseg.io.remote import REMOTE_WAITS, differs, is_gone, is_remote, state_of
 from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
+from geoseg.memory import Tidying
 from geoseg.pipeline import (
     Machine,
     Plan,
@@ -151,6 +153,7 @@ def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
             predictor = _predictor(order)
             report = predictor.run(planned, core, sink, lambda _: None)
             machine = machine_of(order.job, predictor.batch(order.job))
+        _tidying.after(math.prod(core.shape))
     except Exception as error:  # noqa: BLE001  # a night's work goes on without this tile
         why = _why(error)
         return TileOutcome(core, (failed_entry(core, why, worker),), None, why, isinstance(error, OutputError))
@@ -247,6 +250,8 @@ def _store_of(order: SceneOrder) -> ResultStore:
 
 # --- what a process keeps
 
+
+_tidying = Tidying(16 << 20)
 _loading = threading.Lock()
 _open: OrderedDict[tuple[Path, str], list[Plan]] = OrderedDict()
 _opening = threading.Lock()
