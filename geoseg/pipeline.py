@@ -359,6 +359,7 @@ def run(
     A tile that fails is entered in the ledger; with `keep_going` its error is raised only when the others are done.
     `model` gives a model that is loaded already; None: it is loaded when it is needed.
     """
+    keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     model = model or (lambda: Predictor(planned.model, planned.job.device))
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
