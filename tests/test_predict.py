@@ -9,9 +9,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import platform
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -825,26 +822,3 @@ def test_scores_that_are_no_numbers_are_an_error() -> None:
     case = Case((20, 20))
     with pytest.raises(ModelError, match="not numbers"):
         run(case, predict=Damaged(case.classes, case.bands, case.patch))
-
-
-KEPT = """
-import numpy as np, psutil
-from geoseg.memory import give_back_freed_memory, keep_freed_memory
-keep_freed_memory()
-resident = lambda: psutil.Process().memory_info().rss >> 20
-blocks = [np.ones(10 << 20, np.uint8) for _ in range(20)]
-end = np.ones(1 << 20, np.uint8)  # lies behind them, or so much would be given back by itself
-full = resident()
-del blocks
-kept = resident()
-give_back_freed_memory()
-print(full - kept, kept - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc, which this system has not")
-def test_freed_memory_is_kept_until_it_is_given_back() -> None:
-    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, timeout=100)
-    lost, given_back = map(int, done.stdout.split())
-    assert lost < 20
-    assert given_back > 150
