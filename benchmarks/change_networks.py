@@ -3,8 +3,8 @@
     python workflows/prepare_change.py --data DATA --out PREPARED
     python benchmarks/change_networks.py PREPARED --out RUNS [buildings|sentinel2 ...]
 
-Trains `workflows/change-buildings.yaml` three times, each time without a third of the pairs (a pair is kept as a whole),
-and `workflows/change-sentinel2.yaml` four times, each time without one city.
+Trains `workflows/change-buildings.yaml` three times, each time without a third of the pairs (a pair is kept as a
+whole), and `workflows/change-sentinel2.yaml` four times, each time without one city.
 """
 
 from __future__ import annotations

@@ -407,9 +407,17 @@ MEDIA_TYPES = {".jp2": "image/jp2", ".j2k": "image/jp2", ".nc": "application/net
 """Of what is no GeoTIFF, by its suffix."""
 
 
+def _leaves(scene: Scene) -> Iterator[Scene]:
+    """The scenes that it is read from in the end."""
+    for part in scene.parts:
+        yield from _leaves(part)
+    if not scene.parts:
+        yield scene
+
+
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
-    for part in scene.parts or (scene,):
+    for part in _leaves(scene):
         own = () if part.memory is not None else part.files or (part.file or part.path,)
         for path in (*own, *((part.mask[1],) if part.mask else ())):
             folder = Path(path).is_dir() or ".zarr" in Path(path).suffixes

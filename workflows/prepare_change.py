@@ -2,16 +2,17 @@
 
     python workflows/prepare_change.py --data DATA --out PREPARED
 
-DATA is the folder that holds `change_buildings/` (pairs of LEVIR-CD, academic use only) and `change_sentinel2/` (pairs of
-OSCD; imagery Copernicus, labels CC-BY-NC-SA). The large pairs of buildings are cut into chips of 256 pixels, whose names
-begin with that of the pair, so that a job can keep a pair as a whole. Each date of a city becomes one GeoTIFF with a band
-for each of its files, on its own grid, and the labels one on that of the earlier date.
+DATA is the folder that holds `change_buildings/` (pairs of LEVIR-CD, academic use only) and `change_sentinel2/` (pairs
+of OSCD; imagery Copernicus, labels CC-BY-NC-SA). The large pairs of buildings are cut into chips of 256 pixels, whose
+names begin with that of the pair, so that a job can keep a pair as a whole. Each date of a city becomes one GeoTIFF with
+a band for each of its files, on its own grid, and the labels one on that of the earlier date.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -19,6 +20,11 @@ from PIL import Image
 
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.catalog import Scene
 
 CHIP = 256
 CITIES = ("aguasclaras", "bordeaux", "hongkong", "paris")
@@ -49,7 +55,7 @@ def prepare_city(folder: Path, out: Path) -> None:
     write(out / "label" / f"{folder.name}.tif", changed, grid, ("changed",))
 
 
-def write(path: Path, values: np.ndarray, scene: object, names: tuple[str, ...]) -> None:
+def write(path: Path, values: NDArray[Any], scene: Scene, names: tuple[str, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     geobox = scene.geobox
     profile = {"crs": str(geobox.crs), "transform": geobox.affine, "count": len(values), "dtype": str(values.dtype)}
