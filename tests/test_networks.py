@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pickle
@@ -145,6 +146,12 @@ class TestEveryArchitecture:
         assert re.search(r"\(.+ \d{4}\)", ARCHITECTURES[architecture].description)
 
 
+@functools.cache
+def built_once(architecture: str) -> torch.nn.Module:
+    """For tests that leave it as it is."""
+    return build(architecture, ENCODERS[architecture])
+
+
 def exchanged(values: torch.Tensor) -> torch.Tensor:
     """A pair (n, 2 x bands, y, x) with its dates in the other order."""
     return torch.cat(values.chunk(2, 1)[::-1], 1)
@@ -154,9 +161,9 @@ def exchanged(values: torch.Tensor) -> torch.Tensor:
 class TestEveryArchitectureForTwoDates:
     """The same of those that take two scenes, and what is theirs alone."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def network(self, architecture: str) -> torch.nn.Module:
-        return build(architecture, ENCODERS[architecture])
+        return built_once(architecture)
 
     @torch.inference_mode()
     def test_its_scores_are_of_the_inputs_size(self, architecture: str, network: torch.nn.Module) -> None:
