@@ -4,20 +4,38 @@
     python benchmarks/change_networks.py PREPARED --out RUNS [buildings|sentinel2 ...]
 
 Trains `workflows/change-buildings.yaml` three times, each time without a third of the pairs (a pair is kept as a
-whole), and `workflows/change-sentinel2.yaml` four times, each time without one city.
+whole), and `workflows/change-sentinel2.yaml` four times, each time without one city. What was left out is mapped as
+`geoseg change` does it, and scored: pixels where both dates see something, and objects (connected changed pixels of
+at least 4 square metres, one to one at IoU above 0.5); pooled means that counts were added first. Runs that are
+finished are kept in RUNS, and not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+import geoseg
+from geoseg.catalog import find_model
+from geoseg.evaluation.inputs import raster_on
+from geoseg.evaluation.objects import object_scores
+from geoseg.evaluation.pixels import confusion_of, pixel_scores, ratio
+from geoseg.io.scenes import open_scene
 from geoseg.jobs import read_job
 from geoseg.memory import keep_freed_memory
 from geoseg.train.job import TrainJob
 from geoseg.train.run import train
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 PAIRS = {
@@ -40,8 +58,8 @@ def without_city(city: str) -> TrainJob:
     values = read_job(WORKFLOWS / "change-sentinel2.yaml", TrainJob).model_dump(exclude_unset=True)
     values["name"] += f"-{city}"
     for data, names in zip(values["data"], ([c for c in CITIES if c != city], [city]), strict=True):
-        data |= {"rasters": [f"change_sentinel2/t1/{name}.tif" for name in names]}
-        data |= {"after": [f"change_sentinel2/t2/{name}.tif" for name in names]}
+        data |= {"rasters": [f"change_sentinel2/t1/{name}-t1.tif" for name in names]}
+        data |= {"after": [f"change_sentinel2/t2/{name}-t2.tif" for name in names]}
     return TrainJob.model_validate(values)
 
 
@@ -55,10 +73,60 @@ def trained(job: TrainJob, data: Path, out: Path) -> Path:
     return folder
 
 
-SETS: dict[str, Any] = {
-    "buildings": [without_pairs(fold) for fold in PAIRS],
-    "sentinel2": [without_city(city) for city in CITIES],
-}
+@dataclass(frozen=True)
+class Counts:
+    """Pixels and objects of one map of changes against its labels."""
+
+    confusion: NDArray[np.int64]
+    objects: NDArray[np.int64]
+    """Matched, predicted, in the labels."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.confusion + other.confusion, self.objects + other.objects)
+
+    def row(self, name: str) -> str:
+        changed = pixel_scores(self.confusion).classes[1]
+        matched, predicted, there = (int(count) for count in self.objects)
+        cells = [f"{value:.3f}" for value in (changed.f1, changed.iou, changed.precision, changed.recall)]
+        return f"| {name} | {' | '.join(cells)} | {ratio(2 * matched, predicted + there):.3f} | {there} |"
+
+
+def scored(before: Path, after: Path, model: Path, truth: Path, out: Path) -> Counts:
+    spec = find_model(None, str(model))
+    found = geoseg.change(before, after, spec.product, out / "maps", model=str(model))
+    labels = open_scene(truth)
+    whole = Window.of_shape(labels.shape)
+    mapped = raster_on(open_scene(found.folder / "changes.tif"), labels.geobox).read(whole)
+    confusion = confusion_of(mapped, raster_on(labels, labels.geobox).read(whole), 2)
+    shapes = geoseg.vectorize(truth, classes={0: "unchanged", 1: "changed"}, min_area=4)
+    crs = shapes.estimate_utm_crs()
+    sides = (found.changes.to_crs(crs).geometry.to_numpy(), shapes.to_crs(crs).geometry.to_numpy())
+    objects = object_scores(*sides)
+    return Counts(confusion, np.array([objects.matched, objects.predicted, objects.reference]))
+
+
+def buildings(prepared: Path, out: Path) -> Iterator[tuple[str, Counts]]:
+    """Each pair that was left out."""
+    folder = prepared / "change_buildings" / "pairs"
+    for fold, names in PAIRS.items():
+        model = trained(without_pairs(fold), prepared, out)
+        for path in sorted((folder / "label").glob("*.tif")):
+            stem = path.stem.removesuffix("-label")
+            if any(stem == name or stem.startswith(f"{name}_") for name in names):
+                dates = (folder / kind / f"{stem}-{date}.tif" for kind, date in (("A", "before"), ("B", "after")))
+                yield stem, scored(*dates, model, path, out)
+
+
+def sentinel2(prepared: Path, out: Path) -> Iterator[tuple[str, Counts]]:
+    """Each city that was left out."""
+    folder = prepared / "change_sentinel2"
+    for city in CITIES:
+        model = trained(without_city(city), prepared, out)
+        dates = (folder / date / f"{city}-{date}.tif" for date in ("t1", "t2"))
+        yield city, scored(*dates, model, folder / "truth" / f"{city}.tif", out)
+
+
+SETS = {"buildings": buildings, "sentinel2": sentinel2}
 
 
 def main() -> None:
@@ -69,8 +137,12 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.sets:
-        for job in SETS[name]:
-            trained(job, args.prepared, args.out)
+        print(f"\n| {name}, left out | F1 | IoU | precision | recall | object F1 | objects |\n|{'---|' * 7}")
+        each = []
+        for what, counts in SETS[name](args.prepared, args.out):
+            print(counts.row(what), flush=True)
+            each.append(counts)
+        print(sum(each[1:], each[0]).row("pooled"), flush=True)
 
 
 if __name__ == "__main__":

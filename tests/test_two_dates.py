@@ -466,6 +466,15 @@ class TestTraining:
             name for name in own if name not in shared and not name.startswith(("segmentation_head", "mixin"))
         } == set()
 
+    def test_an_encoder_without_a_rate_keeps_its_weights(self, pairs: Path, tmp_path: Path) -> None:
+        wanted = job(optimiser={"steps": 2, "batch": 2, "warm_up": 1, "averaging": 0, "encoder_rate": 0})
+        folder = train(wanted, pairs, tmp_path, device="cpu")
+        before, after = _network(wanted, None).state_dict(), load_file(folder / "model.safetensors")
+        learned = {name for name, value in before.items() if not torch.equal(value.half(), after[name].half())}
+        kinds = ("running_mean", "running_var", "num_batches_tracked")
+        assert not [name for name in learned if name.startswith("encoder") and not name.endswith(kinds)]
+        assert {name.split(".")[0] for name in learned} >= {"decoder", "segmentation_head"}
+
     def test_it_goes_on_from_a_model_of_change(self, model: Path) -> None:
         start = read_model(model)
         values = job().model_dump(exclude={"network", "classes", "background"}, exclude_unset=True)

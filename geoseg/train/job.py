@@ -96,7 +96,9 @@ class Optimiser(Strict):
     accumulate: int = Field(default=1, gt=0, description="forward passes per update")
     rate: float = Field(default=1.5e-3, gt=0, description="learning rate of the decoder")
     encoder_rate: float = Field(
-        default=0.33, ge=0, description="the encoder's learning rate as a share of the decoder's"
+        default=0.33,
+        ge=0,
+        description="the encoder's learning rate as a share of the decoder's; 0: its weights stay, which is faster",
     )
     weight_decay: float = Field(default=1e-2, ge=0)
     warm_up: int = Field(default=100, ge=0, description="updates until the full learning rate")

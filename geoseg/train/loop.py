@@ -234,6 +234,8 @@ def fit(
     if job.optimiser.checkpoint_gradients and hasattr(network.get_submodule("encoder"), "model"):
         encoder: Any = network.get_submodule("encoder.model")
         encoder.set_grad_checkpointing()
+    if not job.optimiser.encoder_rate:
+        network.get_submodule("encoder").requires_grad_(requires_grad=False)
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
     with _quiet():
         trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
