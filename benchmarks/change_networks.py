@@ -1,13 +1,13 @@
 """How good networks for two dates are on pairs, and in cities, that they have not learned from.
 
     python workflows/prepare_change.py --data DATA --out PREPARED
-    python benchmarks/change_networks.py PREPARED --out RUNS [buildings|sentinel2 ...]
+    python benchmarks/change_networks.py PREPARED --out RUNS [buildings|sentinel2 ...] [--only NAME]
 
 Trains `workflows/change-buildings.yaml` three times, each time without a third of the pairs (a pair is kept as a
 whole), and `workflows/change-sentinel2.yaml` four times, each time without one city. What was left out is mapped as
 `geoseg change` does it, and scored: pixels where both dates see something, and objects (connected changed pixels of
 at least 4 square metres, one to one at IoU above 0.5); pooled means that counts were added first. Runs that are
-finished are kept in RUNS, and not done again.
+finished are kept in RUNS, and not done again; `--only a` or `--only paris` does one of them.
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ PAIRS = {
     "c": ("test_3", "test_7", "val_27"),
 }
 """The pairs that each network is judged by: one of 1024 pixels, and parts of others."""
+NEVER = 10**6
+"""Updates between two looks at the validation places: these are judged by the engine, afterwards."""
 CITIES = ("aguasclaras", "bordeaux", "hongkong", "paris")
 
 
 def without_pairs(fold: str) -> TrainJob:
     values = read_job(WORKFLOWS / "change-buildings.yaml", TrainJob).model_dump(exclude_unset=True)
-    values["name"] += f"-{fold}"
+    values |= {"name": f"{values['name']}-{fold}", "validate_every": NEVER}
     values["data"][0]["validation"] = [f"{pair}_*" for pair in PAIRS[fold]]
     return TrainJob.model_validate(values)
 
 
 def without_city(city: str) -> TrainJob:
     values = read_job(WORKFLOWS / "change-sentinel2.yaml", TrainJob).model_dump(exclude_unset=True)
-    values["name"] += f"-{city}"
+    values |= {"name": f"{values['name']}-{city}", "validate_every": NEVER}
     for data, names in zip(values["data"], ([c for c in CITIES if c != city], [city]), strict=True):
         data |= {"rasters": [f"change_sentinel2/t1/{name}-t1.tif" for name in names]}
         data |= {"after": [f"change_sentinel2/t2/{name}-t2.tif" for name in names]}
@@ -87,7 +89,7 @@ class Counts:
     def row(self, name: str) -> str:
         changed = pixel_scores(self.confusion).classes[1]
         matched, predicted, there = (int(count) for count in self.objects)
-        cells = [f"{value:.3f}" for value in (changed.f1, changed.iou, changed.precision, changed.recall)]
+        cells = [f"{value:.3f}" for value in (changed.dice, changed.iou, changed.precision, changed.recall)]
         return f"| {name} | {' | '.join(cells)} | {ratio(2 * matched, predicted + there):.3f} | {there} |"
 
 
@@ -105,10 +107,12 @@ def scored(before: Path, after: Path, model: Path, truth: Path, out: Path) -> Co
     return Counts(confusion, np.array([objects.matched, objects.predicted, objects.reference]))
 
 
-def buildings(prepared: Path, out: Path) -> Iterator[tuple[str, Counts]]:
+def buildings(prepared: Path, out: Path, only: str | None) -> Iterator[tuple[str, Counts]]:
     """Each pair that was left out."""
     folder = prepared / "change_buildings" / "pairs"
     for fold, names in PAIRS.items():
+        if only not in {None, fold}:
+            continue
         model = trained(without_pairs(fold), prepared, out)
         for path in sorted((folder / "label").glob("*.tif")):
             stem = path.stem.removesuffix("-label")
@@ -117,10 +121,12 @@ def buildings(prepared: Path, out: Path) -> Iterator[tuple[str, Counts]]:
                 yield stem, scored(*dates, model, path, out)
 
 
-def sentinel2(prepared: Path, out: Path) -> Iterator[tuple[str, Counts]]:
+def sentinel2(prepared: Path, out: Path, only: str | None) -> Iterator[tuple[str, Counts]]:
     """Each city that was left out."""
     folder = prepared / "change_sentinel2"
     for city in CITIES:
+        if only not in {None, city}:
+            continue
         model = trained(without_city(city), prepared, out)
         dates = (folder / date / f"{city}-{date}.tif" for date in ("t1", "t2"))
         yield city, scored(*dates, model, folder / "truth" / f"{city}.tif", out)
@@ -134,12 +140,13 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("sets", nargs="*", default=list(SETS))
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained networks")
+    parser.add_argument("--only", help="one of a, b, c or of the cities")
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.sets:
         print(f"\n| {name}, left out | F1 | IoU | precision | recall | object F1 | objects |\n|{'---|' * 7}")
         each = []
-        for what, counts in SETS[name](args.prepared, args.out):
+        for what, counts in SETS[name](args.prepared, args.out, args.only):
             print(counts.row(what), flush=True)
             each.append(counts)
         print(sum(each[1:], each[0]).row("pooled"), flush=True)

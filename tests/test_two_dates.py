@@ -292,7 +292,7 @@ class TestCommand:
         assert properties["end_datetime"].startswith("2024")
         sources = {link["title"] for link in item["links"] if link["rel"] == "derived_from"}
         assert {"old", "new"} <= sources
-        assert [c["name"] for c in item["assets"]["changes_raster"]["classification:classes"]] == [
+        assert [c["name"] for c in item["assets"]["changed_raster"]["classification:classes"]] == [
             "unchanged",
             "changed",
         ]

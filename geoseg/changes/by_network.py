@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 COG: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
 ASSETS: Final = {
-    "changes": ("changes.geojson", "application/geo+json", "what has changed, longitude and latitude"),
-    "changes_parquet": ("changes.parquet", "application/vnd.apache.parquet", "what has changed, in the scene's CRS"),
-    "changes_raster": ("changes.tif", COG, "which pixels have changed"),
+    "changed": ("changes.geojson", "application/geo+json", "what has changed, longitude and latitude"),
+    "changed_parquet": ("changes.parquet", "application/vnd.apache.parquet", "what has changed, in the scene's CRS"),
+    "changed_raster": ("changes.tif", COG, "which pixels have changed"),
 }
 """File, media type and title of each asset that a result of one scene has not."""
 
@@ -150,7 +150,7 @@ def _with_changes(item: dict[str, Any], planned: PairPlan) -> dict[str, Any]:
     extra = item["assets"]["labels"]
     raster = {key: extra[key] for key in ("data_type", "nodata", "classification:classes")}
     for key, (name, kind, title) in ASSETS.items():
-        told = raster if key == "changes_raster" else {}
+        told = raster if key == "changed_raster" else {}
         item["assets"][key] = file_asset(folder / name, kind, title, ["data"], told).to_dict()
     names = f"{before.name} and {after.name}"
     properties["title"] = f"change of {planned.mapped.model.product}: {before.id} to {after.id}"

@@ -49,7 +49,8 @@ class ChangeStar(nn.Module):
     """ChangeStar (Zheng et al. 2021): each date decoded by itself, then torchgeo's ChangeMixin on both.
 
     Its layers see both orders of the dates, and the mean of what they say is the answer: so the order is of no
-    consequence. They end with a class's scores instead of one score, which is what the engine blends.
+    consequence. They end with a class's scores instead of one score, which is what the engine blends. The last
+    rectifier is left out: behind it nothing speaks for what little has changed but a bias, which learns slowly.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, channels: int, outputs: int, stride: int) -> None:
@@ -59,7 +60,8 @@ class ChangeStar(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         layers = list(ChangeMixin(in_channels=2 * channels, scale_factor=stride).convs)
-        self.mixin = nn.Sequential(*layers[:-2])
+        last_block: Any = layers[-3]
+        self.mixin = nn.Sequential(*layers[:-3], last_block[:-1])
         last: Any = layers[-2]
         self.segmentation_head = nn.Sequential(nn.Conv2d(last.in_channels, outputs, 3, padding=1), layers[-1])
 
