@@ -1,7 +1,7 @@
 """How good networks for two dates are on pairs, and in cities, that they have not learned from.
 
     python workflows/prepare_change.py --data DATA --out PREPARED
-    python benchmarks/change_networks.py PREPARED --out RUNS [buildings|sentinel2 ...] [--only NAME]
+    python benchmarks/change_networks.py PREPARED --out RUNS [buildings|sentinel2 ...] [--only NAME] [--steps N]
 
 Trains `workflows/change-buildings.yaml` three times, each time without a third of the pairs (a pair is kept as a
 whole), and `workflows/change-sentinel2.yaml` four times, each time without one city. What was left out is mapped as
@@ -49,16 +49,18 @@ NEVER = 10**6
 CITIES = ("aguasclaras", "bordeaux", "hongkong", "paris")
 
 
-def without_pairs(fold: str) -> TrainJob:
+def without_pairs(fold: str, steps: int | None) -> TrainJob:
     values = read_job(WORKFLOWS / "change-buildings.yaml", TrainJob).model_dump(exclude_unset=True)
     values |= {"name": f"{values['name']}-{fold}", "validate_every": NEVER}
     values["data"][0]["validation"] = [f"{pair}_*" for pair in PAIRS[fold]]
+    values["optimiser"] |= {} if steps is None else {"steps": steps}
     return TrainJob.model_validate(values)
 
 
-def without_city(city: str) -> TrainJob:
+def without_city(city: str, steps: int | None) -> TrainJob:
     values = read_job(WORKFLOWS / "change-sentinel2.yaml", TrainJob).model_dump(exclude_unset=True)
     values |= {"name": f"{values['name']}-{city}", "validate_every": NEVER}
+    values["optimiser"] |= {} if steps is None else {"steps": steps}
     for data, names in zip(values["data"], ([c for c in CITIES if c != city], [city]), strict=True):
         data |= {"rasters": [f"change_sentinel2/t1/{name}-t1.tif" for name in names]}
         data |= {"after": [f"change_sentinel2/t2/{name}-t2.tif" for name in names]}
@@ -107,29 +109,29 @@ def scored(before: Path, after: Path, model: Path, truth: Path, out: Path) -> Co
     return Counts(confusion, np.array([objects.matched, objects.predicted, objects.reference]))
 
 
-def buildings(prepared: Path, out: Path, only: str | None) -> Iterator[tuple[str, Counts]]:
+def buildings(prepared: Path, out: Path, only: str | None, steps: int | None) -> Iterator[tuple[str, Counts]]:
     """Each pair that was left out."""
     folder = prepared / "change_buildings" / "pairs"
     for fold, names in PAIRS.items():
         if only not in {None, fold}:
             continue
-        model = trained(without_pairs(fold), prepared, out)
+        model = trained(without_pairs(fold, steps), prepared, out)
         for path in sorted((folder / "label").glob("*.tif")):
             stem = path.stem.removesuffix("-label")
             if any(stem == name or stem.startswith(f"{name}_") for name in names):
-                dates = (folder / kind / f"{stem}-{date}.tif" for kind, date in (("A", "before"), ("B", "after")))
-                yield stem, scored(*dates, model, path, out)
+                before, after = folder / "A" / f"{stem}-before.tif", folder / "B" / f"{stem}-after.tif"
+                yield stem, scored(before, after, model, path, out)
 
 
-def sentinel2(prepared: Path, out: Path, only: str | None) -> Iterator[tuple[str, Counts]]:
+def sentinel2(prepared: Path, out: Path, only: str | None, steps: int | None) -> Iterator[tuple[str, Counts]]:
     """Each city that was left out."""
     folder = prepared / "change_sentinel2"
     for city in CITIES:
         if only not in {None, city}:
             continue
-        model = trained(without_city(city), prepared, out)
-        dates = (folder / date / f"{city}-{date}.tif" for date in ("t1", "t2"))
-        yield city, scored(*dates, model, folder / "truth" / f"{city}.tif", out)
+        model = trained(without_city(city, steps), prepared, out)
+        before, after = folder / "t1" / f"{city}-t1.tif", folder / "t2" / f"{city}-t2.tif"
+        yield city, scored(before, after, model, folder / "truth" / f"{city}.tif", out)
 
 
 SETS = {"buildings": buildings, "sentinel2": sentinel2}
@@ -140,13 +142,14 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("sets", nargs="*", default=list(SETS))
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained networks")
+    parser.add_argument("--steps", type=int, help="updates of the weights, in place of the jobs'")
     parser.add_argument("--only", help="one of a, b, c or of the cities")
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.sets:
         print(f"\n| {name}, left out | F1 | IoU | precision | recall | object F1 | objects |\n|{'---|' * 7}")
         each = []
-        for what, counts in SETS[name](args.prepared, args.out, args.only):
+        for what, counts in SETS[name](args.prepared, args.out, args.only, args.steps):
             print(counts.row(what), flush=True)
             each.append(counts)
         print(sum(each[1:], each[0]).row("pooled"), flush=True)
