@@ -118,6 +118,8 @@ class ModelSpec:
     licence: str
     scores: tuple[tuple[str, float], ...]
     """(what was measured and where, value), the first one being the headline."""
+    dates: int = 1
+    """Scenes of one place that it takes at once, each with all bands: 2 for a model of what has changed."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that contradict each other, and encoders that would be fetched from somewhere."""
@@ -130,6 +132,7 @@ class ModelSpec:
                 self.separation is None or ("interior" in self.auxiliary and 0 < self.separation[0] <= 1),
                 f"a score `interior` and a seed above 0 to tell objects apart, got {self.separation}",
             ),
+            (self.dates in {1, 2}, f"one scene or two, got {self.dates}"),
             (re.fullmatch(r"[\w.-]+", self.encoder), f"an encoder's plain name, got {self.encoder!r}"),
         ):
             if not fits:
@@ -169,6 +172,9 @@ class Scene:
     """Of each band what its numbers are multiplied by, and what is added, to be a quantity; () if they are one."""
     parts: tuple[Scene, ...] = ()
     """The scenes that it is read from, where its grid is not their own; the first that is valid in a pixel counts."""
+    stacked: bool = False
+    """Whether the bands of its parts lie one behind the other's, as networks for two dates take them, and a pixel is
+    valid where it is in all of them."""
     by_nearest: bool = False
     """Whether a pixel takes what it lies in of those, as codes want it, and not what is between."""
     clouds: tuple[str, str] | None = None
@@ -255,7 +261,7 @@ def find_model(product: str | None, model: str | None) -> ModelSpec:
         spec = read_model(Path(model))
     else:
         bundled = list(bundled_models())
-        found = [m for m in bundled if (m.name == model if model else m.product == product)]
+        found = [m for m in bundled if (m.name == model if model else m.product == product and m.dates == 1)]
         if not found:
             known = ", ".join(f"{m.name} ({m.product})" for m in bundled)
             what = f"a model named {model!r}" if model else f"a model for {product!r}"
@@ -316,7 +322,13 @@ def _spec_of(item: dict[str, Any], path: Path) -> ModelSpec:
         resolution=(float(properties["geoseg:resolution"][0]), float(properties["geoseg:resolution"][1])),
         licence=str(properties["license"]),
         scores=tuple((str(s["name"]), float(s["value"])) for s in properties.get("geoseg:scores", ())),
+        dates=_dates_of(given["input"]["shape"]),
     )
+
+
+def _dates_of(shape: list[int]) -> int:
+    """Of an input (batch, bands, y, x) or (batch, time, bands, y, x)."""
+    return int(shape[1]) if len(shape) == 5 else 1  # noqa: PLR2004  as said
 
 
 def _separation_of(given: dict[str, float] | None) -> tuple[float, float] | None:
@@ -395,9 +407,17 @@ MEDIA_TYPES = {".jp2": "image/jp2", ".j2k": "image/jp2", ".nc": "application/net
 """Of what is no GeoTIFF, by its suffix."""
 
 
+def _leaves(scene: Scene) -> Iterator[Scene]:
+    """The scenes that it is read from in the end."""
+    for part in scene.parts:
+        yield from _leaves(part)
+    if not scene.parts:
+        yield scene
+
+
 def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
-    for part in scene.parts or (scene,):
+    for part in _leaves(scene):
         own = () if part.memory is not None else part.files or (part.file or part.path,)
         for path in (*own, *((part.mask[1],) if part.mask else ())):
             folder = Path(path).is_dir() or ".zarr" in Path(path).suffixes

@@ -263,6 +263,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     if job.threshold is not None and model.legend.background is None:
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
+    _check_dates(scene, model)
     whole = scene
     scene, bands = as_asked(scene, model.bands, _asked(job))
     name = scene.path if job.resolution is None else f"{scene.path} at --resolution {job.resolution:g}"
@@ -294,6 +295,16 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside, REMOTE_WAITS if is_remote(scene.path) else ())
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False, clouds=clouds)
+
+
+def _check_dates(scene: Scene, model: ModelSpec) -> None:
+    """Raises `ModelError` for one scene where the model compares two, and the other way round."""
+    if model.dates > 1 and not scene.stacked:
+        msg = f"{model.name}: tells what has changed between two scenes of one place, and {scene.path} is one; use "
+        raise ModelError(msg + f"geoseg change BEFORE AFTER --model {model.name}, or another model (geoseg models)")
+    if model.dates == 1 and scene.stacked:
+        msg = f"{model.name}: maps one scene at a time, and {scene.path} is two; choose a model for two"
+        raise ModelError(msg)
 
 
 def _asked(job: SegmentJob) -> Asked:
@@ -444,7 +455,7 @@ class Predictor:
         if lanes is not None:
             one_torch_thread()
         where = choose_device(device)
-        self._fill = tuple(round(255 * mean) for mean in model.mean)
+        self._fill = tuple(round(255 * mean) for mean in model.mean) * model.dates
         self._count = lanes or default_lanes(where)
         self._idle: list[Lanes] = []
         self._predict = load_predict(model, where)

@@ -21,7 +21,8 @@ CHANCES = [name for name, field in Augmentation.model_fields.items() if "probabi
 OFF = dict.fromkeys(CHANCES, 0.0)
 MIXES = ["cutmix", "copy_paste", "mixup"]
 MOVES = ["flip", "quarter_turn", "affine", "elastic"]
-COLOURS = [name for name in CHANCES if name not in [*MIXES, *MOVES, "missing"]]
+DATES = ["swap", "repeat"]
+COLOURS = [name for name in CHANCES if name not in [*MIXES, *MOVES, *DATES, "missing"]]
 
 
 def only(**changes: Any) -> Augmentation:
@@ -47,7 +48,7 @@ def draw(bands: int = 3, shape: tuple[int, int] = (40, 40), seed: int = 0) -> tu
 
 def test_every_field_is_explained_and_unknown_ones_are_refused() -> None:
     assert all(field.description for field in Augmentation.model_fields.values())
-    assert len(CHANCES) == 17
+    assert len(CHANCES) == 19
     for wrong in ({"flips": 0.5}, {"flip": 1.5}, {"blur_sigma": 0}, {"hue": 0.7}):
         with pytest.raises(ValidationError):
             Augmentation(**wrong)
@@ -392,3 +393,63 @@ def test_mixup_is_a_sum_and_so_is_its_loss() -> None:
 def test_mixup_of_bytes_stays_bytes() -> None:
     images, maps = batch_of()
     assert only(mixup=1.0).batch(images, maps, seeded(3)).images.dtype == torch.uint8
+
+
+# --- pairs of scenes
+
+
+def pair(seed: int = 0) -> tuple[torch.Tensor, dict]:
+    """Two dates that are one image, the labels 0 and 1."""
+    image, maps = draw(seed=seed)
+    return torch.cat([image, image]), {"labels": maps["labels"].clamp(max=255) % 2 + 254 * (maps["labels"] == IGNORED)}
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_both_dates_are_moved_alike(seed: int) -> None:
+    """What is one image at both dates is one afterwards, whatever moves it, and whether or not they are exchanged."""
+    image, maps = pair()
+    moves = only(**dict.fromkeys([*MOVES, "swap", "missing"], 0.8))
+    found, moved = moves.sample(image, maps, seeded(seed), background=0, dates=2)
+    inside = moved["labels"] != IGNORED
+    if (found[:3] != found[3:]).any():  # imagery that is missing has a flat colour at each date
+        beyond = (found[:3] != found[3:]).any(0)
+        assert (moved["labels"][beyond] == 0).all()
+        assert all(len(band[beyond].unique()) == 1 for band in found)
+    else:
+        assert inside.any()
+
+
+def test_each_date_has_colours_of_its_own() -> None:
+    image, maps = pair()
+    for name in ("gain", "gamma", "colour", "noise", "jpeg"):
+        found, _ = only(**{name: 1.0}).sample(image, maps, seeded(3), dates=2)
+        assert not torch.equal(found[:3], found[3:]), name
+
+
+def test_dates_are_exchanged_half_of_the_time() -> None:
+    image, maps = pair()
+    image[3:] = 255 - image[3:]
+    results = [only(swap=0.5).sample(image, maps, seeded(seed), dates=2) for seed in range(60)]
+    exchanged = sum(torch.equal(found, image.roll(3, 0)) for found, _ in results)
+    assert exchanged + sum(torch.equal(found, image) for found, _ in results) == 60
+    assert 18 < exchanged < 42
+    assert all(torch.equal(moved["labels"], maps["labels"]) for _, moved in results)
+
+
+def test_a_date_that_is_taken_twice_has_not_changed() -> None:
+    image, maps = pair()
+    image[3:] = 255 - image[3:]
+    found, moved = only(repeat=1.0).sample(image, maps, seeded(0), background=0, dates=2)
+    assert torch.equal(found[:3], found[3:])
+    assert torch.equal(moved["labels"] == IGNORED, maps["labels"] == IGNORED)
+    assert set(moved["labels"].unique().tolist()) == {0, IGNORED}
+    unknown, _ = only(repeat=1.0).sample(image, maps, seeded(0), dates=2)
+    assert torch.equal(unknown, image), "without a background nobody knows what has not changed"
+
+
+def test_one_date_is_neither_exchanged_nor_repeated() -> None:
+    image, maps = draw(bands=6)
+    found, moved = only(swap=1.0, repeat=1.0).sample(image, maps, seeded(0), background=0)
+    assert torch.equal(found, image)
+    assert torch.equal(moved["labels"], maps["labels"])

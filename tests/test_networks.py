@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pickle
@@ -25,7 +26,7 @@ from torch.nn import functional
 from geoseg.catalog import catalogs_folder, read_model
 from geoseg.errors import ModelError
 from geoseg.models import pretrained
-from geoseg.models.architectures import ARCHITECTURES, own_stride
+from geoseg.models.architectures import ARCHITECTURES, dates_of, own_stride
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.pretrained import PACKAGES, RGB, Package, adapt_first_convolution, load_pretrained, read_tensors
 from geoseg.models.weights import load_network
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RESNET, CONVNEXT, MIT = "tu-test_resnet", "tu-test_convnext", "mit_b0"
-ENCODERS = {name: MIT if name == "segformer" else RESNET for name in ARCHITECTURES}
+FEW = {"btc": "swin_tiny", "changestar-farseg": "resnet18", "changevit": "tu-vit_tiny_patch16_224"}
+ENCODERS = {name: FEW.get(name, MIT if "segformer" in name else RESNET) for name in ARCHITECTURES}
+ALONE = [name for name, each in ARCHITECTURES.items() if each.dates == 1]
+IN_PAIRS = [name for name in ARCHITECTURES if name not in ALONE]
+ORDER_MATTERS = {"fc-siam-conc", "changevit"}
 
 
 def build(architecture: str, encoder: str = RESNET, bands: int = 3, seed: int = 0) -> torch.nn.Module:
@@ -72,7 +77,7 @@ def average_channels(part: torch.nn.Module) -> None:
                 module.bias.zero_()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALONE)
 class TestEveryArchitecture:
     """What `build_network` promises."""
 
@@ -139,6 +144,204 @@ class TestEveryArchitecture:
 
     def test_it_is_described(self, architecture: str) -> None:
         assert re.search(r"\(.+ \d{4}\)", ARCHITECTURES[architecture].description)
+
+
+@functools.cache
+def built_once(architecture: str) -> torch.nn.Module:
+    """For tests that leave it as it is."""
+    return build(architecture, ENCODERS[architecture])
+
+
+def exchanged(values: torch.Tensor) -> torch.Tensor:
+    """A pair (n, 2 x bands, y, x) with its dates in the other order."""
+    return torch.cat(values.chunk(2, 1)[::-1], 1)
+
+
+@pytest.mark.parametrize("architecture", IN_PAIRS)
+class TestEveryArchitectureForTwoDates:
+    """The same of those that take two scenes, and what is theirs alone."""
+
+    @pytest.fixture
+    def network(self, architecture: str) -> torch.nn.Module:
+        return built_once(architecture)
+
+    @torch.inference_mode()
+    def test_its_scores_are_of_the_inputs_size(self, architecture: str, network: torch.nn.Module) -> None:
+        rows, cols = (2, 2) if architecture == "changevit" else (2, 3)
+        side = side_multiple(network)
+        assert side in {16, 32}
+        assert network(torch.rand(1, 6, rows * side, cols * side)).shape == (1, 2, rows * side, cols * side)
+        with pytest.raises(ValueError, match=f"multiples of {side}"):
+            network(torch.rand(1, 6, 72, 72))
+        assert ARCHITECTURES[architecture].dates == dates_of(architecture) == 2
+
+    @torch.inference_mode()
+    def test_bands_of_other_numbers(self, architecture: str) -> None:
+        if architecture in {"btc", "changestar-farseg"}:
+            with pytest.raises(ModelError, match="takes three bands, not 5"):
+                build(architecture, ENCODERS[architecture], bands=5)
+        else:
+            assert build(architecture, ENCODERS[architecture], bands=5)(torch.rand(1, 10, 64, 64)).shape[1] == 2
+
+    @torch.inference_mode()
+    def test_the_order_of_the_dates(self, architecture: str, network: torch.nn.Module) -> None:
+        """Is of no consequence to whether something has changed, but for the networks that say so."""
+        for seed in range(4):
+            values = torch.randn(2, 6, 64, 64, generator=torch.Generator().manual_seed(seed))
+            there, back = network(values), network(exchanged(values))
+            assert there.std() > 1e-4
+            if architecture in ORDER_MATTERS:
+                assert (there - back).abs().max() > 1e-4
+            else:
+                torch.testing.assert_close(there, back, rtol=1e-5, atol=1e-6)
+        assert ("order of the dates matters" in ARCHITECTURES[architecture].description) == (
+            architecture in ORDER_MATTERS
+        )
+
+    @torch.inference_mode()
+    def test_it_looks_at_both_dates(self, architecture: str, network: torch.nn.Module) -> None:
+        values = torch.randn(1, 6, 64, 64, generator=torch.Generator().manual_seed(1))
+        for half in (slice(0, 3), slice(3, 6)):
+            other = values.clone()
+            other[:, half] = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+            assert (network(other) - network(values)).abs().max() > 1e-4, architecture
+
+    @torch.inference_mode()
+    def test_at_its_own_stride_it_says_the_same(self, architecture: str) -> None:
+        network, values = build(architecture, ENCODERS[architecture]), torch.rand(2, 6, 64, 64)
+        expected = network(values)
+        scores = at_own_stride(network)(values)
+        stride = 1 if architecture in {"fc-siam-diff", "fc-siam-conc", "changevit"} else 4
+        assert own_stride(architecture) == stride
+        assert scores.shape == (2, 2, 64 // stride, 64 // stride)
+        brought = functional.interpolate(scores, size=(64, 64), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(brought, expected, rtol=1e-5, atol=1e-5)
+
+    def test_no_interpolation_aligns_corners(
+        self, architecture: str, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen, real = [architecture], functional.interpolate
+
+        def spy(*args: Any, **options: Any) -> torch.Tensor:
+            seen.append(options.get("align_corners"))
+            return real(*args, **options)
+
+        monkeypatch.setattr(functional, "interpolate", spy)
+        with torch.inference_mode():
+            network(torch.rand(1, 6, 64, 64))
+        assert True not in seen
+
+    def test_it_learns_from_every_layer(self, architecture: str) -> None:
+        network = build(architecture, ENCODERS[architecture]).train()
+        network(torch.rand(2, 6, 64, 64)).square().mean().backward()
+        encoder = {id(p) for p in network.get_submodule("encoder").parameters()}
+        assert not [n for n, p in network.named_parameters() if p.grad is None and id(p) not in encoder]
+
+    def test_it_is_described(self, architecture: str) -> None:
+        assert re.search(r"\(.+ \d{4}\)", ARCHITECTURES[architecture].description)
+
+    def test_its_tensors_can_be_saved(self, network: torch.nn.Module, architecture: str, tmp_path: Path) -> None:
+        """None of them is another's memory, which safetensors refuse."""
+        save_file(
+            {k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / f"{architecture}.safetensors"
+        )
+
+
+@pytest.mark.parametrize("architecture", ["fc-siam-diff", "siamese-deeplabv3plus", "siamese-segformer"])
+class TestDifference:
+    """Networks on how much features differ."""
+
+    @given(seed=st.integers(0, 2**32))
+    @settings(max_examples=5)
+    def test_what_is_the_same_twice_has_not_changed(self, architecture: str, seed: int) -> None:
+        """Whatever it is: its scores are those of any other image that is the same twice."""
+        network, image = build(architecture, ENCODERS[architecture]), torch.Generator().manual_seed(seed)
+        one, other = torch.randn(2, 3, 64, 64, generator=image).split(1)
+        with torch.inference_mode():
+            torch.testing.assert_close(network(torch.cat([one, one], 1)), network(torch.cat([other, other], 1)))
+
+    def test_weights_of_a_network_for_one_date_fit(self, architecture: str) -> None:
+        alone = {"fc-siam-diff": "unet"}.get(architecture, architecture.removeprefix("siamese-"))
+        weights = build(alone, ENCODERS[architecture], seed=5).state_dict()
+        network = build(architecture, ENCODERS[architecture])
+        network.load_state_dict(weights)
+        with (
+            torch.inference_mode()
+        ):  # of zeros and an image that has no features, features differ by those of the image
+            assert network(torch.rand(1, 6, 64, 64)).isfinite().all()
+
+
+class TestAgainstTorchgeo:
+    """Its networks as oracles: ours with its weights say what they say, but for what is documented."""
+
+    values = torch.randn(2, 6, 64, 64, generator=torch.Generator().manual_seed(7))
+
+    def test_fc_siam_conc(self) -> None:
+        from torchgeo.models import FCSiamConc
+
+        mine = build("fc-siam-conc", RESNET)
+        its = FCSiamConc(RESNET, encoder_weights=None, classes=2).eval()
+        its.load_state_dict(mine.state_dict())
+        with torch.inference_mode():
+            torch.testing.assert_close(mine(self.values), its(self.values.unflatten(1, (2, 3))))
+
+    def test_fc_siam_diff_but_for_the_sign(self) -> None:
+        from torchgeo.models import FCSiamDiff
+
+        mine = build("fc-siam-diff", RESNET)
+        its = FCSiamDiff(RESNET, encoder_weights=None, classes=2).eval()
+        its.load_state_dict(mine.state_dict())
+        with torch.inference_mode():
+            expected = its(self.values.unflatten(1, (2, 3)))
+            assert not torch.allclose(mine(self.values), expected)
+            mine.fuse = lambda before, after: [b - a for a, b in zip(before, after, strict=True)]
+            torch.testing.assert_close(mine(self.values), expected)
+
+    def test_btc_but_for_the_sign_and_the_scaling(self) -> None:
+        from torchgeo.models import BTC
+
+        mine = build("btc", "swin_tiny")
+        its = BTC("swin_tiny", classes=2).eval()
+        tensors = {k.replace("segmentation_head.0", "final_layer.0"): v for k, v in mine.state_dict().items()}
+        its.load_state_dict(tensors)
+        its.encoder.image_normalization = torch.nn.Identity()
+        its.difference = lambda features: [(f[::2] - f[1::2]).abs() for f in features]
+        with torch.inference_mode():
+            torch.testing.assert_close(mine(self.values), its(self.values), rtol=1e-4, atol=1e-4)
+
+    def test_changestar_is_the_mean_of_both_orders(self) -> None:
+        from torchgeo.models import ChangeStarFarSeg
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            mine = build_network("changestar-farseg", encoder="resnet18", bands=3, outputs=1).eval()
+        its = ChangeStarFarSeg("resnet18", backbone_pretrained=False).eval()
+        its.dense_feature_extractor.load_state_dict(mine.get_submodule("encoder").state_dict())
+        own = {
+            **dict(mine.get_submodule("mixin").named_parameters()),
+            **dict(mine.get_submodule("mixin").named_buffers()),
+        }
+        own |= {k.replace("0.", "4.", 1): v for k, v in mine.get_submodule("segmentation_head").state_dict().items()}
+        its.changemixin.convs.load_state_dict(own)
+        for module in its.modules():
+            if isinstance(module, torch.nn.Upsample):
+                module.align_corners = False if module.mode != "nearest" else None
+        its.changemixin.convs[3][2] = torch.nn.Identity()  # the rectifier that is left out
+        its.training = True  # it then gives logits; its layers stay as they are
+        with torch.inference_mode():
+            both = its(self.values.unflatten(1, (2, 3)))["bi_change_logit"]
+            torch.testing.assert_close(mine(self.values), both.mean(1))
+
+    def test_without_it_what_to_install_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("geoseg.models.networks.find_spec", lambda _: None)
+        with pytest.raises(ModelError, match=r"is built with torchgeo, .* pip install 'geoseg\[train\]'"):
+            build("changestar-deeplabv3plus")
+        assert build("fc-siam-diff") is not None
+
+
+def test_an_encoder_that_a_network_does_not_take_lists_those_that_it_does() -> None:
+    with pytest.raises(ModelError, match="no encoder 'swin' for btc: choose one of swin_tiny"):
+        build("btc", "swin")
 
 
 def test_an_unknown_architecture_lists_the_known_ones_nearest_first() -> None:

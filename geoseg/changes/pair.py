@@ -22,6 +22,7 @@ from geoseg.catalog import Provenance, file_asset, result_item
 from geoseg.changes import transitions
 from geoseg.changes.alignment import Measured
 from geoseg.changes.by_class import by_class
+from geoseg.changes.by_network import Compared, plan_pair, run_pair, takes_two
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.ground import common_ground
 from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
@@ -79,17 +80,21 @@ def change(
     *,
     observe: Observer | None = None,
     **options: Any,
-) -> Change:
+) -> Change | Compared:
     """Map two scenes and compare them; returns at once if the results are there already.
+
+    With a model that takes two scenes nothing is mapped but what has changed: see `geoseg.changes.by_network`.
 
     Options are those of `ChangeJob`, and those of `SegmentJob` for both scenes. Writes `OUT/<scene id>/` for each as
     `segment` does, and `OUT/<before>--<after>/` with changes.geojson, changes.parquet, summary.json and item.json, and
     for products without a background transitions.tif and transitions.csv. Raises the errors of `geoseg.errors`.
     """
-    planned = plan_change(job_of(before, after, product, out, **options))
-    if planned.complete:
-        return Change(planned.folder)
-    return run_change(planned, observe or (lambda _stage, _done, _total: None))
+    job, told = job_of(before, after, product, out, **options), observe or (lambda _stage, _done, _total: None)
+    if takes_two(job):
+        pair = plan_pair(job)
+        return Compared(pair.folder) if pair.complete else run_pair(pair, told)
+    planned = plan_change(job)
+    return Change(planned.folder) if planned.complete else run_change(planned, told)
 
 
 def run_change(planned: ChangePlan, observe: Observer) -> Change:

@@ -114,11 +114,7 @@ class ChangePlan:
 
     def nothing_seen(self) -> SceneError:
         """The error for scenes whose data nowhere meet."""
-        one, other = self.before.scene.path, self.after.scene.path
-        return SceneError(
-            f"{one} and {other}: no pixel has data in both of them, so nothing can be compared; check their nodata "
-            "values, and --aoi"
-        )
+        return nothing_seen(self.before.scene, self.after.scene)
 
 
 def job_of(
@@ -144,7 +140,7 @@ def plan_change(job: ChangeJob) -> ChangePlan:
     Raises the errors of `geoseg.errors`, those of mapping each scene among them.
     """
     before, after = plan(job.before), plan(job.after)
-    _check_scenes(job, before, after)
+    check_scenes(job, before.scene, after.scene)
     overlap = window_on(after.scene.geobox, before.scene.geobox)
     if overlap is None:
         msg = f"{before.scene.path} and {after.scene.path} have no ground in common; check that they are of one place"
@@ -172,9 +168,16 @@ def _object_parameters(job: ChangeJob) -> dict[str, Any]:
     return {"min_confidence": job.min_confidence, "unchanged": job.unchanged, "zones": zones}
 
 
-def _check_scenes(job: ChangeJob, before: Plan, after: Plan) -> None:
-    """Refuse scenes of one name, and the wrong order."""
-    one, other = before.scene, after.scene
+def nothing_seen(before: Scene, after: Scene) -> SceneError:
+    """The error for scenes whose data nowhere meet."""
+    return SceneError(
+        f"{before.path} and {after.path}: no pixel has data in both of them, so nothing can be compared; check their "
+        "nodata values, and --aoi"
+    )
+
+
+def check_scenes(job: ChangeJob, one: Scene, other: Scene) -> None:
+    """Refuse scenes of one name, and the wrong order. Raises `OptionError`."""
     if one.id == other.id:
         msg = f"{one.path} and {other.path}: both are named {one.id!r}, and each scene has the folder of its name in "
         msg += f"{job.after.out}; give one another name, for instance with a link: ln -s {one.path} {one.id}-before"

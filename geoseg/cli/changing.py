@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(cls=Kept)
 @click.argument("before", metavar="BEFORE")
 @click.argument("after", metavar="AFTER")
-@click.argument("product", metavar="PRODUCT")
+@click.argument("product", metavar="[PRODUCT]", required=False)
 @click.option(
     "--tolerance",
     type=float,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
 @mapping_options
-def change(before: str, after: str, product: str, verbose: int, **options: Any) -> None:
+def change(before: str, after: str, product: str | None, verbose: int, **options: Any) -> None:
     r"""Tell what has changed between two scenes of one place: new and demolished buildings, or what land has become.
 
     Each scene is mapped as `geoseg segment` does it, into OUT/<its name>/; maps that are there are used. Then they are
@@ -62,6 +62,10 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
       summary.json        numbers of all of it, and the shift between the images
       item.json           STAC item: how, from what and when it was made
 
+    A --model that takes two scenes sees both at once and needs no PRODUCT. It maps neither, and writes into
+    OUT/<before>--<after>--<model>/ changes.tif (0 = unchanged, 1 = changed, 255 = not compared), confidence.tif,
+    changes.geojson, changes.parquet and item.json.
+
     The shift between the images is told, and corrected with --align. Whatever is within --tolerance of where it was is
     no change. A run that was stopped goes on where it was; another --tolerance compares the same maps again.
     --overwrite maps both scenes again.
@@ -71,18 +75,38 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
       geoseg change town-2019.tif town-2024.tif buildings --out maps
       geoseg change town-2019.tif town-2024.tif buildings --out maps --align --zones wards.gpkg
       geoseg change town-2019.tif town-2024.tif landcover --out maps --tolerance 3 --min-area 50
+      geoseg change town-2019.tif town-2024.tif --model models/change-buildings --out maps
     """
     start_log(verbose)
+    from geoseg.catalog import find_model
+    from geoseg.changes.by_network import plan_pair, run_pair, takes_two
     from geoseg.changes.pair import Change, run_change
     from geoseg.changes.planned import job_of, plan_change
 
-    planned = plan_change(job_of(before, after, product, **options))
+    if product is None:
+        if options.get("model") is None:
+            raise click.UsageError("name a PRODUCT, such as buildings, or a --model that takes two scenes")
+        product = find_model(None, options["model"]).product
+    job = job_of(before, after, product, **options)
+    if takes_two(job):
+        pair = plan_pair(job)
+        if pair.complete:
+            click.echo(f"Nothing left to do: {pair.folder} holds the changes (--overwrite makes them again).")
+            return
+        with ProgressBar() as observe:
+            _print_files(run_pair(pair, observe))
+        return
+    planned = plan_change(job)
     if planned.complete:
         click.echo(f"Nothing left to do: {planned.folder} holds the changes (--overwrite maps both scenes again).")
         return
     with ProgressBar() as observe:
         found: Change = run_change(planned, observe)
     _print_change(found)
+    _print_files(found)
+
+
+def _print_files(found: Any) -> None:
     for asset in found.item["assets"].values():
         click.echo(str(found.folder / Path(asset["href"]).name))
     click.echo(str(found.folder / "item.json"))

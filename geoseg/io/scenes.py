@@ -21,6 +21,7 @@ from geoseg.io.hrefs import Rule, join_labels, split_labels
 from geoseg.io.mosaics import Order, is_mosaic, mosaic, read_from, written
 from geoseg.io.netcdf_scenes import NetcdfSource, is_netcdf, open_netcdf
 from geoseg.io.pixels import SceneSource, Stretch, Survey
+from geoseg.io.stacks import StackSource, parts_on, stretch_of, stretches_of
 from geoseg.io.zarr_scenes import ZarrSource, is_zarr, open_zarr
 from geoseg.raster import crs_of
 
@@ -193,6 +194,8 @@ def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene
 
     Raises `SceneError` or `OptionError` if that cannot be.
     """
+    if scene.stacked:
+        return _stacked_as_asked(scene, wanted, asked)
     if not scene.parts:
         scene, bands = _files_as_asked(scene, wanted, asked)
         return _regridded(scene, asked.resolution, asked.crs), bands
@@ -205,6 +208,16 @@ def as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene
     if shared and asked.mask is not None:  # one raster for all of them, which no single one may meet
         scene = replace(scene, mask=masks.chosen(asked.mask, scene))
     return scene, each[0][1]
+
+
+def _stacked_as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
+    """The same of two dates, each with its own files, on the grid of the later one or that which is asked for."""
+    own = replace(asked, resolution=None, crs=None)
+    each = [as_asked(part, wanted, own) for part in scene.parts]
+    last = _regridded(each[-1][0], asked.resolution, asked.crs)
+    parts = parts_on([part for part, _ in each], last.geobox)
+    scene = replace(scene, parts=parts, geobox=last.geobox, ground_resolution=last.ground_resolution)
+    return scene, tuple(band for _, bands in each for band in bands)
 
 
 def _files_as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tuple[Scene, tuple[int, ...]]:
@@ -263,11 +276,20 @@ def open_source(
     waits: tuple[float, ...] = (),
 ) -> SceneSource:
     """Pixels of a scene: see `SceneSource`."""
+    if scene.stacked:
+        each = zip(scene.parts, _shares(bands, scene), stretches_of(stretch, len(scene.parts)), strict=True)
+        return StackSource(scene, bands, [open_source(*one, None, waits) for one in each], inside)
     if scene.parts:
         return GridSource(
             scene, bands, [open_source(part, bands, stretch, None, waits) for part in scene.parts], inside
         )
     return _kind(scene.path).source(scene, bands, stretch, inside, waits)
+
+
+def _shares(bands: tuple[int, ...], scene: Scene) -> list[tuple[int, ...]]:
+    """The bands of each part of two dates that lie one behind the other."""
+    count = len(bands) // len(scene.parts)
+    return [bands[first * count : (first + 1) * count] for first in range(len(scene.parts))]
 
 
 def survey(scene: Scene) -> Survey:
@@ -289,6 +311,10 @@ def estimate_stretch(scene: Scene, bands: tuple[int, ...]) -> Stretch | None:
 
     Raises `SceneError` if no pixel of the overview is valid.
     """
+    if scene.stacked:
+        shares = _shares(bands, scene)
+        each = [estimate_stretch(part, share) for part, share in zip(scene.parts, shares, strict=True)]
+        return stretch_of(each, len(shares[0]))
     if scene.dtype == "uint8":
         return None
     if np.issubdtype(np.dtype(scene.dtype), np.complexfloating):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from geoseg.errors import ModelError
+from geoseg.models import siamese
 from geoseg.models.architectures import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class FullyConvolutional(nn.Module):
 
 
 def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) -> nn.Module:
-    """An untrained network: scaled float (n, bands, y, x) in, logits (n, outputs, y, x) out.
+    """An untrained network: scaled float (n, dates x bands, y, x) in, logits (n, outputs, y, x) out.
 
     Every upsampling maps pixel centres to pixel centres. With corners aligned instead (the library's default), the
     output is stretched by up to 1.5 pixels towards the rim of the patch, by another amount for each patch size.
@@ -49,7 +51,7 @@ def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) 
     Args:
         architecture: One of `ARCHITECTURES`.
         encoder: An encoder of segmentation-models-pytorch, or `tu-` and the name of one of timm's.
-        bands: Of the input.
+        bands: Of each date.
         outputs: Channels of the output.
 
     Raises:
@@ -58,7 +60,10 @@ def build_network(architecture: str, *, encoder: str, bands: int, outputs: int) 
     if architecture not in ARCHITECTURES:
         msg = f"there is no architecture {architecture!r}: choose one of {_nearest(architecture, ARCHITECTURES)}"
         raise ModelError(msg)
-    _check_encoder(encoder)
+    _check_encoder(encoder, architecture)
+    if ARCHITECTURES[architecture].from_torchgeo and find_spec("torchgeo") is None:
+        msg = f"{architecture}: is built with torchgeo, which is not installed: pip install 'geoseg[train]'"
+        raise ModelError(msg)
     try:
         network = _built(ARCHITECTURES[architecture], encoder, bands, outputs)
     except (
@@ -101,10 +106,18 @@ def _built(architecture: Architecture, encoder: str, bands: int, outputs: int) -
 
     if architecture.library_class is None:
         return FullyConvolutional(_dilated_encoder(encoder, bands), outputs)
+    if architecture.fusion == "own":
+        return siamese.from_torchgeo(architecture.library_class, encoder, bands, outputs)
     build = getattr(smp, architecture.library_class)
     network: nn.Module = build(
         encoder, encoder_weights=None, in_channels=bands, classes=outputs, **architecture.options
     )
+    if architecture.fusion == "difference":
+        return siamese.Siamese(network, siamese.difference)
+    if architecture.fusion == "mixin":
+        channels = _int(network.get_submodule("segmentation_head.0"), "in_channels")
+        parts = network.get_submodule("encoder"), network.get_submodule("decoder")
+        return siamese.ChangeStar(*parts, channels, outputs, architecture.stride)
     return network
 
 
@@ -120,11 +133,17 @@ def _dilated_encoder(name: str, bands: int) -> nn.Module:
     return encoder
 
 
-def _check_encoder(name: str) -> None:
+def _check_encoder(name: str, architecture: str) -> None:
     """Raise `ModelError` unless it is the plain name of an encoder: other names would be fetched from somewhere."""
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
+    few = ARCHITECTURES[architecture].encoders
+    if few:
+        if name in few:
+            return
+        msg = f"there is no encoder {name!r} for {architecture}: choose one of {_nearest(name, few)}"
+        raise ModelError(msg)
     if re.fullmatch(r"[\w.-]+", name):
         known = name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))
         if known or name in get_encoder_names():

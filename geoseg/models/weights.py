@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
+from geoseg.models.architectures import dates_of
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class NetworkPredict:
         self._side = spec.patch
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale, shift = [1 / (255 * s) for s in spec.std], [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
-        self._scale, self._shift = (torch.tensor(each, device=device).repeat(spec.patch) for each in (scale, shift))
+        times = spec.patch * spec.dates
+        self._scale, self._shift = (torch.tensor(each, device=device).repeat(times) for each in (scale, shift))
 
     @torch.inference_mode()
     def __call__(self, patches: torch.Tensor, cells: tuple[int, int] | None = None) -> torch.Tensor:
@@ -119,6 +121,9 @@ def load_network(spec: ModelSpec) -> torch.nn.Module:
     except ModelError as error:
         msg = f"{spec.weights.parent / 'item.json'}: this version of geoseg cannot build its network: {error}"
         raise ModelError(msg) from error
+    if dates_of(spec.architecture) != spec.dates:
+        msg = f"{spec.weights.parent / 'item.json'}: its input is {spec.dates} dates, {spec.architecture} takes "
+        raise ModelError(msg + f"{dates_of(spec.architecture)}; correct the shape of mlm:input")
     if spec.patch % (multiple := side_multiple(network)):
         msg = (
             f"{spec.weights.parent / 'item.json'}: a patch of {spec.patch} pixels does not fit {spec.encoder}: choose "

@@ -120,6 +120,9 @@ class Augmentation(BaseModel):
         default=12.0, ge=2, description="grey values, of 255, its standard deviation at most; 2 at least"
     )
 
+    swap: float = _chance(0.5, "both dates exchanged, of a pair of scenes")
+    repeat: float = _chance(0.0, "one date taken for both, so that nothing has changed, of a pair of scenes")
+
     cutmix: float = _chance(0.0, "a rectangle of another sample, with its labels (Yun et al. 2019)")
     copy_paste: float = _chance(0.0, "objects of another sample, with their labels (Ghiasi et al. 2021)")
     copy_paste_share: float = Field(default=0.5, gt=0, le=1, description="share of the objects that are pasted")
@@ -134,8 +137,9 @@ class Augmentation(BaseModel):
         *,
         size: tuple[int, int] | None = None,
         background: int | None = None,
+        dates: int = 1,
     ) -> tuple[Tensor, Maps]:
-        """A sample, changed.
+        """A sample, changed; the images of several dates are moved alike, and each gets colours of its own.
 
         Args:
             image: Uint8 or float (bands, y, x), 0 to 255; the result has the same dtype.
@@ -144,16 +148,19 @@ class Augmentation(BaseModel):
             size: Rows and columns of the result, cut out of the sample at random; the sample's own if None. A sample
                 that is read larger than this has fewer unknown corners when it is turned.
             background: The class where imagery is missing; without one, nothing is known there.
+            dates: Images that lie one behind the other in `image`, the same bands of each.
         """
         with _seeded(rng):
             values, moved = self._moved(image.float(), maps, size)
+            if dates > 1:
+                values, moved = self._exchanged(values, moved, dates, background)
             missing = _beyond_a_line(values) if _happens(self.missing) else None
             if missing is None:
-                return _like(self._recoloured(values), image), moved
+                return _like(self._of_each(values, dates), image), moved
             colour = _flat_colour(len(values))
             values = torch.where(missing, colour, values)
             moved = {name: _without(values_, missing, name, background) for name, values_ in moved.items()}
-            values = self._recoloured(values)
+            values = self._of_each(values, dates)
             if _happens(0.5):  # nothing of a sensor or a codec is in what was filled in later
                 values = torch.where(missing, colour, values)
             return _like(values, image), moved
@@ -195,6 +202,21 @@ class Augmentation(BaseModel):
             for (name, before), after in zip(maps.items(), flat[1:], strict=True)
         }
         return flat[0], moved
+
+    def _exchanged(self, image: Tensor, maps: Maps, dates: int, background: int | None) -> tuple[Tensor, Maps]:
+        """Dates in the other order, or one of them for all."""
+        each = image.chunk(dates)
+        if _happens(self.swap):
+            each = each[::-1]
+        if background is not None and _happens(self.repeat):
+            each = each[:1] * dates
+            known = maps[LABELS] != IGNORED
+            maps = {**maps, LABELS: torch.where(known, background, maps[LABELS]).to(maps[LABELS].dtype)}
+        return torch.cat(each), maps
+
+    def _of_each(self, image: Tensor, dates: int) -> Tensor:
+        """The images of all dates, each with colours, noise and the like of its own."""
+        return torch.cat([self._recoloured(each) for each in image.chunk(dates)])
 
     def _geometry(self, size: tuple[int, int] | None) -> v2.Transform:
         bilinear = v2.InterpolationMode.BILINEAR

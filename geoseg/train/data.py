@@ -14,12 +14,13 @@ import torch
 from torch.utils.data import IterableDataset
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.io.scenes import estimate_stretch, open_scene, open_source
+from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
+from geoseg.io.stacks import stacked
 from geoseg.raster import crs_of
 from geoseg.train.job import Chips, Ground
 from geoseg.train.labels import RasterLabels, VectorLabels
 from geoseg.train.losses import IGNORED
-from geoseg.train.places import ChipPlace, GroundPlace, LabelledRaster, Maps
+from geoseg.train.places import ChipPlace, GroundPlace, LabelledRaster, Maps, read_chip
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -94,14 +95,17 @@ def _value_table(job: TrainJob, values: dict[str, str] | None) -> NDArray[np.uin
 
 
 def _chips(data: Chips, job: TrainJob, folder: Path) -> ChipPlace:
-    images = {p.stem: p for p in sorted((folder / data.images).glob("*")) if p.suffix.lower() != ".xml"}
-    labels = {p.stem: p for p in sorted((folder / data.labels).glob("*")) if p.suffix.lower() != ".xml"}
-    both = sorted(images.keys() & labels.keys())
+    dates = [_images(folder / name) for name in (data.images, data.after) if name is not None]
+    labels = _images(folder / data.labels)
+    both = sorted(labels.keys() & set.intersection(*(set(images) for images in dates)))
     if not both:
-        msg = f"{folder / data.images}: no image has a label image of its name in {folder / data.labels}"
+        where = " and ".join(str(folder / name) for name in (data.after, data.labels) if name is not None)
+        msg = f"{folder / data.images}: no image has one of its name in {where}"
         raise OptionError(msg)
+    for name in both if len(dates) > 1 else ():
+        _check_shapes([images[name] for images in dates])
     kept = {name for pattern in data.validation for name in _matching(both, pattern)}
-    pairs = [(images[name], labels[name]) for name in both]
+    pairs = [(tuple(images[name] for images in dates), labels[name]) for name in both]
     return ChipPlace(
         name=data.images,
         weight=data.weight,
@@ -116,6 +120,19 @@ def _chips(data: Chips, job: TrainJob, folder: Path) -> ChipPlace:
     )
 
 
+def _images(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their stems."""
+    return {p.stem: p for p in sorted(folder.glob("*")) if p.suffix.lower() != ".xml"}
+
+
+def _check_shapes(paths: Sequence[Path]) -> None:
+    """Raises `SceneError` unless the images of two dates have the same size."""
+    shapes = [read_chip(path).shape for path in paths]
+    if len(set(shapes)) > 1:
+        msg = f"{paths[-1]}: has the shape {shapes[-1]} (bands, rows, columns), {paths[0]} has {shapes[0]}; images of "
+        raise SceneError(msg + "two dates lie on each other pixel by pixel: cut them alike")
+
+
 def _matching(names: list[str], pattern: str) -> list[str]:
     """Names that a glob matches, or that lie from one name to another in their order."""
     first, between, last = pattern.partition("..")
@@ -128,6 +145,12 @@ def _background(job: TrainJob) -> int | None:
 
 def _ground(data: Ground, job: TrainJob, folder: Path, number: int) -> list[GroundPlace]:
     scenes = [open_scene(path) for pattern in data.rasters for path in _paths(folder, pattern)]
+    if data.after is not None:
+        later = [open_scene(path) for pattern in data.after for path in _paths(folder, pattern)]
+        if len(later) != len(scenes):
+            msg = f"data.{number}: has {len(scenes)} rasters and {len(later)} after; name as many, in the same order"
+            raise OptionError(msg)
+        scenes = [stacked(*pair, name=pair[0].id) for pair in zip(scenes, later, strict=True)]
     total = sum(s.shape[0] * s.shape[1] for s in scenes)
     places = []
     for scene in scenes:
@@ -148,7 +171,7 @@ def _ground_place(
     if affine.b or affine.d or affine.e >= 0 or affine.a <= 0:
         msg = f"{scene.path}: is turned or upside down; for training, warp it first (gdalwarp)"
         raise SceneError(msg)
-    bands = scene.bands_for(job.bands)
+    scene, bands = as_asked(scene, job.bands, Asked()) if scene.stacked else (scene, scene.bands_for(job.bands))
     source = open_source(scene, bands, estimate_stretch(scene, bands))
     unit = (scene.ground_resolution[0] / -affine.e + scene.ground_resolution[1] / affine.a) / 2
     outline = shapely.box(*scene.geobox.boundingbox)
@@ -265,7 +288,7 @@ class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
         self._shares = weights / weights.sum()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Maps]]:
-        """Image uint8 (bands, crop, crop) and its maps."""
+        """Image uint8 (dates x bands, crop, crop) and its maps."""
         info, wish = torch.utils.data.get_worker_info(), self.job.optimiser
         first, workers = (0, 1) if info is None else (info.id, info.num_workers)
         for batch in itertools.count(self.start * wish.accumulate + first, workers):  # a worker makes whole batches
@@ -279,7 +302,7 @@ class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
         place = self.places[int(rng.choice(len(self.places), p=self._shares))]
         sample, size = self._draw(place, rng), (self.job.crop, self.job.crop)
         return self.job.augmentation.sample(
-            sample.image, sample.maps, generator, size=size, background=_background(self.job)
+            sample.image, sample.maps, generator, size=size, background=_background(self.job), dates=self.job.dates
         )
 
     def _draw(self, place: Place, rng: np.random.Generator) -> Sample:

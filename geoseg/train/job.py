@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from geoseg.jobs import Strict
+from geoseg.models.architectures import ARCHITECTURES, dates_of
 from geoseg.train.augment import Augmentation
 from geoseg.train.losses import CrossEntropy, Dice, LossTerm
+
+CLASSES_OF_CHANGE: dict[str, Any] = {
+    "classes": ({"name": "unchanged", "colour": "#000000"}, {"name": "changed", "colour": "#E4572E"}),
+    "background": "unchanged",
+}
+"""Those of a model of change, unless its job has others."""
 
 
 class ClassOf(Strict):
@@ -21,7 +28,7 @@ class ClassOf(Strict):
 class Network(Strict):
     """What is trained."""
 
-    architecture: str = Field(description="deeplabv3plus, segformer, unet, unetplusplus, upernet, deeplabv3 or fcn")
+    architecture: str = Field(description=", ".join(ARCHITECTURES))
     encoder: str = Field(description="an encoder of segmentation-models-pytorch, or tu- and a name of timm's")
     weights: str | None = Field(
         default=None,
@@ -33,6 +40,9 @@ class Ground(Strict):
     """Georeferenced rasters with labels: polygons in a vector file, or a label raster for each of them."""
 
     rasters: tuple[str, ...] = Field(min_length=1, description="paths or globs, from the data folder")
+    after: tuple[str, ...] | None = Field(
+        default=None, description="task change: the later scenes of the same places, in the order of `rasters`"
+    )
     labels: str = Field(description="a vector file (any CRS), or a folder of label rasters named like the rasters")
     class_column: str | None = Field(
         default=None, description="column of the vector file that names each polygon's class"
@@ -58,6 +68,7 @@ class Chips(Strict):
     """Folders of small images without georeference, each with a label image of the same stem."""
 
     images: str = Field(description="folder of the images, from the data folder")
+    after: str | None = Field(default=None, description="task change: folder of the later images, of the same names")
     labels: str = Field(description="folder of the label images")
     resolution: float = Field(gt=0, description="metres on the ground per pixel")
     values: dict[str, str] | None = Field(
@@ -85,7 +96,9 @@ class Optimiser(Strict):
     accumulate: int = Field(default=1, gt=0, description="forward passes per update")
     rate: float = Field(default=1.5e-3, gt=0, description="learning rate of the decoder")
     encoder_rate: float = Field(
-        default=0.33, ge=0, description="the encoder's learning rate as a share of the decoder's"
+        default=0.33,
+        ge=0,
+        description="the encoder's learning rate as a share of the decoder's; 0: its weights stay, which is faster",
     )
     weight_decay: float = Field(default=1e-2, ge=0)
     warm_up: int = Field(default=100, ge=0, description="updates until the full learning rate")
@@ -111,6 +124,9 @@ class TrainJob(Strict):
 
     name: str = Field(pattern=r"^[\w.-]+$", description="of the model, and of its folder")
     product: str = Field(description="what the model maps, such as buildings")
+    task: Literal["segment", "change"] = Field(
+        default="segment", description="change: two scenes of one place in, what has changed between them out"
+    )
     title: str = ""
     description: str = ""
     license: str = Field("other", description="SPDX identifier of the licence of the weights")
@@ -168,6 +184,32 @@ class TrainJob(Strict):
     workers: int = Field(default=1, ge=0, description="processes that make crops beside the training")
     training_data: tuple[Training, ...] = ()
 
+    @property
+    def dates(self) -> int:
+        """Scenes of one place that the network takes at once."""
+        return 2 if self.task == "change" else 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_classes(cls, given: Any) -> Any:
+        """What has changed, where a job of change says nothing else."""
+        if isinstance(given, dict) and given.get("task") == "change" and not {"start", "classes"} & given.keys():
+            return {**given, **CLASSES_OF_CHANGE}
+        return given
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> TrainJob:
+        known = None if self.network is None else dates_of(self.network.architecture)
+        if self.network is not None and self.network.architecture in ARCHITECTURES and known != self.dates:
+            fitting = ", ".join(name for name, one in ARCHITECTURES.items() if one.dates == self.dates)
+            msg = f"the architecture {self.network.architecture} takes {_scenes(known)} and the task {self.task} "
+            raise ValueError(msg + f"has {_scenes(self.dates)}: choose one of {fitting}")
+        for number, data in enumerate(self.data):
+            if (data.after is not None) != (self.dates > 1):
+                msg = f"data.{number} has {'no `after`' if self.dates > 1 else '`after`'}, the later scenes, which "
+                raise ValueError(msg + "the task change needs, and no other")
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainJob:
         names = [c.name for c in self.classes]
@@ -187,3 +229,7 @@ class TrainJob(Strict):
             msg = f"the stride {self.stride} must not exceed the patch {self.patch}, or pixels are left out"
             raise ValueError(msg)
         return self
+
+
+def _scenes(count: int | None) -> str:
+    return "two scenes" if count == 2 else "one scene"  # noqa: PLR2004  dates

@@ -62,7 +62,7 @@ class Task(lightning.LightningModule):
         self.chance, self._step_of_chance = torch.Generator(), -1
 
     def scaled(self, images: torch.Tensor) -> torch.Tensor:
-        """What the network takes: uint8 (n, bands, y, x) as float, scaled as the card will say."""
+        """What the network takes: uint8 (n, dates x bands, y, x) as float, scaled as the card will say."""
         values = images.float().div_(255).sub_(self.job.mean).div_(self.job.std)
         return values.contiguous(memory_format=torch.channels_last)
 
@@ -128,10 +128,11 @@ class Task(lightning.LightningModule):
         for value, c in enumerate(self.job.classes):
             table[value] = torch.tensor(list(bytes.fromhex(c.colour.removeprefix("#"))), dtype=torch.uint8)
         maps = [table[values.long().cpu()].permute(2, 0, 1) for values in (labels, found)]
-        shown = image.cpu()[[0, 1, 2]] if len(image) >= 3 else image.cpu()[[0, 0, 0]]  # noqa: PLR2004  red, green, blue
+        dates = image.cpu().chunk(self.job.dates)
+        shown = [one[[0, 1, 2]] if len(one) >= 3 else one[[0, 0, 0]] for one in dates]  # noqa: PLR2004  red, green, blue
         self.pictures.mkdir(parents=True, exist_ok=True)
         path = self.pictures / f"step-{self.global_step:06d}-{index}.png"
-        save_image([values.float() / 255 for values in (shown, *maps)], path, nrow=3, padding=4)
+        save_image([values.float() / 255 for values in (*shown, *maps)], path, nrow=len(dates) + 2, padding=4)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with two learning rates, a warm-up and a cosine."""
@@ -233,6 +234,8 @@ def fit(
     if job.optimiser.checkpoint_gradients and hasattr(network.get_submodule("encoder"), "model"):
         encoder: Any = network.get_submodule("encoder.model")
         encoder.set_grad_checkpointing()
+    if not job.optimiser.encoder_rate:
+        network.get_submodule("encoder").requires_grad_(requires_grad=False)
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
     with _quiet():
         trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))

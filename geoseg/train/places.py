@@ -11,6 +11,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import geopandas as gpd
@@ -33,7 +34,6 @@ from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
@@ -49,6 +49,9 @@ HALF = 127
 """A resampled pixel with more than this much validity, of 255, has data."""
 
 Maps = dict[str, torch.Tensor]
+
+Chip = tuple[tuple[Path, ...], Path]
+"""The image of each date, and the label image."""
 
 
 @dataclass(frozen=True)
@@ -278,20 +281,26 @@ class ChipPlace:
     name: str
     weight: float
     resolution: float
-    pairs: tuple[tuple[Path, Path], ...]
-    kept: tuple[tuple[Path, Path], ...]
+    pairs: tuple[Chip, ...]
+    kept: tuple[Chip, ...]
     """For validation."""
     values: NDArray[np.uint8]
     """(256,): the class of each value of the label images, 255 = ignored."""
     bands: int
+    """Of each date."""
     background: int | None
     classes: int
     fill: int
     rare: tuple[int, ...] = ()
 
+    @property
+    def channels(self) -> int:
+        """Bands of a sample: those of all dates."""
+        return self.bands * max((len(images) for images, _ in (*self.pairs, *self.kept)), default=1)
+
     def draw(self, resolution: float, pixels: int, rng: np.random.Generator, *, rare: bool) -> Sample:
         """Chips side by side until the square is full, each at another place and cut at another one."""
-        image = torch.full((self.bands, pixels, pixels), self.fill, dtype=torch.uint8)
+        image = torch.full((self.channels, pixels, pixels), self.fill, dtype=torch.uint8)
         maps = {name: torch.zeros(pixels, pixels) for name in ("gap", "interior")}
         maps["labels"] = torch.full((pixels, pixels), IGNORED, dtype=torch.uint8)
         row = 0
@@ -316,7 +325,7 @@ class ChipPlace:
             for pair in self.kept:
                 chip = self._scaled(pair, resolution)
                 rows, cols = (min(side, pixels) for side in chip.image.shape[1:])
-                image = torch.full((self.bands, pixels, pixels), self.fill, dtype=torch.uint8)
+                image = torch.full((self.channels, pixels, pixels), self.fill, dtype=torch.uint8)
                 image[:, :rows, :cols] = chip.image[:, :rows, :cols]
                 maps = {name: torch.zeros((pixels, pixels), dtype=v.dtype) for name, v in chip.maps.items()}
                 maps["labels"][:] = IGNORED
@@ -329,7 +338,7 @@ class ChipPlace:
         counts = sum((h for h in self._histograms), np.zeros(self.classes))
         return np.asarray(counts) * self.resolution**2
 
-    def _pick(self, rng: np.random.Generator, *, rare: bool) -> tuple[Path, Path]:
+    def _pick(self, rng: np.random.Generator, *, rare: bool) -> Chip:
         if rare and self.rare:
             having = np.flatnonzero([h[int(rng.choice(self.rare))] > 0 for h in self._histograms])
             if having.size:
@@ -339,12 +348,13 @@ class ChipPlace:
     @cached_property
     def _histograms(self) -> list[NDArray[np.float64]]:
         """Pixels of each class in each chip."""
-        counts = [np.bincount(self.values[_read(label)[0]].ravel(), minlength=256) for _, label in self.pairs]
+        counts = [np.bincount(self.values[read_chip(label)[0]].ravel(), minlength=256) for _, label in self.pairs]
         return [c[: self.classes].astype(np.float64) for c in counts]
 
-    def _scaled(self, pair: tuple[Path, Path], resolution: float) -> Sample:
+    def _scaled(self, chip: Chip, resolution: float) -> Sample:
         """A chip at another resolution than its own."""
-        image, labels = torch.from_numpy(_read(pair[0])[: self.bands].copy()), self.values[_read(pair[1])[0]]
+        dates, labels = [read_chip(path)[: self.bands] for path in chip[0]], self.values[read_chip(chip[1])[0]]
+        image = torch.from_numpy(np.concatenate(dates))
         scale = self.resolution / resolution
         shape = max(1, round(labels.shape[0] * scale)), max(1, round(labels.shape[1] * scale))
         centres = [((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(shape, labels.shape, strict=True)]
@@ -352,7 +362,8 @@ class ChipPlace:
         return Sample(_resize(image, shape), {name: torch.from_numpy(values) for name, values in maps.items()})
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def read_chip(path: Path) -> NDArray[np.uint8]:
+    """An image (bands, y, x), wherever it may be on the ground."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips have no place on the ground
         with rasterio.open(path) as dataset:

@@ -105,7 +105,7 @@ def _properties(job: TrainJob, learned: Learned) -> dict[str, Any]:
     background = next((value for value, c in enumerate(job.classes) if c.name == job.background), None)
     return {
         "title": job.title or job.name,
-        "description": job.description or f"Maps {job.product}. See README.md beside this item.",
+        "description": job.description or f"{_does(job)} See README.md beside this item.",
         "license": job.license,
         "processing:software": learned.software,
         "geoseg:product": job.product,
@@ -118,6 +118,15 @@ def _properties(job: TrainJob, learned: Learned) -> dict[str, Any]:
         "geoseg:scores": [{"name": name, "value": round(value, 3)} for name, value in learned.scores.items()],
         "geoseg:training_data": [source.model_dump() for source in job.training_data],
     }
+
+
+def _does(job: TrainJob) -> str:
+    return f"Maps changes of {job.product}." if job.dates > 1 else f"Maps {job.product}."
+
+
+def _taken(job: TrainJob) -> str:
+    """What the network takes, where that is more than a scene."""
+    return "two scenes of one place on one grid, the earlier one first; of each, " if job.dates > 1 else ""
 
 
 def _separation(job: TrainJob) -> dict[str, float] | None:
@@ -135,7 +144,8 @@ def _network(job: TrainJob) -> tuple[str, str]:
 def _describe(item: pystac.Item, job: TrainJob, parameters: int) -> None:
     """The fields of the Machine Learning Model extension."""
     outputs = len(job.classes) + len(job.auxiliary)
-    side, shape = job.patch, ["batch", "bands", "height", "width"]
+    dates, time = ([job.dates], ["time"]) if job.dates > 1 else ([], [])
+    side, shape = job.patch, ["batch", *time, "bands", "height", "width"]
     MLMExtension.ext(item, add_if_missing=True).apply(
         name=job.name,
         architecture=_network(job)[0],
@@ -149,9 +159,10 @@ def _describe(item: pystac.Item, job: TrainJob, parameters: int) -> None:
             ModelInput.create(
                 name="patch",
                 bands=[ModelBand.create(name=band) for band in job.bands],
-                input=InputStructure.create([-1, len(job.bands), side, side], shape, DataType.UINT8),
+                input=InputStructure.create([-1, *dates, len(job.bands), side, side], shape, DataType.UINT8),
                 resize_type=ResizeType.INTERPOLATION_LINEAR,
-                description="uint8 / 255, then (value - mean) / stddev; pixels without data are set to the mean.",
+                description=f"{_taken(job)}uint8 / 255, then (value - mean) / stddev; pixels without data are set to "
+                "the mean.",
             )
         ],
         output=[
@@ -186,7 +197,8 @@ def _page(job: TrainJob, learned: Learned) -> str:
     return (
         f"# {job.name}\n\n{job.title or job.product}\n\n{job.description}\n\n| | |\n|---|---|\n"
         f"| Architecture | {architecture}, encoder {encoder} |\n"
-        f"| Input | {', '.join(job.bands)}; patches of {job.patch} x {job.patch} pixels, one every {job.stride} |\n"
+        f"| Input | {_taken(job)}{', '.join(job.bands)}; patches of {job.patch} x {job.patch} pixels, "
+        f"one every {job.stride} |\n"
         f"| Resolution | {fine:g} to {coarse:g} m on the ground |\n"
         f"| Output | {', '.join(c.name for c in job.classes)} |\n| Licence | {job.license} |\n\n"
         f"## What it learned from\n\n| data | licence |\n|---|---|\n{sources}\n"

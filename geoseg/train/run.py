@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -18,7 +18,7 @@ from geoseg.models.networks import build_network
 from geoseg.models.pretrained import load_pretrained
 from geoseg.models.weights import choose_device, load_network
 from geoseg.train.data import places_of, rare_classes
-from geoseg.train.job import ClassOf, Network, TrainJob
+from geoseg.train.job import CLASSES_OF_CHANGE, ClassOf, Network, TrainJob
 from geoseg.train.loop import fit
 from geoseg.train.places import GroundPlace, LabelledRaster
 from geoseg.train.publish import Learned, publish
@@ -73,6 +73,11 @@ def train(
 
 def _filled(job: TrainJob, start: ModelSpec) -> TrainJob:
     """The job with network, bands and classes of the model that it starts from, where it says nothing else."""
+    if start.dates > job.dates:
+        msg = f"{job.name}: {start.name} takes two scenes of one place: say `task: change`, or start from another model"
+        raise OptionError(msg)
+    if start.dates < job.dates:
+        return _of_change(job, start)
     legend = start.legend
     background = None if legend.background is None else legend.name(legend.background)
     if job.classes and background not in {c.name for c in job.classes}:
@@ -93,6 +98,18 @@ def _filled(job: TrainJob, start: ModelSpec) -> TrainJob:
     return TrainJob.model_validate(merged)
 
 
+def _of_change(job: TrainJob, start: ModelSpec) -> TrainJob:
+    """The job of a model of change that begins as one of single scenes: what it sees is that one's, if nothing else."""
+    if job.network is None:
+        msg = f"{job.name}: {start.name} takes one scene; name the network that is to take two, on its encoder: "
+        raise OptionError(msg + f"network: {{architecture: siamese-{start.architecture}, encoder: {start.encoder}}}")
+    defaults: dict[str, Any] = {"bands": start.bands, "mean": start.mean[0], "std": start.std[0]}
+    if not job.classes:
+        defaults |= CLASSES_OF_CHANGE
+    given = job.model_fields_set
+    return TrainJob.model_validate(job.model_dump() | {k: v for k, v in defaults.items() if k not in given})
+
+
 def _network(job: TrainJob, start: ModelSpec | None) -> torch.nn.Module:
     """The network as training begins."""
     if job.network is None:
@@ -109,13 +126,18 @@ def _network(job: TrainJob, start: ModelSpec | None) -> torch.nn.Module:
 
 
 def _take_over(network: torch.nn.Module, start: ModelSpec, job: TrainJob) -> None:
-    """The weights of a model, with its outputs kept for classes of the same name; what is new starts at random."""
+    """The weights of a model, with its outputs kept for classes of the same name; what is new starts at random.
+
+    Of a model of single scenes a network for two takes what sees a scene; its last layers see something else.
+    """
     before = [*(c.name for c in start.legend.classes), *start.auxiliary]
     now = [*(c.name for c in job.classes), *job.auxiliary]
     known = [(now.index(name), before.index(name)) for name in now if name in before]
     own, given = network.state_dict(), load_network(start).state_dict()
     for name, value in given.items():
         mine = own.get(name)
+        if name.startswith("segmentation_head") and start.dates != job.dates:
+            continue
         is_head = name.startswith("segmentation_head") and before != now
         outputs_aside = 1 if is_head else 0
         if mine is None or mine.shape[outputs_aside:] != value.shape[outputs_aside:]:
