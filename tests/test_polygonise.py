@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
-from geoseg import polygonise as module
+from geoseg import seams as module
 from geoseg.polygonise import NODATA, Objects, Piece, _by_part, join, polygonise, polygonise_whole
 from geoseg.window import Window
 
@@ -176,7 +176,7 @@ def test_how_many_are_outlined_at_once_does_not_matter(
     windows = data.draw(covers(labels.shape))
     whole = polygonise_cover(labels, windows, None, None)
     outlined: list[int] = []
-    original = module._with_geometry
+    original = module.with_geometry
 
     def watched(parts: Any, corners: Any) -> Any:
         outlined.append(len(parts))
@@ -184,7 +184,7 @@ def test_how_many_are_outlined_at_once_does_not_matter(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "VERTICES_AT_ONCE", at_once)
-        patched.setattr(module, "_with_geometry", watched)
+        patched.setattr(module, "with_geometry", watched)
         pieces = [polygonise(labels[window.slices], window, background=None) for window in windows]
         before = len(outlined)
         joined = join(pieces, labels.shape)
