@@ -30,12 +30,13 @@ holes are sorted by theirs, and objects by their topmost, then leftmost pixel.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.compiled import Compiled
+from geoseg.memory import no_collecting
 from geoseg.pieces import NODATA_PART, Border, Objects, Parts, Piece, Rim, Scores, Vertices, block_of
 from geoseg.raster import NODATA
 from geoseg.rings import IS_CORNER, with_geometry
@@ -45,9 +46,14 @@ from geoseg.separate import Watershed, separate
 from geoseg.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from geoseg.separate import Separation
 
 __all__ = ["Objects", "Piece", "join", "polygonise", "polygonise_whole"]
+
+AT_ONCE: Final = 4096
+"""Rows and columns that `polygonise_whole` looks at in one go; their memory is used again for the next ones."""
 
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
@@ -103,6 +109,7 @@ def polygonise(
     )
 
 
+@no_collecting()
 def polygonise_whole(
     labels: NDArray[np.uint8],
     *,
@@ -111,17 +118,31 @@ def polygonise_whole(
     score: NDArray[np.uint8] | None = None,
     separation: Separation | None = None,
 ) -> Objects:
-    """All objects of a scene that fits in memory; the arguments are those of `polygonise`."""
+    """All objects of a scene that fits in memory; the arguments are those of `polygonise`.
+
+    It is looked at in windows of `AT_ONCE`, which takes half the memory, and the time that the other half takes.
+    """
     shape = (labels.shape[0], labels.shape[1])
-    piece = polygonise(
-        labels,
-        Window.of_shape(shape),
-        background=background,
-        confidence=confidence,
-        score=score,
-        separation=separation,
-    )
-    return Objects.concatenate([piece.complete, join([piece], shape)])
+    for raster, name in ((labels, "labels"), (confidence, "confidence"), (score, "score")):
+        if raster is not None:
+            _check(raster, Window.of_shape(shape), name)
+    complete: list[Objects] = []
+
+    def seams() -> Iterator[Piece]:
+        for window in Window.of_shape(shape).blocks((AT_ONCE, AT_ONCE)):
+            piece = polygonise(
+                labels[window.slices],
+                window,
+                background=background,
+                confidence=None if confidence is None else confidence[window.slices],
+                score=None if score is None else score[window.slices],
+                separation=separation,
+            )
+            complete.append(piece.complete)
+            yield piece.without_complete()
+
+    joined = join(seams(), shape)
+    return Objects.concatenate([*complete, joined])
 
 
 def _check(raster: NDArray[np.uint8], window: Window, name: str) -> None:

@@ -19,6 +19,7 @@ from geoseg.catalog import Legend, LegendClass
 from geoseg.errors import OptionError
 from geoseg.footprints import SURELY_SMALLER, Layer, describe, frame_of
 from geoseg.io.label_rasters import LabelRaster, open_labels
+from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, ground_resolution
 from geoseg.separate import Separation
@@ -262,6 +263,7 @@ def _grown(window: Window, margin: int, whole: Window) -> Window:
     )
 
 
+@no_collecting()
 def _whole(pieces: Iterator[Piece], shape: Any) -> Objects:
     """All objects, each whole."""
     complete: list[Objects] = []

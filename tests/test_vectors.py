@@ -25,7 +25,8 @@ from rasterio import Affine
 from geoseg.catalog import Legend, LegendClass
 from geoseg.errors import OutputError
 from geoseg.footprints import Layer, footprints, measure
-from geoseg.io.vectors import to_lonlat, to_world, write_geojson, write_parquet
+from geoseg.io.geoparquet import write_parquet
+from geoseg.io.vectors import to_lonlat, to_world, write_geojson
 from geoseg.window import Window
 
 if TYPE_CHECKING:

@@ -18,13 +18,12 @@ import shapely
 from geoseg.errors import OptionError
 from geoseg.io.coco import read_coco, write_coco
 from geoseg.io.geopackage import write_geopackage
+from geoseg.io.geoparquet import write_parquet
 from geoseg.io.vectors import (
     beside,
-    hilbert_order,
     to_lonlat,
     write_geojson,
     write_geojson_lines,
-    write_parquet,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Format:
 
 
 def _write_parquet(frame: gpd.GeoDataFrame, path: Path, _: About) -> None:
-    write_parquet(frame, path, hilbert_order(frame))
+    write_parquet(frame, path, sort=True)
 
 
 def _write_flatgeobuf(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:
