@@ -327,6 +327,10 @@ def _cut_at_antimeridian(lonlat: NDArray[np.object_]) -> NDArray[np.object_]:
         xy = shapely.get_coordinates(lonlat[place])
         if not (np.abs(np.diff(xy[:, 0])) > HALF_TURN).any():
             continue  # as wide as that
+        if shapely.get_dimensions(lonlat[place]) == 1:
+            parts = [_turned_back(shapely.linestrings(_unwrapped(each))) for each in shapely.get_parts(lonlat[place])]
+            lonlat[place] = shapely.multilinestrings([line for part in parts for line in shapely.get_parts(part)])
+            continue
         whole = [_on_globe(each) for each in shapely.get_parts(lonlat[place])]
         lonlat[place] = shapely.multipolygons(
             [part for each in whole for part in shapely.get_parts(each) if part.area > 0]
@@ -342,12 +346,21 @@ def _on_globe(polygon: Any) -> Any:
 
 def _inside(ring: Any) -> Any:
     """What is inside a ring of longitudes and latitudes, from -180 to 180, with the pole that it goes round."""
-    lon, lat = shapely.get_coordinates(ring).T
-    lon = np.unwrap(lon, period=2 * HALF_TURN)
+    lon, lat = _unwrapped(ring).T
     if abs(lon[-1] - lon[0]) > HALF_TURN:
         pole = math.copysign(90, lat.mean())
         lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
-    whole = shapely.make_valid(shapely.polygons(np.column_stack([lon, lat])))
+    return _turned_back(shapely.make_valid(shapely.polygons(np.column_stack([lon, lat]))))
+
+
+def _unwrapped(line: Any) -> NDArray[np.float64]:
+    """(vertices, 2): longitudes that go on where they jump, and latitudes."""
+    lon, lat = shapely.get_coordinates(line).T
+    return np.column_stack([np.unwrap(lon, period=2 * HALF_TURN), lat])
+
+
+def _turned_back(whole: Any) -> Any:
+    """What lies from -180 to 180 of a geometry that goes on beyond, by whole turns."""
     turns = 2 * HALF_TURN * np.arange(-2, 3)
     parts = shapely.intersection(whole, shapely.box(turns - HALF_TURN, -90, turns + HALF_TURN, 90))
     return shapely.union_all(
