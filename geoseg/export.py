@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 from geoseg import outlines
 from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
+from geoseg.io.geoparquet import write_parquet
 from geoseg.io.layers import About, write_layer
-from geoseg.io.vectors import write_geojson, write_parquet
+from geoseg.io.vectors import write_geojson
 from geoseg.io.zarr_maps import MAPS, write_zarr
 from geoseg.tiling import CHUNK
 from geoseg.window import Window

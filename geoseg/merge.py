@@ -28,7 +28,8 @@ from geoseg.borders import View
 from geoseg.catalog import MULTIHASH_SHA256, file_asset, sha256_of
 from geoseg.duplicates import Merge, one_layer
 from geoseg.errors import OptionError, OutputError
-from geoseg.io.vectors import ROWS_TOGETHER, geojson_file, parquet_file
+from geoseg.io.geoparquet import ROWS_TOGETHER, parquet_file
+from geoseg.io.vectors import geojson_file
 from geoseg.raster import NODATA
 from geoseg.records import BACKGROUND, MERGE, MERGED, alone_in, items_of, read_collection, write_merged
 

@@ -20,7 +20,7 @@ import shapely
 
 from geoseg.footprints import Outlined
 from geoseg.io.store import cannot_write
-from geoseg.polygonise import Border, Objects, Parts, Piece, Rim, Scores, Vertices
+from geoseg.pieces import Border, Objects, Parts, Piece, Rim, Scores, Vertices
 from geoseg.separate import Edges
 from geoseg.window import Window
 

@@ -19,6 +19,7 @@ from geoseg.catalog import Legend, LegendClass
 from geoseg.errors import OptionError
 from geoseg.footprints import SURELY_SMALLER, Layer, describe, frame_of
 from geoseg.io.label_rasters import LabelRaster, open_labels
+from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, ground_resolution
 from geoseg.separate import Separation
@@ -143,8 +144,8 @@ def trace(
     """The same with its numbers; `observe` is told how many pixels are outlined."""
     raster = open_labels(labels)
     raster = replace(raster, names=raster.names | (classes or {}))
-    legend = _legend(raster, background)
-    wanted, ignored = _wanted(legend, only)
+    legend = legend_of(raster, background)
+    wanted, ignored = wanted_labels(legend, only)
     layer = Layer(raster.geobox, replace(legend, background=ignored), raster.name, simplify=0.0, confident=False)
     metres = 1 / layer.pixel_area**0.5  # to pixels
     layer = replace(
@@ -165,7 +166,8 @@ def trace(
     return Traced(frame, _counts(pixels, objects, kept, filled, layer), legend, raster.geobox)
 
 
-def _legend(raster: LabelRaster, background: int | None) -> Legend:
+def legend_of(raster: LabelRaster, background: int | None) -> Legend:
+    """All labels from 0 to 254, named and coloured as the raster tells, or by their number and grey."""
     named = [
         LegendClass(value, raster.names.get(value, str(value)), raster.colours.get(value, UNKNOWN))
         for value in range(NODATA)
@@ -173,7 +175,7 @@ def _legend(raster: LabelRaster, background: int | None) -> Legend:
     return Legend(tuple(named), background)
 
 
-def _wanted(legend: Legend, only: Sequence[str]) -> tuple[NDArray[np.bool_], int | None]:
+def wanted_labels(legend: Legend, only: Sequence[str]) -> tuple[NDArray[np.bool_], int | None]:
     """(256,): which labels make objects, and the label that all others are given."""
     names = [c.name for c in legend.classes]
     for name in only:
@@ -262,6 +264,7 @@ def _grown(window: Window, margin: int, whole: Window) -> Window:
     )
 
 
+@no_collecting()
 def _whole(pieces: Iterator[Piece], shape: Any) -> Objects:
     """All objects, each whole."""
     complete: list[Objects] = []

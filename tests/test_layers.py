@@ -27,9 +27,11 @@ from pycocotools.coco import COCO
 
 from geoseg.cli import cli
 from geoseg.errors import OptionError, OutputError
-from geoseg.io import vectors
+from geoseg.io import geoparquet, vectors
+from geoseg.io.curve import along_curve, curve_keys
+from geoseg.io.geoparquet import wkb_of
 from geoseg.io.layers import FORMATS, About, layers_of, read_layer, write_layer
-from geoseg.io.vectors import hilbert_order, wkb_of, write_geojson
+from geoseg.io.vectors import write_geojson
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +190,7 @@ def test_geojson_of_what_crosses_itself_is_valid(tmp_path: Path) -> None:
 
 
 def test_parquet_lies_along_a_curve_and_is_read_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "ROWS_TOGETHER", 50)
+    monkeypatch.setattr(geoparquet, "ROWS_TOGETHER", 50)
     rng = np.random.default_rng(1)
     xy = rng.random((1000, 2)) * 1000
     frame = gpd.GeoDataFrame({"id": np.arange(1000)}, geometry=shapely.box(*xy.T, *(xy.T + 1)), crs=32645)
@@ -207,7 +209,31 @@ def test_parquet_lies_along_a_curve_and_is_read_by_window(tmp_path: Path, monkey
     assert met <= 4, "row groups that a reader of a hundredth of the layer cannot leave out"
     found = gpd.read_parquet(tmp_path / "a.parquet", bbox=window)
     assert set(found["id"]) == set(frame.cx[100:200, 100:200]["id"])
-    assert sorted(hilbert_order(frame)) == list(range(1000))
+    assert sorted(along_curve(frame.bounds.to_numpy().T)) == list(range(1000))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300))
+def test_the_curve_is_geopandas_and_equals_stay_in_their_order(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    xy = rng.integers(0, rng.integers(1, 40), (rows, 2)).astype(float)
+    frame = gpd.GeoSeries(shapely.box(*xy.T, *(xy.T + 1)))
+    keys = curve_keys(frame.bounds.to_numpy().T)
+    assert keys.tolist() == frame.hilbert_distance(level=16).tolist()
+    assert along_curve(frame.bounds.to_numpy().T).tolist() == sorted(range(rows), key=keys.__getitem__)
+
+
+def test_what_has_no_place_comes_last_in_a_file_along_a_curve(tmp_path: Path) -> None:
+    shapes = [shapely.box(5, 5, 6, 6), shapely.Polygon(), None, shapely.box(0, 0, 1, 1)]
+    frame = gpd.GeoDataFrame({"id": [0, 1, 2, 3]}, geometry=shapes, crs=32645)
+    write_layer(frame, tmp_path / "a.parquet")
+    back = gpd.read_parquet(tmp_path / "a.parquet")
+    assert back["id"].tolist() == [3, 0, 1, 2]
+    assert back.geometry.is_empty.tolist() == [False, False, True, False]
+    assert back.geometry.isna().tolist() == [False, False, False, True]
+    about = json.loads(pq.read_metadata(tmp_path / "a.parquet").metadata[b"geo"])["columns"]["geometry"]
+    assert (about["geometry_types"], about["bbox"]) == (["Polygon"], [0, 0, 6, 6])
+    write_layer(frame.iloc[1:3], tmp_path / "none.parquet")
+    assert len(gpd.read_parquet(tmp_path / "none.parquet")) == 2
 
 
 @given(st.integers(0, 40))

@@ -27,7 +27,8 @@ from geoseg.borders import JOIN_WITHIN, LEAST_CONTACT, SHORT_OF, View, transform
 from geoseg.duplicates import MATCHING, Merge, Nodes, OneLayer, Pairs, common_crs, decide, one_layer
 from geoseg.errors import OptionError, OutputError
 from geoseg.footprints import Layer, footprints, measure
-from geoseg.io.vectors import geojson_file, parquet_file, write_geojson, write_parquet
+from geoseg.io.geoparquet import parquet_file, write_parquet
+from geoseg.io.vectors import geojson_file, write_geojson
 from geoseg.merge import FileResults, merge
 from geoseg.window import Window
 

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
-from geoseg import polygonise as module
+from geoseg import seams as module
 from geoseg.polygonise import NODATA, Objects, Piece, _by_part, join, polygonise, polygonise_whole
+from geoseg.separate import Separation
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -169,6 +170,25 @@ def test_every_cover_gives_the_same_objects(
 
 
 @settings(max_examples=50)
+@given(rasters(), st.integers(1, 9))
+def test_how_much_of_a_whole_scene_is_looked_at_at_once_does_not_matter(
+    labels: NDArray[np.uint8], at_once: int
+) -> None:
+    confidence = random_confidence(labels.shape)
+    score = (np.arange(labels.size) % 251).astype(np.uint8).reshape(labels.shape)
+    for more in ({}, {"score": score, "separation": Separation(0.5, 2)}):
+        whole = polygonise_whole(labels, confidence=confidence, **more)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("geoseg.polygonise.AT_ONCE", at_once)
+            assert_identical(polygonise_whole(labels, confidence=confidence, **more), whole)
+
+
+def test_a_confidence_larger_than_the_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="confidence must be a uint8 array of shape"):
+        polygonise_whole(np.ones((3, 3), np.uint8), confidence=np.ones((4, 3), np.uint8))
+
+
+@settings(max_examples=50)
 @given(st.data(), rasters(), st.integers(1, 40))
 def test_how_many_are_outlined_at_once_does_not_matter(
     data: st.DataObject, labels: NDArray[np.uint8], at_once: int
@@ -176,7 +196,7 @@ def test_how_many_are_outlined_at_once_does_not_matter(
     windows = data.draw(covers(labels.shape))
     whole = polygonise_cover(labels, windows, None, None)
     outlined: list[int] = []
-    original = module._with_geometry
+    original = module.with_geometry
 
     def watched(parts: Any, corners: Any) -> Any:
         outlined.append(len(parts))
@@ -184,7 +204,7 @@ def test_how_many_are_outlined_at_once_does_not_matter(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "VERTICES_AT_ONCE", at_once)
-        patched.setattr(module, "_with_geometry", watched)
+        patched.setattr(module, "with_geometry", watched)
         pieces = [polygonise(labels[window.slices], window, background=None) for window in windows]
         before = len(outlined)
         joined = join(pieces, labels.shape)

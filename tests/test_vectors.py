@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio import Affine
+from scipy import ndimage
 
 from geoseg.catalog import Legend, LegendClass
 from geoseg.errors import OutputError
 from geoseg.footprints import Layer, footprints, measure
-from geoseg.io.vectors import to_lonlat, to_world, write_geojson, write_parquet
+from geoseg.io.geoparquet import write_parquet
+from geoseg.io.vectors import to_lonlat, to_pixels, to_world, write_geojson
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -213,6 +215,29 @@ def test_the_cover_changes_nothing(cover: list[Window], seed: int, simplify: flo
     assert whole["id"].is_unique
     assert shapely.to_wkb(whole.geometry.to_numpy()).tolist() == shapely.to_wkb(parts.geometry.to_numpy()).tolist()
     pd.testing.assert_frame_equal(whole.drop(columns="geometry"), parts.drop(columns="geometry"), check_exact=True)
+
+
+COVER = Legend(tuple(LegendClass(i, name, "#aa8800") for i, name in enumerate(("ground", "water", "wood"))), None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(covers(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 2.5]))
+def test_classes_that_touch_still_do_when_they_are_simplified(cover: list[Window], seed: int, simplify: float) -> None:
+    """Land cover is one layer without gaps and overlaps, whatever the windows."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(SHAPE), 2)
+    labels = np.digitize(noise, np.quantile(noise, [0.4, 0.7])).astype(np.uint8)
+    labels[:4, :9] = 255
+    layer = Layer(GRIDS["UTM"], COVER, "a", simplify=simplify, confident=False)
+    frame = footprints([(w, labels[w.slices], None) for w in cover], layer)
+    whole = footprints([(Window.of_shape(SHAPE), labels, None)], layer)
+    assert frame.equals(whole)
+    assert shapely.is_valid(frame.geometry.to_numpy()).all()
+    pixels = to_pixels(frame.geometry.to_numpy(), GRIDS["UTM"], fraction=1024)
+    assert simplify == 0 or shapely.coverage_is_valid(pixels)  # exact outlines leave out vertices of their neighbours
+    ground = shapely.union_all(pixels).area
+    assert shapely.area(pixels).sum() == pytest.approx(ground, abs=1e-6)
+    assert ground == pytest.approx((labels != 255).sum(), abs=16 * simplify)
+    assert len(frame) == sum(ndimage.label(labels == value)[1] for value in range(3))
 
 
 def test_an_area_does_not_depend_on_its_company() -> None:

@@ -18,8 +18,9 @@ from geoseg.changes.ground import Ground, around
 from geoseg.export import AT_ONCE, Count, Observer
 from geoseg.footprints import Layer, Outlined, assemble, measure, outline
 from geoseg.io.cog import Look, write_cog
+from geoseg.io.geoparquet import write_parquet
 from geoseg.io.store import cannot_write
-from geoseg.io.vectors import to_world, write_geojson, write_parquet
+from geoseg.io.vectors import to_world, write_geojson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

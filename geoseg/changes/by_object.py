@@ -15,7 +15,8 @@ from geoseg.changes import objects
 from geoseg.changes.ground import Evidence, Ground, evidence
 from geoseg.evaluation.inputs import metric_crs
 from geoseg.export import Count, Observer
-from geoseg.io.vectors import read_polygons, write_geojson, write_parquet
+from geoseg.io.geoparquet import write_parquet
+from geoseg.io.vectors import read_polygons, write_geojson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

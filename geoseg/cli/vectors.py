@@ -15,6 +15,7 @@ from geoseg.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from geoseg.centrelines import Centrelines
     from geoseg.polygons import ClassCount
 
 _SUFFIXES = """\\b
@@ -53,6 +54,8 @@ def _metres(name: str, text: str, unit: str = "M") -> Callable[[Callable[..., No
     "--regularise", is_flag=True, help="Buildings: straight walls and right angles, where that agrees with the raster."
 )
 @_metres("--separate", "Part objects of a class where they are narrower than this, between wider parts.")
+@click.option("--lines", is_flag=True, help="Lines along the middle of each object instead: roads, rivers.")
+@_metres("--spur", "With --lines: leave out ends, and lines on their own, that are shorter.")
 @click.option("--dsm", metavar="RASTER", help="With --dtm: heights of the surface in metres, for `height_m`.")
 @click.option("--dtm", metavar="RASTER", help="Heights of the bare ground, of the same datum; any grid and CRS.")
 def vectorize(
@@ -75,7 +78,8 @@ def vectorize(
     areas are those of the raster, however large it is; then it is shaped, in this order, lengths in metres and areas in
     square metres on the ground: separate, fill holes, simplify, smooth or regularise, drop. Classes that touch still do
     afterwards. `regularised` says which buildings are regular; the others are simplified. `height_m`, with --dsm and
-    --dtm, is the median height inside.
+    --dtm, is the median height inside. With --lines, ends that only point to a corner of the outline are left out, and
+    the raster is held in memory as a whole.
 
     FORMATS
 
@@ -85,7 +89,9 @@ def vectorize(
       geoseg vectorize landcover.tif --out landcover.fgb --background none --simplify 10 --smooth 10
       geoseg vectorize mask.tif --out roofs.fgb --classes 1=roof --separate 2 --regularise
       geoseg vectorize landcover.tif --out water.parquet --class water
+      geoseg vectorize landcover.tif --out rivers.gpkg --class water --lines --spur 50 --simplify 10
     """
+    from geoseg.centrelines import Thinning, centrelines
     from geoseg.heights import heights
     from geoseg.io.layers import About, format_of, write_layer
     from geoseg.memory import keep_freed_memory
@@ -97,6 +103,17 @@ def vectorize(
         raise OptionError(msg)
     keep_freed_memory()
     named = None if classes is None else class_values(classes)
+    lines, spur = shape.pop("lines"), shape.pop("spur")
+    if lines:
+        _refuse_outlines(out, shape, height=dsm)
+        thinning = Thinning(spur, shape["simplify"])
+        _write_lines(
+            centrelines(labels, thinning, classes=named, background=_value(background), only=only), out, labels
+        )
+        return
+    if spur:
+        msg = f"--spur {spur:g}: is for --lines; add it, or leave this out"
+        raise OptionError(msg)
     with ProgressBar() as observe:
         traced = trace(
             labels, Shaping(**shape), classes=named, background=_value(background), only=only, observe=observe
@@ -107,6 +124,28 @@ def vectorize(
     found = {each.name: colours[each.name] for each in traced.counts}
     write_layer(traced.frame, out, About(out.name.split(".")[0], found, traced.geobox, Path(labels).name))
     _print_counts(traced.counts)
+    click.echo(str(out))
+
+
+def _refuse_outlines(out: Path, shape: dict[str, Any], height: str | None) -> None:
+    """Raise `OptionError` for what lines have not."""
+    other = [name for name, value in {**shape, "dsm": height}.items() if value and name != "simplify"]
+    if other:
+        msg = f"--{other[0].replace('_', '-')} and --lines: is for outlines; leave one of them out"
+        raise OptionError(msg)
+    if out.name.lower().endswith(".coco.json"):
+        msg = f"{out}: COCO instances are no lines; choose another suffix"
+        raise OptionError(msg)
+
+
+def _write_lines(found: Centrelines, out: Path, labels: str) -> None:
+    from geoseg.io.layers import About, write_layer
+
+    told = found.frame.groupby("class")["length_m"].agg(["size", "sum"])
+    colours = {c.name: c.colour for c in found.legend.classes if c.name in told.index}
+    write_layer(found.frame, out, About(out.name.split(".")[0], colours, found.geobox, Path(labels).name))
+    for name, count, metres in told.itertuples():
+        click.echo(f"{name}: {count} lines, {metres:.0f} m")
     click.echo(str(out))
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pyogrio
 import shapely
 
@@ -32,7 +33,9 @@ _STYLE = """INSERT INTO layer_styles
 
 def write_geopackage(frame: gpd.GeoDataFrame, path: Path, layer: str, colours: Mapping[str, str], column: str) -> None:
     """One layer, spatially indexed, in the frame's CRS; `colours` (`#rrggbb`) of the values of a column go with it."""
-    multi = bool((shapely.get_type_id(frame.geometry.to_numpy()) != shapely.GeometryType.POLYGON).any())
+    kinds = shapely.get_type_id(frame.geometry.to_numpy())
+    lines = bool(len(kinds)) and bool(np.isin(kinds, _LINES).all())
+    multi = len(np.unique(kinds)) > 1 or not (lines or (kinds == shapely.GeometryType.POLYGON).all())
     pyogrio.write_dataframe(
         frame, path, driver="GPKG", layer=layer, promote_to_multi=multi, geometry_type=None if len(frame) else "Polygon"
     )
@@ -41,24 +44,28 @@ def write_geopackage(frame: gpd.GeoDataFrame, path: Path, layer: str, colours: M
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(_TABLE)
         database.execute(_CONTENTS)
-        database.execute(_STYLE, (layer, _qml(colours, column)))
+        database.execute(_STYLE, (layer, _qml(colours, column, lines=lines)))
 
 
-def _qml(colours: Mapping[str, str], column: str) -> str:
+_LINES = (shapely.GeometryType.LINESTRING, shapely.GeometryType.MULTILINESTRING)
+
+
+def _qml(colours: Mapping[str, str], column: str, *, lines: bool = False) -> str:
     """A style of QGIS 3."""
     root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
-    root.append(categorised(colours, column))
+    root.append(categorised(colours, column, lines=lines))
     return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, encoding="unicode")
 
 
-def categorised(colours: Mapping[str, str], column: str) -> ET.Element:
-    """What QGIS draws polygons by: a fill for each value of a column, half transparent, with a darker outline."""
+def categorised(colours: Mapping[str, str], column: str, *, lines: bool = False) -> ET.Element:
+    """What QGIS draws by: for each value of a column a fill, half transparent, with a darker outline; or a line."""
     renderer = ET.Element("renderer-v2", type="categorizedSymbol", attr=column, enableorderby="0")
     categories, symbols = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
     for index, (name, colour) in enumerate(colours.items()):
         ET.SubElement(categories, "category", value=name, symbol=str(index), label=name, render="true", type="string")
-        symbol = ET.SubElement(symbols, "symbol", type="fill", name=str(index), alpha="1", clip_to_extent="1")
-        fill = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
+        kind, how = ("line", "SimpleLine") if lines else ("fill", "SimpleFill")
+        symbol = ET.SubElement(symbols, "symbol", type=kind, name=str(index), alpha="1", clip_to_extent="1")
+        fill = ET.SubElement(symbol, "layer", {"class": how, "enabled": "1", "locked": "0", "pass": "0"})
         options = ET.SubElement(fill, "Option", type="Map")
         red, green, blue = bytes.fromhex(colour.removeprefix("#"))
         told = {
@@ -69,6 +76,8 @@ def categorised(colours: Mapping[str, str], column: str) -> ET.Element:
             "outline_style": "solid",
             "style": "solid",
         }
+        if lines:
+            told = {"line_color": f"{red},{green},{blue},255", "line_width": "0.7", "line_width_unit": "MM"}
         for key, value in told.items():
             ET.SubElement(options, "Option", type="QString", name=key, value=value)
     return renderer

@@ -18,13 +18,12 @@ import shapely
 from geoseg.errors import OptionError
 from geoseg.io.coco import read_coco, write_coco
 from geoseg.io.geopackage import write_geopackage
+from geoseg.io.geoparquet import write_parquet
 from geoseg.io.vectors import (
     beside,
-    hilbert_order,
     to_lonlat,
     write_geojson,
     write_geojson_lines,
-    write_parquet,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Format:
 
 
 def _write_parquet(frame: gpd.GeoDataFrame, path: Path, _: About) -> None:
-    write_parquet(frame, path, hilbert_order(frame))
+    write_parquet(frame, path, sort=True)
 
 
 def _write_flatgeobuf(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:
@@ -140,7 +139,10 @@ def _zooms(lonlat: gpd.GeoDataFrame) -> tuple[int, int]:
     """From the zoom at which one tile holds about all, or half of the outlines are visible, to where they are true."""
     west, south, east, north = lonlat.total_bounds
     lowest = math.floor(math.log2(360 / max(east - west, north - south, 1e-6)))
-    degrees = float(np.median(shapely.area(lonlat.geometry.to_numpy()))) ** 0.5
+    shapes = lonlat.geometry.to_numpy()
+    # a line is as large as a quarter of it
+    area = shapely.area(shapes)
+    degrees = float(np.median(np.where(area > 0, np.sqrt(area), shapely.length(shapes) / 4)))
     step = max(degrees, 1e-6) * EARTH / 360 / ACROSS
     highest = math.ceil(math.log2(EARTH / TILE_UNITS / step))
     highest = min(max(highest, 4), 17)

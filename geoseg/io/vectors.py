@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import shapely
 from pyproj import Transformer
 from rasterio import Affine
@@ -25,7 +24,6 @@ from rasterio.features import rasterize
 from geoseg.errors import OptionError
 from geoseg.io.store import cannot_write
 from geoseg.io.texts import DIGITS, STEPS, Ragged, decimal_texts, polygon_texts
-from geoseg.io.wkb import polygon_wkb
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
@@ -36,9 +34,6 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoseg.window import Window
-
-ROWS_TOGETHER = 16384
-"""Rows of a row group, which a reader takes or leaves as a whole."""
 
 LINES_TOGETHER = 4096
 """Features of GeoJSON that are written at once: what stays in the cache is faster."""
@@ -124,126 +119,11 @@ def beside(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_parquet(footprints: gpd.GeoDataFrame, path: Path, order: NDArray[np.int64] | None = None) -> None:
-    """GeoParquet 1.1 in the footprints' own CRS, with a bounding-box column for fast windows, in another order."""
-    with beside(path) as part:
-        writer = _ParquetParts(part)
-        writer.write(footprints, order)
-        writer.close()
-
-
-@contextmanager
-def parquet_file(path: Path) -> Iterator[Callable[[gpd.GeoDataFrame], None]]:
-    """The same file from one frame after the other, all of the same columns and CRS, at least one: what takes them."""
-    with beside(path) as part:
-        writer = _ParquetParts(part)
-        yield writer.add
-        writer.close()
-
-
-class _ParquetParts:
-    """GeoParquet 1.1 (https://geoparquet.org/releases/v1.1.0) in row groups of `ROWS_TOGETHER`, however it came."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: Any = None
-        self._held: list[gpd.GeoDataFrame] = []
-        self._crs: Any = None
-        self._types: set[int] = set()
-        self._bounds = np.full((0, 4), np.nan)
-
-    def add(self, footprints: gpd.GeoDataFrame) -> None:
-        """Some more rows."""
-        self._held.append(footprints)
-        if sum(len(frame) for frame in self._held) >= ROWS_TOGETHER:
-            held = pd.concat(self._held, ignore_index=True)
-            whole = len(held) // ROWS_TOGETHER * ROWS_TOGETHER
-            self.write(held.iloc[:whole])
-            self._held = [held.iloc[whole:]]
-
-    def close(self) -> None:
-        """Write what is held, and what the file says of itself."""
-        if held := [frame for frame in self._held if len(frame) or self._writer is None]:
-            self.write(pd.concat(held, ignore_index=True))
-        writer = self._writer
-        column = {
-            "encoding": "WKB",
-            "geometry_types": sorted(_GEOMETRY_TYPES[kind] for kind in self._types),
-            "crs": self._crs.to_json_dict(),
-            "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
-        }
-        if len(self._bounds):
-            column["bbox"] = [*self._bounds[:, :2].min(0).tolist(), *self._bounds[:, 2:].max(0).tolist()]
-        about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-        writer.add_key_value_metadata({"geo": json.dumps(about)})
-        writer.close()
-
-    def write(self, footprints: gpd.GeoDataFrame, order: NDArray[np.int64] | None = None) -> None:
-        """Rows as they are, or in another order, in row groups of their own."""
-        geometry = footprints.geometry.to_numpy()
-        bounds = shapely.bounds(geometry)
-        rows = pd.DataFrame(footprints.drop(columns=footprints.geometry.name))
-        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
-        plain = [name for name in table.column_names if pa.types.is_floating(table.schema.field(name).type)]
-        repeated = [name for name in table.column_names if name not in plain]
-        table = table.append_column("geometry", wkb_of(geometry))
-        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in bounds.T], _SIDES))
-        if self._writer is None:
-            ranged = [*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)]  # what a reader may skip rows by
-            self._writer = pq.ParquetWriter(
-                self._path,
-                table.schema,
-                compression="zstd",
-                use_dictionary=[name for name in repeated if name != "id"],  # no two are equal
-                write_statistics=ranged,
-            )
-        self._writer.write_table(table if order is None else table.take(order), row_group_size=ROWS_TOGETHER)
-        self._crs = footprints.crs
-        self._types |= set(np.unique(shapely.get_type_id(geometry)).tolist())
-        self._bounds = np.concatenate([self._bounds, _around(bounds)])
-
-
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
-
-_GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
-    4: "MultiPoint",
-    5: "MultiLineString",
-    6: "MultiPolygon",
-    7: "GeometryCollection",
-    1: "LineString",
-}
-
-
-def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
-    """Geometries as WKB, little endian; polygons are put together all at once."""
-    is_polygon = (shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(geometry)
-    if not is_polygon.all() or shapely.has_z(geometry).any() or not len(geometry):
-        return pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
-    rings, polygons = _offsets(geometry)
-    return polygon_wkb(shapely.get_coordinates(geometry), rings, polygons)
-
-
 def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
     """(n,): whether each is a polygon without holes."""
     polygon = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
     plain: NDArray[np.bool_] = polygon & (shapely.get_num_interior_rings(geometry) == 0) & ~shapely.is_empty(geometry)
     return plain
-
-
-def _around(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(0 or 1, 4): the bounds of all."""
-    return np.concatenate([bounds[:, :2].min(0), bounds[:, 2:].max(0)])[None] if len(bounds) else bounds
-
-
-def hilbert_order(footprints: gpd.GeoDataFrame) -> NDArray[np.int64]:
-    """The order of rows along a Hilbert curve through the middle of their boxes: neighbours in a file are on the map.
-
-    Rows in the same cell of the curve (a 65536th of the layer's width) stay in their order.
-    """
-    if not len(footprints):
-        return np.zeros(0, np.int64)
-    order: NDArray[np.int64] = np.argsort(footprints.geometry.hilbert_distance(level=16).to_numpy(), kind="stable")
-    return order
 
 
 def write_geojson(footprints: gpd.GeoDataFrame, path: Path) -> None:
@@ -364,7 +244,7 @@ def _geometry_texts(footprints: gpd.GeoDataFrame) -> pa.Array:
     is_polygon = (shapely.get_type_id(exact) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(exact)
     if not is_polygon.all() or not np.isfinite(lonlat).all():
         return pa.array(shapely.to_geojson(to_lonlat(footprints)), pa.large_string())
-    rings, polygons = _offsets(exact)
+    rings, polygons = offsets(exact)
     shapes = Ragged(np.rint(lonlat * STEPS).astype(np.int64), rings, polygons)
     texts, sure = polygon_texts(shapes)
     asked = np.flatnonzero(~sure)
@@ -379,10 +259,16 @@ def _geometry_texts(footprints: gpd.GeoDataFrame) -> pa.Array:
     return pc.replace_with_mask(texts, pa.array(np.isin(np.arange(len(exact)), broken)), mended)
 
 
-def _offsets(polygons: NDArray[np.object_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where rings begin among vertices, and polygons among rings; and where all end."""
-    if _is_plain(polygons).all():
-        return np.append(0, np.cumsum(shapely.get_num_coordinates(polygons))), np.arange(len(polygons) + 1)
+def offsets(
+    polygons: NDArray[np.object_], vertices: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of polygons (n,), none empty: where rings begin among vertices, and polygons among rings; and where all end.
+
+    `vertices` (n,): how many each has, if that is known.
+    """
+    if not shapely.get_num_interior_rings(polygons).any():
+        count = shapely.get_num_coordinates(polygons) if vertices is None else vertices
+        return np.append(0, np.cumsum(count)), np.arange(len(polygons) + 1)
     rings, owner = shapely.get_rings(polygons, return_index=True)
     return (
         np.append(0, np.cumsum(shapely.get_num_coordinates(rings))),
@@ -441,6 +327,10 @@ def _cut_at_antimeridian(lonlat: NDArray[np.object_]) -> NDArray[np.object_]:
         xy = shapely.get_coordinates(lonlat[place])
         if not (np.abs(np.diff(xy[:, 0])) > HALF_TURN).any():
             continue  # as wide as that
+        if shapely.get_dimensions(lonlat[place]) == 1:
+            parts = [_turned_back(shapely.linestrings(_unwrapped(each))) for each in shapely.get_parts(lonlat[place])]
+            lonlat[place] = shapely.multilinestrings([line for part in parts for line in shapely.get_parts(part)])
+            continue
         whole = [_on_globe(each) for each in shapely.get_parts(lonlat[place])]
         lonlat[place] = shapely.multipolygons(
             [part for each in whole for part in shapely.get_parts(each) if part.area > 0]
@@ -456,12 +346,21 @@ def _on_globe(polygon: Any) -> Any:
 
 def _inside(ring: Any) -> Any:
     """What is inside a ring of longitudes and latitudes, from -180 to 180, with the pole that it goes round."""
-    lon, lat = shapely.get_coordinates(ring).T
-    lon = np.unwrap(lon, period=2 * HALF_TURN)
+    lon, lat = _unwrapped(ring).T
     if abs(lon[-1] - lon[0]) > HALF_TURN:
         pole = math.copysign(90, lat.mean())
         lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
-    whole = shapely.make_valid(shapely.polygons(np.column_stack([lon, lat])))
+    return _turned_back(shapely.make_valid(shapely.polygons(np.column_stack([lon, lat]))))
+
+
+def _unwrapped(line: Any) -> NDArray[np.float64]:
+    """(vertices, 2): longitudes that go on where they jump, and latitudes."""
+    lon, lat = shapely.get_coordinates(line).T
+    return np.column_stack([np.unwrap(lon, period=2 * HALF_TURN), lat])
+
+
+def _turned_back(whole: Any) -> Any:
+    """What lies from -180 to 180 of a geometry that goes on beyond, by whole turns."""
     turns = 2 * HALF_TURN * np.arange(-2, 3)
     parts = shapely.intersection(whole, shapely.box(turns - HALF_TURN, -90, turns + HALF_TURN, 90))
     return shapely.union_all(

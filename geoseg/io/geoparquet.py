@@ -1,0 +1,155 @@
+"""GeoParquet 1.1 (https://geoparquet.org/releases/v1.1.0): with bounding boxes, along a curve, in small row groups.
+
+Boxes, the order along the curve and WKB are made of the coordinates' buffers: each geometry is asked for everything
+once. So sorting costs no more than GEOS takes to write WKB one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from geoseg.io.curve import along_curve
+from geoseg.io.vectors import beside, offsets
+from geoseg.io.wkb import Polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import geopandas as gpd
+    from numpy.typing import NDArray
+
+ROWS_TOGETHER = 16384
+"""Rows of a row group, which a reader takes or leaves as a whole."""
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+_GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
+    4: "MultiPoint",
+    5: "MultiLineString",
+    6: "MultiPolygon",
+    7: "GeometryCollection",
+    1: "LineString",
+}
+
+
+def write_parquet(footprints: gpd.GeoDataFrame, path: Path, *, sort: bool = False) -> None:
+    """In the footprints' own CRS, with a bounding-box column for fast windows; sorted, rows are along a curve."""
+    with beside(path) as part:
+        writer = _ParquetParts(part)
+        writer.write(footprints, sort=sort)
+        writer.close()
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[Callable[[gpd.GeoDataFrame], None]]:
+    """The same file from one frame after the other, all of the same columns and CRS, at least one: what takes them."""
+    with beside(path) as part:
+        writer = _ParquetParts(part)
+        yield writer.add
+        writer.close()
+
+
+class _ParquetParts:
+    """A file in row groups of `ROWS_TOGETHER`, however it came."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+        self._held: list[gpd.GeoDataFrame] = []
+        self._crs: Any = None
+        self._types: set[int] = set()
+        self._bounds = np.full((0, 4), np.nan)
+
+    def add(self, footprints: gpd.GeoDataFrame) -> None:
+        """Some more rows."""
+        self._held.append(footprints)
+        if sum(len(frame) for frame in self._held) >= ROWS_TOGETHER:
+            held = pd.concat(self._held, ignore_index=True)
+            whole = len(held) // ROWS_TOGETHER * ROWS_TOGETHER
+            self.write(held.iloc[:whole])
+            self._held = [held.iloc[whole:]]
+
+    def close(self) -> None:
+        """Write what is held, and what the file says of itself."""
+        if held := [frame for frame in self._held if len(frame) or self._writer is None]:
+            self.write(pd.concat(held, ignore_index=True))
+        writer = self._writer
+        column = {
+            "encoding": "WKB",
+            "geometry_types": sorted(_GEOMETRY_TYPES[kind] for kind in self._types),
+            "crs": self._crs.to_json_dict(),
+            "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
+        }
+        if len(self._bounds):
+            column["bbox"] = [*self._bounds[:, :2].min(0).tolist(), *self._bounds[:, 2:].max(0).tolist()]
+        about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+        writer.add_key_value_metadata({"geo": json.dumps(about)})
+        writer.close()
+
+    def write(self, footprints: gpd.GeoDataFrame, *, sort: bool = False) -> None:
+        """Rows as they are, or along a curve, in row groups of their own."""
+        geometry = footprints.geometry.to_numpy()
+        kinds, boxes, wkb = _told(geometry)
+        rows = pd.DataFrame(footprints.drop(columns=footprints.geometry.name))
+        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
+        order = np.arange(len(geometry))
+        if sort:
+            order = along_curve(boxes)
+            table = pa.table({name: table[name].combine_chunks().take(order) for name in table.column_names})
+            boxes = np.take(boxes, order, axis=1)  # thrice as fast as boxes[:, order]
+        table = table.append_column("geometry", wkb(order))
+        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in boxes], _SIDES))
+        if self._writer is None:
+            self._writer = _opened(self._path, table)
+        self._writer.write_table(table, row_group_size=ROWS_TOGETHER)
+        self._crs = footprints.crs
+        self._types |= kinds
+        self._bounds = np.concatenate([self._bounds, _around(boxes)])
+
+
+def _opened(path: Path, table: pa.Table) -> pq.ParquetWriter:
+    names = [name for name in table.column_names if name not in {"geometry", "bbox"}]
+    plain = [name for name in names if pa.types.is_floating(table.schema.field(name).type)]
+    repeated = [name for name in names if name not in plain]
+    return pq.ParquetWriter(
+        path,
+        table.schema,
+        compression="zstd",
+        use_dictionary=[name for name in repeated if name != "id"],  # no two are equal
+        # what a reader may skip rows by
+        write_statistics=[*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)],
+    )
+
+
+def _told(
+    geometry: NDArray[np.object_],
+) -> tuple[set[int], NDArray[np.float64], Callable[[NDArray[np.int64]], pa.Array]]:
+    """Of geometries (n,): the kinds that there are, their boxes (4, n), and what makes WKB of them in any order."""
+    kinds = set(np.unique(shapely.get_type_id(geometry)).tolist()) - {shapely.GeometryType.MISSING.value}
+    vertices = shapely.get_num_coordinates(geometry)
+    if kinds != {shapely.GeometryType.POLYGON.value} or not vertices.all() or shapely.has_z(geometry).any():
+        texts = pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
+        return kinds, np.ascontiguousarray(shapely.bounds(geometry).reshape(-1, 4).T), texts.take
+    polygons = Polygons(shapely.get_coordinates(geometry), *offsets(geometry, vertices))
+    return kinds, polygons.boxes(), polygons.wkb
+
+
+def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
+    """Geometries as WKB, little endian; polygons are put together all at once."""
+    _, _, wkb = _told(geometry)
+    return wkb(np.arange(len(geometry)))
+
+
+def _around(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(0 or 1, 4): the box of all that have one."""
+    there = boxes if not np.isnan(boxes[0]).any() else boxes[:, ~np.isnan(boxes[0])]
+    return np.array([[*there[:2].min(1), *there[2:].max(1)]]) if there.size else np.zeros((0, 4))
