@@ -263,7 +263,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         msg = f"--threshold {job.threshold}: {model.name} has no background class to tell objects from; leave it out"
         raise OptionError(msg)
     whole = scene
-    scene, bands = as_asked(scene, model.bands, _asked(job))
+    scene, bands = as_asked(scene, model.bands, asked_by(job))
     name = scene.path if job.resolution is None else f"{scene.path} at --resolution {job.resolution:g}"
     seen = _seen_resolution(job, scene, model)
     patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, name, seen)
@@ -273,7 +273,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     folder = Path(job.out) / scene.id
     clouds: tuple[sky.Clouds, ...] = ()
     if job.mask_clouds is not None:
-        scene, clouds = sky.under_clouds(scene, whole, job.mask_clouds, job.bands or {}, _asked(job).nodata, folder)
+        scene, clouds = sky.under_clouds(scene, whole, job.mask_clouds, job.bands or {}, asked_by(job).nodata, folder)
     parameters = {
         "scene": fingerprint(scene),
         "model": {"name": model.name, "sha256": model.sha256},
@@ -295,7 +295,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False, clouds=clouds)
 
 
-def _asked(job: SegmentJob) -> Asked:
+def asked_by(job: SegmentJob) -> Asked:
     """How the scene is to be read."""
     nodata = () if job.nodata is None else job.nodata
     values = (nodata,) if isinstance(nodata, (int, float)) else nodata
@@ -332,7 +332,7 @@ def _seen_resolution(job: SegmentJob, scene: Scene, model: ModelSpec) -> float |
 
 def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     """The same as far as it is not the default, so that results of jobs without it stay what they are."""
-    asked = _asked(job)
+    asked = asked_by(job)
     told = {
         "bands": dict(asked.bands),
         "nodata": [str(value) for value in asked.nodata],

@@ -711,7 +711,7 @@ def scenes(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_comparison_is_complete_and_says_where_it_came_from(finished: Path) -> None:
     folder = finished / "maps" / "then--now"
-    names = {"changes.geojson", "changes.parquet", "summary.json", "item.json"}
+    names = {"changes.geojson", "changes.parquet", "changes.tif", "changes.tif.aux.xml", "summary.json", "item.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert {path.name for path in (finished / "maps").iterdir()} == {"then", "now", "then--now"}
     result = geoseg.Change(folder)
@@ -999,7 +999,8 @@ def test_the_command_prints_the_shift_and_the_table(
     assert table["unchanged"][1] == str(told["unchanged"]["count"])
     assert table["all"][-1] == f"{told['all']['difference_m2']:.2f}"
     paths = [Path(line) for line in out.splitlines() if line.startswith("/")]
-    assert [path.name for path in paths] == ["changes.geojson", "changes.parquet", "summary.json", "item.json"]
+    files = ["changes.geojson", "changes.parquet", "summary.json", "changes.tif", "item.json"]
+    assert [path.name for path in paths] == files
     assert all(path.is_file() for path in paths)
     status, out, err = command(*arguments)
     assert (status, err) == (0, "")

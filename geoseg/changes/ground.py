@@ -17,6 +17,7 @@ from rasterio import Affine
 from rasterio.features import rasterize
 
 from geoseg.changes.transitions import within
+from geoseg.errors import SceneError
 from geoseg.evaluation.inputs import Labels, raster_on
 from geoseg.io.grids import GridSource, on_grid
 from geoseg.io.scenes import open_scene
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from geoseg.catalog import Scene
     from geoseg.io.pixels import SceneSource
 
 AT_ONCE: Final = (1024, 4096)
@@ -114,6 +116,14 @@ def common_ground(before: Path, after: Path, shift: tuple[float, float] = (0.0, 
         return Dated(*(raster_on(open_scene(folder / f"{name}.tif"), on) for name in ("labels", "confidence")))
 
     return Ground(grid, dated(before, elsewhere if any(shift) else grid), dated(after, grid))
+
+
+def seen_by_both(before: Scene, after: Scene) -> SceneError:
+    """The error for scenes whose data nowhere meet."""
+    return SceneError(
+        f"{before.path} and {after.path}: no pixel has data in both of them, so nothing can be compared; check their "
+        "nodata values, clouds, and --aoi"
+    )
 
 
 def window_on(grid: GeoBox, other: GeoBox) -> Window | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.catalog import sha256_of
-from geoseg.changes.ground import window_on
+from geoseg.changes.ground import seen_by_both, window_on
+from geoseg.changes.spectral import CUTS, Cut
 from geoseg.changes.transitions import MOST_CLASSES
 from geoseg.errors import ModelError, OptionError, SceneError
 from geoseg.io.grids import asked_of
@@ -58,11 +59,16 @@ class ChangeJob:
     """Of objects: a vector file with polygons, for each of which there is a summary."""
     any_order: bool = False
     """Whether the scene before may be the later one."""
+    cut: Cut = "triangle"
+    """Without a model: how the threshold is found from which on a pixel has changed."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing. Raises `OptionError`."""
         if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
             msg = f"--tolerance {self.tolerance}: must be 0 metres or more"
+            raise OptionError(msg)
+        if self.cut not in CUTS:
+            msg = f"--cut {self.cut}: is one of {', '.join(CUTS)}"
             raise OptionError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"
@@ -109,16 +115,12 @@ class ChangePlan:
     @property
     def files(self) -> tuple[str, ...]:
         """What a comparison leaves in its folder."""
-        by_class = ("transitions.tif", "transitions.csv") if self.by_class else ()
-        return (*FILES, *by_class, *(("zones.geojson",) if self.job.zones is not None else ()))
+        rasters = ("transitions.tif", "transitions.csv") if self.by_class else ("changes.tif",)
+        return (*FILES, *rasters, *(("zones.geojson",) if self.job.zones is not None else ()))
 
     def nothing_seen(self) -> SceneError:
         """The error for scenes whose data nowhere meet."""
-        one, other = self.before.scene.path, self.after.scene.path
-        return SceneError(
-            f"{one} and {other}: no pixel has data in both of them, so nothing can be compared; check their nodata "
-            "values, and --aoi"
-        )
+        return seen_by_both(*self.scenes)
 
 
 def job_of(
@@ -144,7 +146,7 @@ def plan_change(job: ChangeJob) -> ChangePlan:
     Raises the errors of `geoseg.errors`, those of mapping each scene among them.
     """
     before, after = plan(job.before), plan(job.after)
-    _check_scenes(job, before, after)
+    check_order(job, before.scene, after.scene)
     overlap = window_on(after.scene.geobox, before.scene.geobox)
     if overlap is None:
         msg = f"{before.scene.path} and {after.scene.path} have no ground in common; check that they are of one place"
@@ -172,9 +174,8 @@ def _object_parameters(job: ChangeJob) -> dict[str, Any]:
     return {"min_confidence": job.min_confidence, "unchanged": job.unchanged, "zones": zones}
 
 
-def _check_scenes(job: ChangeJob, before: Plan, after: Plan) -> None:
-    """Refuse scenes of one name, and the wrong order."""
-    one, other = before.scene, after.scene
+def check_order(job: ChangeJob, one: Scene, other: Scene) -> None:
+    """Refuse scenes of one name, and the wrong order. Raises `OptionError`."""
     if one.id == other.id:
         msg = f"{one.path} and {other.path}: both are named {one.id!r}, and each scene has the folder of its name in "
         msg += f"{job.after.out}; give one another name, for instance with a link: ln -s {one.path} {one.id}-before"
@@ -190,7 +191,7 @@ def _check_product(job: ChangeJob, after: Plan, reach: tuple[int, int]) -> None:
     if legend.background is None and job.zones is not None:
         msg = f"--zones {job.zones}: counts objects, and {after.model.product} has none; leave it out"
         raise OptionError(msg)
-    if legend.background is None and len(legend.classes) > MOST_CLASSES:
+    if len(legend.classes) > MOST_CLASSES:
         msg = f"{after.model.name}: has {len(legend.classes)} classes; their transitions have codes in a byte for at "
         raise ModelError(msg + f"most {MOST_CLASSES}; choose a model with fewer")
     if max(reach) > LARGEST_REACH:

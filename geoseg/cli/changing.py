@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Objects: vector file, any CRS; a summary for each of its polygons.",
 )
+@click.option(
+    "--cut",
+    type=click.Choice(["triangle", "otsu", "kittler"]),
+    default="triangle",
+    show_default=True,
+    help="spectral: how the threshold is found above which a pixel has changed.",
+)
 @click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
 @mapping_options
 def change(before: str, after: str, product: str, verbose: int, **options: Any) -> None:
@@ -73,10 +80,12 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
       geoseg change town-2019.tif town-2024.tif landcover --out maps --tolerance 3 --min-area 50
     """
     start_log(verbose)
+    from geoseg.changes.by_spectrum import SPECTRAL, plan_spectral
     from geoseg.changes.pair import Change, run_change
     from geoseg.changes.planned import job_of, plan_change
 
-    planned = plan_change(job_of(before, after, product, **options))
+    job = job_of(before, after, product, **options)
+    planned = plan_spectral(job) if product == SPECTRAL else plan_change(job)
     if planned.complete:
         click.echo(f"Nothing left to do: {planned.folder} holds the changes (--overwrite maps both scenes again).")
         return
@@ -97,7 +106,10 @@ def _print_change(found: Any) -> None:
     if not console.is_terminal:
         console.width = NEVER_FOLD
     _print_shift(summary["shift"], summary["tolerance_m"])
-    console.print(_status_table(summary) if "statuses" in summary else _class_table(summary))
+    if "changed_hectares" in summary:
+        console.print(_spectral_table(summary))
+    else:
+        console.print(_status_table(summary) if "statuses" in summary else _class_table(summary))
 
 
 def _print_shift(shift: Any, tolerance: float) -> None:
@@ -113,6 +125,14 @@ def _print_shift(shift: Any, tolerance: float) -> None:
     click.echo(f"BEFORE lies {told} from AFTER; nothing was moved.")
     if shift["length_m"] > tolerance:
         say(f"That is more than the tolerance of {tolerance:g} m: use --align, or expect changes that are none.")
+
+
+def _spectral_table(summary: Any) -> Any:
+    table = _table(f"magnitude of change in {', '.join(summary['bands'])}", "hectares")
+    compared, changed = summary["compared_hectares"], summary["changed_hectares"]
+    table.add_row(f"above {summary['threshold']:.1f}: changed", f"{changed:.4f}")
+    table.add_row("below: unchanged", f"{compared - changed:.4f}")
+    return table
 
 
 def _status_table(summary: Any) -> Any:
