@@ -89,10 +89,11 @@ class Ground:
         """
         dates = (self.before, self.after)
         rasters = [date.labels for date in dates] + [date.confidence for date in dates]
-        return tuple(_padded(raster, window, self.shape) for raster in rasters)
+        return tuple(padded(raster, window, self.shape) for raster in rasters)
 
 
-def _padded(raster: Labels, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+def padded(raster: Labels, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Values (y, x) of a window of a raster on a grid of a shape; 255 where it reaches beyond."""
     inside = Window.of_shape(shape).intersection(window)
     if inside == window:
         return raster.read(window)

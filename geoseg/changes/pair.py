@@ -30,7 +30,7 @@ from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
-from geoseg.records import alone_in, write_json
+from geoseg.records import alone_in, join_changes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,6 +218,7 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
     _set_dates(item, planned, made.created)
     _link_sources(item, planned, maps)
+    join_changes(item, planned.job.after.collection)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
 
 

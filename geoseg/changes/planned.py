@@ -145,7 +145,11 @@ def plan_change(job: ChangeJob) -> ChangePlan:
 
     Raises the errors of `geoseg.errors`, those of mapping each scene among them.
     """
-    before, after = plan(job.before), plan(job.after)
+    return planned_of(job, plan(job.before), plan(job.after))
+
+
+def planned_of(job: ChangeJob, before: Plan, after: Plan) -> ChangePlan:
+    """The plan of a job both of whose scenes were looked at. Raises what is wrong with them as a pair."""
     check_order(job, before.scene, after.scene)
     overlap = window_on(after.scene.geobox, before.scene.geobox)
     if overlap is None:
@@ -163,7 +167,7 @@ def plan_change(job: ChangeJob) -> ChangePlan:
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     planned = ChangePlan(job, before, after, folder, overlap, tolerance, parameters, complete=False)
-    complete = before.complete and after.complete and _is_complete(planned)
+    complete = before.complete and after.complete and is_compared(planned)
     return dataclasses.replace(planned, complete=complete)
 
 
@@ -213,7 +217,7 @@ def reach_of(tolerance: float, scene: Scene) -> tuple[int, int]:
     return down, along
 
 
-def _is_complete(planned: ChangePlan) -> bool:
+def is_compared(planned: ChangePlan) -> bool:
     """Whether the folder holds the comparison of these parameters, and all of it."""
     try:
         item = json.loads((planned.folder / "item.json").read_text(encoding="utf-8"))

@@ -89,8 +89,7 @@ def normalised(
     other = (after.astype(np.float32) - column(scales.centre_after)) / column(scales.spread_after)
     half = column(scales.offset) / 2  # half to each, so that exchanging the dates exchanges the results, to the bit
     noise = column(scales.noise)
-    alike: tuple[NDArray[np.float32], NDArray[np.float32]] = (one - half) / noise, (other + half) / noise
-    return alike
+    return ((one - half) / noise).astype(np.float32), ((other + half) / noise).astype(np.float32)
 
 
 def magnitudes(

@@ -1,4 +1,4 @@
-"""The command that tells what has changed between two scenes."""
+"""The commands that tell what has changed between two scenes, and over a series of them."""
 
 from __future__ import annotations
 
@@ -95,6 +95,98 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
     for asset in found.item["assets"].values():
         click.echo(str(found.folder / Path(asset["href"]).name))
     click.echo(str(found.folder / "item.json"))
+
+
+@click.command(cls=Kept)
+@click.argument("maps", metavar="MAP...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results.")
+@click.option(
+    "--date",
+    "dates",
+    multiple=True,
+    type=click.DateTime(["%Y-%m-%d", "%Y"]),
+    help="Of each map, in their order; repeatable.  [default: as the folders or rasters say]",
+)
+@click.option(
+    "--stay",
+    type=float,
+    default=0.9,
+    show_default=True,
+    metavar="P",
+    help="How probable it is that a pixel keeps its class from one date to the next.",
+)
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.8,
+    show_default=True,
+    metavar="P",
+    help="Of the labels of rasters that come without a confidence.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="M",
+    help="Metres by which outlines and borders may be off.  [default: 1.5, or three pixels where those are larger]",
+)
+@click.option(
+    "--min-area",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="M2",
+    help="Drop places below so many square metres.",
+)
+def series(maps: tuple[str, ...], dates: tuple[Any, ...], **options: Any) -> None:
+    r"""Tell what has changed over several dates, and when: of maps of one place, in the order of their dates.
+
+    Each MAP is a folder that `geoseg segment`, `change` or `run` wrote, or a label raster (uint8, 255 = nodata). All
+    are compared on the last one's grid. The history of each pixel is smoothed: what was one class at most dates, and
+    another one at a single doubtful date, was that class all along.
+
+    \b
+    Writes into OUT:
+      changes.geojson     a polygon for each place of one transition, with last_seen and first_seen
+      changes.parquet     the same as GeoParquet
+      since.tif           since which date each pixel has its present class
+      objects.geojson     of folders: each object once, by one id in all dates, with first_seen and last_seen
+      objects.parquet     the same as GeoParquet
+      summary.json        numbers of all of it
+
+    \b
+    Examples:
+      geoseg series maps/town-2015 maps/town-2019 maps/town-2024 --out maps/town-series
+      geoseg series land-2009.tif land-2014.tif land-2020.tif --date 2009 --date 2014 --date 2020 --out history
+    """
+    import datetime as dt
+
+    from geoseg.changes.by_series import SeriesJob, open_series, run_series
+
+    when = tuple(date.replace(tzinfo=dt.UTC) for date in dates)
+    opened = open_series(SeriesJob(maps, dates=when, **options))
+    with ProgressBar() as observe:
+        folder = run_series(opened, observe)
+    _print_series(folder)
+
+
+def _print_series(folder: Path) -> None:
+    import json
+
+    from rich.console import Console
+
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    table = _table("last seen in", "first seen in", "what has become of it", "hectares")
+    for row in summary["hectares"]:
+        table.add_row(row["last_seen_in"], row["first_seen_in"], row["status"], f"{row['hectares']:.4f}")
+    console.print(table)
+    if "objects" in summary:
+        click.echo("Objects: " + ", ".join(f"{count} {status}" for status, count in summary["objects"].items()) + ".")
+    for path in sorted(folder.glob("*.*")):
+        if not path.name.startswith(".") and path.suffix != ".xml":
+            click.echo(str(path))
 
 
 def _print_change(found: Any) -> None:
