@@ -58,12 +58,12 @@ def _link(folder: Path, name: str, path: Path) -> Path:
 Method: TypeAlias = Callable[[Pair, Path], Path]
 
 
-def post_classification(model: str, resolution: float | None) -> Method:
+def post_classification(model: str, resolution: float | None, *, match: bool = False) -> Method:
     """Each image mapped by itself, at a resolution in metres, and the maps compared."""
 
     def method(pair: Pair, folder: Path) -> Path:
         scenes = pair.scenes(folder / "images")
-        return geoseg.change(*scenes, "buildings", folder, model=model, resolution=resolution).folder
+        return geoseg.change(*scenes, "buildings", folder, model=model, resolution=resolution, match=match).folder
 
     return method
 
@@ -80,6 +80,10 @@ def spectral(cut: str) -> Method:
 METHODS: dict[str, tuple[str, Method]] = {
     "post-classification, deeplabv3plus at 0.5 m": ("buildings", post_classification("buildings-deeplabv3plus", None)),
     "post-classification, deeplabv3plus at 0.25 m": ("buildings", post_classification("buildings-deeplabv3plus", 0.25)),
+    "post-classification, deeplabv3plus, matched": (
+        "buildings",
+        post_classification("buildings-deeplabv3plus", 0.25, match=True),
+    ),
     "post-classification, segformer at 0.5 m": ("buildings", post_classification("buildings-segformer", None)),
     "post-classification, segformer at 0.25 m": ("buildings", post_classification("buildings-segformer", 0.25)),
     "spectral, triangle": ("both", spectral("triangle")),

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
 
-    from geoseg.io.pixels import SceneSource
+    from geoseg.io.pixels import SceneSource, Stretch
     from geoseg.io.scenes import OneScene
     from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Sink
@@ -140,6 +140,8 @@ class SegmentJob:
     """Whether the maps are written as a Zarr store with overviews, too; the pixels are the same."""
     formats: Sequence[str] = ()
     """Further ones in which footprints are written, by their suffix: `gpkg`, `fgb`; see `geoseg.io.layers`."""
+    stretch: Stretch | None = None
+    """How values become bytes; None: bytes as they are, and of other types what the scene's own numbers tell."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -268,7 +270,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
     seen = _seen_resolution(job, scene, model)
     patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, name, seen)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
-    stretch = estimate_stretch(scene, bands)
+    stretch = job.stretch or estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
     clouds: tuple[sky.Clouds, ...] = ()

@@ -16,11 +16,12 @@ from test_cli import command  # noqa: F401  # a fixture
 import geoseg
 from geoseg.archive import RunJob, plan_archive, run_archive
 from geoseg.audit import verify
+from geoseg.changes.by_series import SeriesJob, open_series
 from geoseg.changes.pair import run_change
 from geoseg.changes.planned import job_of as change_job
 from geoseg.changes.planned import plan_change
 from geoseg.cluster import crew, recipe_of
-from geoseg.errors import OptionError, OutputError
+from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.records import alone_in
 
 if TYPE_CHECKING:
@@ -165,3 +166,25 @@ def test_the_command_runs_the_workflow(
     assert str(tmp_path / "maps" / "changes.json") in out
     status, out, _ = command("run", "--schema")
     assert "Comparison" in json.loads(out)["$defs"]
+
+
+def test_what_two_dates_cannot_be_is_one_sentence(tiny_model: Path, imagery: Path, tmp_path: Path) -> None:
+    """Another model for each date, a band that is missing, a date that is all cloud."""
+    then, now, options = imagery / "town-2015.tif", imagery / "town-2019.tif", {"model": str(tiny_model)}
+    maps = tmp_path / "maps"
+    geoseg.segment(then, "buildings", maps, model="buildings-segformer")
+    with pytest.raises(OutputError, match=r"model was .*buildings-segformer.*now .*tiny"):
+        geoseg.change(then, now, "buildings", maps, **options)
+    two = write_tif(tmp_path / "two.tif", np.full((2, 110, 140), 9, np.uint8))
+    with pytest.raises(SceneError, match=r"two.tif: the model needs the bands red, green, blue"):
+        geoseg.change(two, now, "buildings", maps, **options)
+    overcast = write_tif(tmp_path / "overcast.tif", np.zeros((3, 110, 140), np.uint8), nodata=0)
+    for product in ("buildings", "spectral"):
+        with pytest.raises(SceneError, match="no pixel has data"):
+            geoseg.change(overcast, now, product, tmp_path / product, **(options if product == "buildings" else {}))
+    clouds = write_tif(tmp_path / "clouds.tif", np.zeros((1, 110, 140), np.uint8))
+    with pytest.raises(SceneError, match="no pixel has data in both of them"):
+        geoseg.change(then, now, "buildings", tmp_path / "clouded", mask=clouds, **options)
+    geoseg.segment(now, "buildings", tmp_path / "other", **options)
+    with pytest.raises(OptionError, match="are maps of buildings-segformer and tiny; a series"):
+        open_series(SeriesJob((maps / "town-2015", tmp_path / "other" / "town-2019"), tmp_path / "series"))

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 FEWEST: Final = 2
 PIXELS_AT_ONCE: Final = 6_000_000
 """Of a window, times dates and classes: some 40 bytes of memory for each."""
+LEAST_WINDOW: Final = (64, 128)
+"""Rows and columns of a window, however many dates there are."""
 
 COLOURS: Final = ("#f2f2f2", "#440154", "#3b528b", "#21918c", "#5ec962", "#fde725", "#f98e09", "#bc3754", "#57106e")
 
@@ -59,7 +61,7 @@ class SeriesJob:
     """Of each map; (): as the folders' items or the rasters say."""
     stay: float = 0.9
     """How probable it is that a pixel keeps its class from one date to the next."""
-    confidence: float = 0.8
+    confidence: float = 0.95
     """Of the labels of rasters that come without one."""
     tolerance: float | None = None
     """Metres by which outlines and borders may be off; None = 1.5, or three pixels where those are larger."""
@@ -91,6 +93,8 @@ class _Map:
     side: Side
     scene: Scene
     date: dt.datetime | None
+    model: str | None
+    """Which one made it, if that is known."""
 
     @property
     def name(self) -> str:
@@ -146,11 +150,17 @@ def open_series(job: SeriesJob) -> Series:
         if side.raster is None:
             msg = f"{given}: is no label raster; give folders that `geoseg segment` wrote, or label rasters"
             raise OptionError(msg)
-        maps.append(_Map(side, side.raster, job.dates[place] if job.dates else _date_of(Path(given), side.raster)))
+        date, model = _told_of(Path(given), side.raster)
+        maps.append(_Map(side, side.raster, job.dates[place] if job.dates else date, model))
     for one, other in itertools.pairwise(maps):
         if one.date is not None and other.date is not None and one.date >= other.date:
             msg = f"{one.side.path} is of {one.told}, not before {other.side.path} of {other.told}; give the maps in "
             raise OptionError(msg + "the order of their dates")
+        if one.model is not None and other.model is not None and one.model != other.model:
+            msg = (
+                f"{one.side.path} and {other.side.path} are maps of {one.model} and {other.model}; a series is of maps "
+            )
+            raise OptionError(msg + "that one model made")
         if one.side.names and other.side.names and one.side.names != other.side.names:
             msg = f"{one.side.path} and {other.side.path} have other classes; a series is of maps that one model made"
             raise OptionError(msg)
@@ -163,13 +173,14 @@ def open_series(job: SeriesJob) -> Series:
     return Series(job, tuple(maps), names, tolerance)
 
 
-def _date_of(path: Path, scene: Scene) -> dt.datetime | None:
+def _told_of(path: Path, scene: Scene) -> tuple[dt.datetime | None, str | None]:
+    """The date of a map and the name of its model, as its item has them, or else its raster."""
     try:
-        item = json.loads((path / "item.json").read_text("utf-8"))
-        told = item["properties"]["datetime"]
-        return None if told is None else dt.datetime.fromisoformat(told)
+        told = json.loads((path / "item.json").read_text("utf-8"))["properties"]
+        when = told["datetime"]
+        return None if when is None else dt.datetime.fromisoformat(when), str(told["geoseg:model"]["name"])
     except (OSError, ValueError, KeyError):
-        return scene.datetime
+        return scene.datetime, None
 
 
 # --- the run
@@ -243,8 +254,9 @@ class _Swept:
         return labels, np.stack(sure)
 
     def _most(self) -> tuple[int, int]:
-        pixels = PIXELS_AT_ONCE // (len(self._labels) * len(self._series.legend.classes))
-        return max(64, min(AT_ONCE[0], math.isqrt(pixels) // 2)), max(128, min(AT_ONCE[1], 2 * math.isqrt(pixels)))
+        side = math.isqrt(PIXELS_AT_ONCE // (len(self._labels) * len(self._series.legend.classes)))
+        rows, cols = (min(most, max(least, side)) for most, least in zip(AT_ONCE, LEAST_WINDOW, strict=True))
+        return rows, cols
 
     def since(self, most: tuple[int, int] | None = None) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         """Windows that cover the grid: the first date of each pixel's present class; 0 = it always had it."""

@@ -21,14 +21,13 @@ from geoseg.catalog import Legend, LegendClass, Provenance, file_asset, result_i
 from geoseg.changes import spectral
 from geoseg.changes.alignment import Measured
 from geoseg.changes.by_class import AREA_UNIT, pixel_areas
-from geoseg.changes.ground import around, seen_by_both, window_on
-from geoseg.changes.planned import BETWEEN, check_order, reach_of
+from geoseg.changes.ground import SAMPLE, around, on, sample, seen_by_both, window_on
+from geoseg.changes.planned import BETWEEN, check_order, no_ground, reach_of
 from geoseg.errors import OptionError, SceneError
 from geoseg.export import AT_ONCE, Count, Observer
 from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.clouds import find_missing, parameters_of, under_clouds
 from geoseg.io.cog import Look, write_cog
-from geoseg.io.grids import GridSource, on_grid
 from geoseg.io.pixels import SceneSource, Stretch
 from geoseg.io.scenes import as_asked, open_scene, open_source
 from geoseg.io.vectors import read_aoi, write_geojson, write_parquet
@@ -55,9 +54,6 @@ BANDS: Final = ("blue", "green", "red", "rededge", "nir", "nir08", "swir16", "sw
 
 FEWEST: Final = 2
 """Bands that both scenes must have."""
-
-SAMPLE: Final = 1024
-"""Rows and columns at most of the sample that medians and deviations come from."""
 
 WIDE: Final = 12.0
 """Robust deviations on either side of a band's median that are told apart when it is read as bytes."""
@@ -137,16 +133,15 @@ def plan_spectral(job: ChangeJob) -> SpectralPlan:
     return SpectralPlan(job, *sources, names, clouds, folder, overlap, tolerance, parameters, complete=complete)
 
 
-def no_ground(before: Scene, after: Scene) -> SceneError:
-    """The error for scenes that do not meet."""
-    msg = f"{before.path} and {after.path} have no ground in common; check that they are of one place"
-    return SceneError(msg + ", and their CRS")
-
-
 def _check_options(job: ChangeJob) -> None:
     """Refuse what needs a map of objects or a model."""
     mapping = job.after
-    given = {"--model": mapping.model, "--threshold": mapping.threshold, "--zones": job.zones}
+    given = {
+        "--model": mapping.model,
+        "--match": job.match or None,
+        "--threshold": mapping.threshold,
+        "--zones": job.zones,
+    }
     given["--output-grid"] = None if mapping.output_grid == "target" else mapping.output_grid
     for name, value in given.items():
         if value is not None:
@@ -263,7 +258,7 @@ class _Pair:
         self.grid, self._reach = planned.after.scene.geobox, planned.reach
         rows, cols = shift
         elsewhere = GeoBox(self.grid.shape, self.grid.affine @ Affine.translation(-cols, -rows), self.grid.crs)
-        self._sources = _on(planned.before, elsewhere if any(shift) else self.grid), _on(planned.after, self.grid)
+        self._sources = on(planned.before, elsewhere if any(shift) else self.grid), on(planned.after, self.grid)
         self.histogram = np.zeros(spectral.LARGEST + 1, np.int64)
         self.scales = self._scales(planned, (rows, cols))
 
@@ -274,16 +269,7 @@ class _Pair:
 
     def _scales(self, planned: SpectralPlan, shift: tuple[float, float]) -> spectral.Scales:
         """Of a sample of the ground in common."""
-        overlap = planned.overlap
-        step = max(1.0, max(overlap.shape) / SAMPLE)
-        shape = max(1, int(overlap.shape[0] / step)), max(1, int(overlap.shape[1] / step))
-        place = self.grid.affine @ Affine.translation(overlap.col_start, overlap.row_start)
-        moved = place @ Affine.translation(-shift[1], -shift[0])
-        grids = [GeoBox(shape, each @ Affine.scale(step), self.grid.crs) for each in (moved, place)]
-        window = Window.of_shape(shape)
-        one, other = (
-            _on(source, grid).read(window) for source, grid in zip((planned.before, planned.after), grids, strict=True)
-        )
+        one, other = sample(planned.before, planned.after, planned.overlap, shift)
         seen = one.valid & other.valid
         if not seen.any():
             raise seen_by_both(*planned.scenes)
@@ -301,13 +287,6 @@ class _Pair:
             self.histogram += np.bincount(codes[codes != NODATA], minlength=spectral.LARGEST + 1)
             yield window, codes
             progress(window.size)
-
-
-def _on(source: SceneSource, grid: GeoBox) -> SceneSource:
-    """A scene's pixels on a grid."""
-    if source.scene.geobox == grid:
-        return source
-    return GridSource(on_grid(source.scene, grid), source.bands, [source])
 
 
 class _Codes:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from geoseg.catalog import Scene
     from geoseg.io.pixels import SceneSource
+    from geoseg.raster import Raster
 
 AT_ONCE: Final = (1024, 4096)
 """Rows and columns of the windows in which two maps are compared: some 30 bytes of memory for each pixel."""
@@ -225,6 +226,38 @@ class _Look:
         pixels, both, clear, *codes = self._sums
         means = [code / np.maximum(both, 1) / CONFIDENCE_STEPS for code in codes]
         return Evidence(clear / np.maximum(pixels, 1) * self._inside, *means)
+
+
+# --- samples of the ground in common
+
+SAMPLE: Final = 1024
+"""Rows and columns at most of a sample."""
+
+
+def sample(
+    before: SceneSource, after: SceneSource, overlap: Window, shift: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Raster, Raster]:
+    """Both scenes' bytes, whatever their grids, on a grid of few cells over a window of the scene after.
+
+    `shift`: rows, columns of the scene after that the one before is moved by.
+    """
+    grid = after.scene.geobox
+    step = max(1.0, max(overlap.shape) / SAMPLE)
+    shape = max(1, int(overlap.shape[0] / step)), max(1, int(overlap.shape[1] / step))
+    place = grid.affine @ Affine.translation(overlap.col_start, overlap.row_start)
+    elsewhere = Affine.translation(-shift[1], -shift[0])
+    first, second = (
+        on(source, GeoBox(shape, each @ Affine.scale(step), grid.crs)).read(Window.of_shape(shape))
+        for source, each in ((before, place @ elsewhere), (after, place))
+    )
+    return first, second
+
+
+def on(source: SceneSource, grid: GeoBox) -> SceneSource:
+    """A scene's pixels on a grid."""
+    if source.scene.geobox == grid:
+        return source
+    return GridSource(on_grid(source.scene, grid), source.bands, [source])
 
 
 # --- blocks for the estimate of a shift

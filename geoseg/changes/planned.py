@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from geoseg.catalog import sha256_of
-from geoseg.changes.ground import seen_by_both, window_on
-from geoseg.changes.spectral import CUTS, Cut
+from geoseg.changes.ground import sample, seen_by_both, window_on
+from geoseg.changes.spectral import CUTS, Cut, robust
 from geoseg.changes.transitions import MOST_CLASSES
 from geoseg.errors import ModelError, OptionError, SceneError
 from geoseg.io.grids import asked_of
+from geoseg.io.pixels import Stretch
 from geoseg.io.vectors import read_polygons
-from geoseg.pipeline import Plan, SegmentJob, plan
+from geoseg.pipeline import Plan, SegmentJob, look, plan
 
 if TYPE_CHECKING:
     import datetime as dt
+
+    from numpy.typing import NDArray
 
     from geoseg.catalog import Scene
     from geoseg.window import Window
@@ -59,7 +64,9 @@ class ChangeJob:
     """Of objects: a vector file with polygons, for each of which there is a summary."""
     any_order: bool = False
     """Whether the scene before may be the later one."""
-    cut: Cut = "triangle"
+    match: bool = False
+    """Whether the scene before is brought to the brightness and contrast of the one after before it is mapped."""
+    cut: Cut = "otsu"
     """Without a model: how the threshold is found from which on a pixel has changed."""
 
     def __post_init__(self) -> None:
@@ -145,7 +152,43 @@ def plan_change(job: ChangeJob) -> ChangePlan:
 
     Raises the errors of `geoseg.errors`, those of mapping each scene among them.
     """
+    if job.match:
+        job = dataclasses.replace(job, before=_matched(job))
     return planned_of(job, plan(job.before), plan(job.after))
+
+
+def _matched(job: ChangeJob) -> SegmentJob:
+    """The scene before, read so that each band has the median and spread of the one after where both see ground.
+
+    Linear, one for all of the scene (pseudo-invariant normalisation in its simplest form, most of the ground being what
+    it was), so that nothing depends on windows. Raises `SceneError` if the scenes see nothing in common.
+    """
+    before, after = look(job.before), look(job.after)
+    overlap = window_on(after.scene.geobox, before.scene.geobox)
+    if overlap is None:
+        raise no_ground(before.scene, after.scene)
+    first, second = sample(before.source, after.source, overlap)
+    seen = first.valid & second.valid
+    if not seen.any():
+        raise seen_by_both(before.scene, after.scene)
+    own = before.source.stretch or Stretch((0.0,) * len(first.values), (255.0,) * len(first.values))
+    return dataclasses.replace(job.before, stretch=matched(own, first.values[:, seen], second.values[:, seen]))
+
+
+def matched(own: Stretch, before: NDArray[np.generic], after: NDArray[np.generic]) -> Stretch:
+    """The stretch after which bytes (band, pixel) have the medians and robust deviations of others, given their own."""
+    (centre, spread), (wanted, width) = robust(before.astype(np.float64)), robust(after.astype(np.float64))
+    low, high = np.asarray(own.low), np.asarray(own.high)
+    gain = (spread / width)[:, 0]
+    start = low + (centre[:, 0] - wanted[:, 0] * gain) * (high - low) / 255
+    stop = start + (high - low) * gain
+    return Stretch(tuple(start.tolist()), tuple(stop.tolist()))
+
+
+def no_ground(before: Scene, after: Scene) -> SceneError:
+    """The error for scenes that do not meet."""
+    msg = f"{before.path} and {after.path} have no ground in common; check that they are of one place"
+    return SceneError(msg + ", and their CRS")
 
 
 def planned_of(job: ChangeJob, before: Plan, after: Plan) -> ChangePlan:
@@ -153,8 +196,7 @@ def planned_of(job: ChangeJob, before: Plan, after: Plan) -> ChangePlan:
     check_order(job, before.scene, after.scene)
     overlap = window_on(after.scene.geobox, before.scene.geobox)
     if overlap is None:
-        msg = f"{before.scene.path} and {after.scene.path} have no ground in common; check that they are of one place"
-        raise SceneError(msg + ", and their CRS")
+        raise no_ground(before.scene, after.scene)
     tolerance = default_tolerance(before.scene, after.scene) if job.tolerance is None else job.tolerance
     _check_product(job, after, reach_of(tolerance, after.scene))
     folder = Path(job.after.out) / f"{before.scene.id}{BETWEEN}{after.scene.id}"

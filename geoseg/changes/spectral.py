@@ -62,15 +62,15 @@ class Scales:
 def scales_of(before: NDArray[np.uint8], after: NDArray[np.uint8], seen: NDArray[np.bool_]) -> Scales:
     """The scales of a sample (band, y, x) of both dates on one grid, of the pixels (y, x) that both see."""
     one, other = before[:, seen].astype(np.float64), after[:, seen].astype(np.float64)
-    (centre, spread), (centre_after, spread_after) = _robust(one, 1.0), _robust(other, 1.0)
+    (centre, spread), (centre_after, spread_after) = robust(one, 1.0), robust(other, 1.0)
     difference = (one - centre) / spread - (other - centre_after) / spread_after
-    offset, noise = _robust(difference, np.maximum(1 / spread, 1 / spread_after))
+    offset, noise = robust(difference, np.maximum(1 / spread, 1 / spread_after))
     columns = (centre, spread, centre_after, spread_after, offset, noise)
     return Scales(*(tuple(float(value) for value in column[:, 0]) for column in columns))
 
 
-def _robust(
-    values: NDArray[np.float64], least: NDArray[np.float64] | float
+def robust(
+    values: NDArray[np.float64], least: NDArray[np.float64] | float = 1.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(bands, 1) median and robust deviation of values (bands, pixels); the latter not below a step of a byte."""
     centre = np.median(values, axis=1, keepdims=True)
@@ -156,7 +156,7 @@ def _weighted(values: NDArray[np.int32]) -> NDArray[np.int32]:
 # --- where change begins
 
 
-def threshold_of(histogram: NDArray[np.int64], cut: Cut = "triangle") -> int:
+def threshold_of(histogram: NDArray[np.int64], cut: Cut = "otsu") -> int:
     """The code above which a pixel has changed, from how many have each of the codes 0 to 250."""
     if not histogram.sum():
         return LARGEST

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     "--align", is_flag=True, help="Move BEFORE by the shift estimated between the images.  [default: only tell it]"
 )
 @click.option(
+    "--match",
+    is_flag=True,
+    help="Bring BEFORE to the brightness and contrast of AFTER, band by band, before it is mapped.",
+)
+@click.option(
     "--min-confidence",
     type=float,
     default=0.5,
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cut",
     type=click.Choice(["triangle", "otsu", "kittler"]),
-    default="triangle",
+    default="otsu",
     show_default=True,
     help="spectral: how the threshold is found above which a pixel has changed.",
 )
@@ -118,7 +123,7 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
 @click.option(
     "--confidence",
     type=float,
-    default=0.8,
+    default=0.95,
     show_default=True,
     metavar="P",
     help="Of the labels of rasters that come without a confidence.",
