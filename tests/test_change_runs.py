@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from geoseg.changes.by_series import SeriesJob, open_series
 from geoseg.changes.pair import run_change
 from geoseg.changes.planned import job_of as change_job
 from geoseg.changes.planned import plan_change
-from geoseg.cluster import crew, recipe_of
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.records import alone_in
 
@@ -127,13 +127,40 @@ def test_a_scene_that_cannot_be_mapped_fails_its_pairs_alone(tiny_model: Path, i
     assert report.compared == 2
 
 
+class Pickled:
+    """A crew of two in this process: what is handed out and what comes back is bytes, and the last one ends first."""
+
+    threads, threads_by_worker = 2, {"here": 2}
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, bytes]] = []
+        self.functions: list[str] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self.calls)
+
+    def ask(self, function: Any, *args: Any) -> dict[str, Any]:
+        return {"here": function(*args)}
+
+    def submit(self, tag: Any, function: Any, *args: Any, first: bool = False) -> None:  # noqa: ARG002  # as crews are
+        self.functions.append(function.__name__)
+        self.calls.append((tag, pickle.dumps((function, args))))
+
+    def next(self) -> tuple[Any, Any]:
+        tag, call = self.calls.pop()
+        function, args = pickle.loads(call)  # noqa: S301  # it was made above
+        return tag, pickle.loads(pickle.dumps(function(*args)))  # noqa: S301  # the same
+
+
 def test_workers_make_the_same_comparisons(tiny_model: Path, imagery: Path, tmp_path: Path) -> None:
     wanted = job(tiny_model)
     run_archive(plan_archive(wanted, imagery, tmp_path / "here"))
     many = plan_archive(wanted.model_copy(update={"cluster": "processes:2"}), imagery, tmp_path / "there")
-    with crew(recipe_of("processes:2")) as workers:
-        report = run_archive(many, workers)
+    workers = Pickled()
+    report = run_archive(many, workers)
     assert (report.compared, report.failures) == (3, ())
+    assert workers.functions.count("compare_pair") == 3
     here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
     assert len(here) == 9
     assert here == there

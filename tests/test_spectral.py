@@ -199,6 +199,7 @@ def test_a_new_roof_is_found_in_other_light(tmp_path: Path) -> None:
     assert summary["bands"] == ["blue", "green", "red", "nir"]
     assert summary["changed_hectares"] == pytest.approx((codes == 1).sum() * 0.09 / 1e4, rel=2e-3)
     assert summary["compared_hectares"] == pytest.approx((codes != 255).sum() * 0.09 / 1e4, rel=2e-3)
+    assert f"above {found.summary['threshold']:g}, ha" in found._repr_html_()
     largest = found.changes.sort_values("area_m2").iloc[-1]
     assert largest["magnitude"] > summary["threshold"]
     assert set(found.changes["status"]) == {"changed"}

@@ -24,7 +24,7 @@ from geoseg.changes.planned import default_tolerance, reach_of
 from geoseg.changes.series import Stay, smoothed, tracks
 from geoseg.changes.transitions import MOST_CLASSES, joint_confidence, transition_legend, transitions
 from geoseg.errors import OptionError, SceneError
-from geoseg.evaluation.inputs import Side, metric_crs, open_side, raster_on
+from geoseg.evaluation.inputs import Labels, Side, metric_crs, open_side, raster_on
 from geoseg.export import Count, Observer
 from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import Look, write_cog
@@ -355,7 +355,8 @@ def _track_frame(series: Series) -> gpd.GeoDataFrame:
         ],
         ignore_index=True,
     )
-    told = [_track_row(series, layers, members) for _, members in rows.groupby("track", sort=True)]
+    rasters = [raster_on(each.scene, series.scene.geobox) for each in series.maps]
+    told = [_track_row(series, layers, rasters, members) for _, members in rows.groupby("track", sort=True)]
     columns = pd.DataFrame(told, columns=["id", "status", "first_seen", "last_seen", "seen", "ids", "geometry"])
     for name in ("first_seen", "last_seen"):
         columns[name] = pd.Series(columns[name], dtype="datetime64[us, UTC]")
@@ -374,13 +375,14 @@ def _objects(layer: gpd.GeoDataFrame, series: Series) -> Objects:
     return Objects(layer["id"].to_numpy(object), shapes, sure, sure, sure)
 
 
-def _track_row(series: Series, layers: Sequence[gpd.GeoDataFrame], members: pd.DataFrame) -> tuple[Any, ...]:
+def _track_row(
+    series: Series, layers: Sequence[gpd.GeoDataFrame], rasters: Sequence[Labels], members: pd.DataFrame
+) -> tuple[Any, ...]:
     first, last = int(members["date"].min()), int(members["date"].max())
     latest = members[members["date"] == last]
     geometry = shapely.union_all(layers[last].geometry.to_numpy()[latest["at"].to_numpy()])
     point = shapely.point_on_surface(geometry)
-    came = any(_sees(series.maps[date], point, series) for date in range(first))
-    left = any(_sees(series.maps[date], point, series) for date in range(last + 1, len(series.maps)))
+    came, left = (any(_sees(each, point, series) for each in some) for some in (rasters[:first], rasters[last + 1 :]))
     status = {(False, False): "there", (True, False): "new", (False, True): "gone", (True, True): "new and gone"}
     beginning = members[members["date"] == first].iloc[0]
     ids = ";".join(
@@ -391,8 +393,8 @@ def _track_row(series: Series, layers: Sequence[gpd.GeoDataFrame], members: pd.D
     return name, status[came, left], *dates, int(members["date"].nunique()), ids, geometry
 
 
-def _sees(each: _Map, point: shapely.Point, series: Series) -> bool:
+def _sees(raster: Labels, point: shapely.Point, series: Series) -> bool:
     """Whether a map has data where a point in the last one's CRS is."""
     col, row = ~series.scene.geobox.affine @ (point.x, point.y)
     window = Window(math.floor(row), math.floor(row) + 1, math.floor(col), math.floor(col) + 1)
-    return bool(padded(raster_on(each.scene, series.scene.geobox), window, series.shape)[0, 0] != NODATA)
+    return bool(padded(raster, window, series.shape)[0, 0] != NODATA)

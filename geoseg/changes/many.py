@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import shapely
 from pydantic import Field
 
@@ -135,12 +136,14 @@ def _pairs(wanted: Comparison, scenes: Mapping[str, Scene]) -> Iterator[tuple[st
         yield from wanted.pairs
         return
     dated = sorted((scene.datetime, name) for name, scene in scenes.items() if scene.datetime is not None)
-    outlines = {name: outline_of(scenes[name].geobox) for _, name in dated}
+    outlines = np.array([outline_of(scenes[name].geobox) for _, name in dated], object)
+    tree = shapely.STRtree(outlines)
     for place, (when, name) in enumerate(dated):
-        earlier = [other for moment, other in dated[:place] if moment < when]
-        meets = [other for other in earlier if _shared(outlines[other], outlines[name]) >= wanted.overlap]
+        near = np.sort(tree.query(outlines[place]))
+        earlier = [other for other in near.tolist() if dated[other][0] < when]
+        meets = [other for other in earlier if _shared(outlines[other], outlines[place]) >= wanted.overlap]
         if meets:
-            yield meets[-1 if wanted.rule == "previous" else 0], name
+            yield dated[meets[-1 if wanted.rule == "previous" else 0]][1], name
 
 
 def _shared(one: shapely.Geometry, other: shapely.Geometry) -> float:

@@ -68,11 +68,15 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
                           split, merged, regrouped; uncertain; not_compared
                           classes (PRODUCT landcover): a polygon for each place with another class
       changes.parquet     the same as GeoParquet, in AFTER's CRS
+      changes.tif         objects: 1 = became one, 2 = is none any more; 0 = unchanged, 255 = not compared
       transitions.tif     classes: what each pixel was and is now; 0 = unchanged, 255 = not compared
       transitions.csv     classes: hectares from each class to each other
       zones.geojson       objects: numbers for each polygon of --zones
       summary.json        numbers of all of it, and the shift between the images
       item.json           STAC item: how, from what and when it was made
+
+    PRODUCT spectral needs no model: bands that both scenes have are compared, and changes.tif says what differs by more
+    than a threshold, magnitude.tif by how much.
 
     The shift between the images is told, and corrected with --align. Whatever is within --tolerance of where it was is
     no change. A run that was stopped goes on where it was; another --tolerance compares the same maps again.
@@ -83,6 +87,7 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
       geoseg change town-2019.tif town-2024.tif buildings --out maps
       geoseg change town-2019.tif town-2024.tif buildings --out maps --align --zones wards.gpkg
       geoseg change town-2019.tif town-2024.tif landcover --out maps --tolerance 3 --min-area 50
+      geoseg change S2-2016 S2-2018 spectral --out maps --mask clear.tif
     """
     start_log(verbose)
     from geoseg.changes.by_spectrum import SPECTRAL, plan_spectral

@@ -52,8 +52,8 @@ def open_changes(
     opened = [_open(given) for given in (prediction, reference)]
     grids = [side.raster.geobox for side in opened if side.raster is not None and not _nowhere(side.raster)]
     sides = [_placed(side, grids[0] if grids else None, pixel or 1.0) for side in opened]
-    if not grids and any(side.vector is not None for side in sides):
-        path = next(side.path for side in sides if side.raster is not None)
+    path = next((side.path for side in sides if side.raster is not None), None)
+    if not grids and path is not None and any(side.vector is not None for side in sides):
         msg = f"{path}: has no place on the ground, so polygons cannot be laid on it; give a raster in their stead, or "
         raise EvaluationError(msg + "georeference it")
     return sides[0], sides[1]
