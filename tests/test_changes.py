@@ -714,7 +714,7 @@ def test_a_comparison_is_complete_and_says_where_it_came_from(finished: Path) ->
     folder = finished / "maps" / "then--now"
     names = {"changes.geojson", "changes.parquet", "changes.tif", "changes.tif.aux.xml", "summary.json", "item.json"}
     assert {path.name for path in folder.iterdir()} == names
-    assert {path.name for path in (finished / "maps").iterdir()} == {"then", "now", "then--now"}
+    assert {path.name for path in (finished / "maps").iterdir()} == {"then", "now", "then--now", ".lock"}
     result = geoseg.Change(folder)
     changes, counts = result.changes, result.item["properties"]["geoseg:counts"]
     assert list(changes.columns) == [

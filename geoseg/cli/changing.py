@@ -68,7 +68,7 @@ def change(before: str, after: str, product: str, verbose: int, **options: Any) 
                           split, merged, regrouped; uncertain; not_compared
                           classes (PRODUCT landcover): a polygon for each place with another class
       changes.parquet     the same as GeoParquet, in AFTER's CRS
-      changes.tif         objects: 1 = became one, 2 = is none any more; 0 = unchanged, 255 = not compared
+      changes.tif         objects: 1 = is one now, 2 = was one; 0 = unchanged, 255 = not compared
       transitions.tif     classes: what each pixel was and is now; 0 = unchanged, 255 = not compared
       transitions.csv     classes: hectares from each class to each other
       zones.geojson       objects: numbers for each polygon of --zones
@@ -159,14 +159,14 @@ def series(maps: tuple[str, ...], dates: tuple[Any, ...], **options: Any) -> Non
       changes.geojson     a polygon for each place of one transition, with last_seen and first_seen
       changes.parquet     the same as GeoParquet
       since.tif           since which date each pixel has its present class
-      objects.geojson     of folders: each object once, by one id in all dates, with first_seen and last_seen
+      objects.geojson     of folders: each object once, with one id, first_seen and last_seen
       objects.parquet     the same as GeoParquet
       summary.json        numbers of all of it
 
     \b
     Examples:
       geoseg series maps/town-2015 maps/town-2019 maps/town-2024 --out maps/town-series
-      geoseg series land-2009.tif land-2014.tif land-2020.tif --date 2009 --date 2014 --date 2020 --out history
+      geoseg series land-09.tif land-14.tif --date 2009 --date 2014 --out history
     """
     import datetime as dt
 
