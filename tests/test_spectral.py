@@ -145,6 +145,9 @@ def test_thresholds_are_those_of_others() -> None:
     whole = np.repeat(np.arange(251), bars)
     assert spectral.threshold_of(bars, "otsu") == pytest.approx(threshold_otsu(whole, nbins=251), abs=1)
     assert spectral.threshold_of(bars, "triangle") == pytest.approx(threshold_triangle(whole, nbins=251), abs=1)
+    falling = np.rint(20_000 * np.exp(-np.arange(251) / 40)).astype(np.int64)  # where the line's slope decides
+    corner = threshold_triangle(np.repeat(np.arange(251), falling), nbins=251)
+    assert spectral.threshold_of(falling, "triangle") == pytest.approx(corner, abs=1)
     normal = np.concatenate([rng.normal(60, 8, 50_000), rng.normal(120, 8, 50_000)]).clip(0, 250).astype(np.uint8)
     assert spectral.threshold_of(np.bincount(normal, minlength=251), "kittler") == pytest.approx(90, abs=2)
     # what nothing exceeds, and what is below what unchanged ground has by itself
