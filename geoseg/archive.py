@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from geoseg.catalog import Scene, find_model
+from geoseg.changes.many import Comparison, PairEntry, PairOutcome, compare_pair, plan_pairs
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
@@ -57,7 +58,7 @@ from geoseg.planning import (
     tile_for_many,
     tiles_of,
 )
-from geoseg.records import Failure, Listed, alone_in, write_collection, write_failures, write_list
+from geoseg.records import Failure, Listed, alone_in, write_changes, write_collection, write_failures, write_list
 from geoseg.selection import Narrowing, Scenes, narrowing, select, unique
 from geoseg.work import (
     FilesOutcome,
@@ -116,6 +117,11 @@ class RunJob(Strict):
         default=None,
         description="at the end, make one layer of all footprints: each once where scenes overlap, whole where they "
         "meet; {} for the defaults, None: `geoseg merge` can do it later",
+    )
+    change: Comparison | None = Field(
+        default=None,
+        description="when scenes are mapped, compare pairs of them: what is new, gone or became something else; {} for "
+        "each scene with the latest one before it",
     )
     bands: dict[str, int] | None = Field(
         default=None, description="bands of each scene by number, from 1, such as {red: 4, green: 3, blue: 2}"
@@ -225,6 +231,8 @@ class ArchivePlan:
     """Scenes that the job's area or dates ruled out."""
     lanes: int
     """Forward passes side by side in one worker."""
+    pairs: tuple[PairEntry, ...] = ()
+    """What is compared when all scenes are mapped."""
 
     @property
     def batch(self) -> int:
@@ -235,6 +243,11 @@ class ArchivePlan:
         """What is to be done will take; scenes that were begun count as a whole."""
         tilings = (entry.order.tiling for entry in self.pending)
         return estimate(tilings, self.model, self.batch, self.lanes, zarr=self.job.zarr)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a scene is to be mapped, or a pair to be compared."""
+        return bool(self.pending) or not all(pair.complete for pair in self.pairs)
 
     @property
     def pending(self) -> tuple[SceneEntry, ...]:
@@ -259,6 +272,10 @@ class RunReport:
     footprints: int = 0
     merged: Merged | None = None
     """If the job asks for it and there are results."""
+    compared: int = 0
+    """Pairs that were compared now."""
+    compared_before: int = 0
+    """Pairs whose comparison was there."""
 
     @property
     def forward_share(self) -> float:
@@ -327,9 +344,13 @@ def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite:
             faults.append(found)
         elif found is not None:
             entries.append(found)
-    return ArchivePlan(
-        job, data.absolute(), out, collection, model, tuple(entries), tuple(faults), looker.outside, fitting.lanes
-    )
+    pairs: list[PairEntry] = []
+    if job.change is not None:
+        orders = {entry.order.scene.id: (entry.order, entry.state == "complete") for entry in entries}
+        pairs, amiss = plan_pairs(job.change, orders, data, overwrite=overwrite)
+        faults += amiss
+    known = job, data.absolute(), out, collection, model, tuple(entries), tuple(faults), looker.outside
+    return ArchivePlan(*known, fitting.lanes, tuple(pairs))
 
 
 @dataclass(frozen=True)
@@ -507,13 +528,17 @@ def run_archive(
                 _here(plan, done)
             else:
                 _ByCrew(crew, done).run(plan.pending)
+            _compare(plan, crew, done)
         finally:
             write_failures(plan.out, done.failures)
-            footprints = write_collection(plan.out, plan.collection, plan.job.title, plan.job.license, plan.model)
+            about = plan.out, plan.collection, plan.job.title, plan.job.license, plan.model
+            footprints = write_collection(*about)
+            write_changes(*about)
         merged = merge_results(plan.out, plan.job.merge) if plan.job.merge is not None and footprints else None
     kept = len(plan.entries) - len(plan.pending)
     wall = time.perf_counter() - began
-    return RunReport(done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints, merged)
+    told = done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints, merged
+    return RunReport(*told, done.pairs, sum(pair.complete for pair in plan.pairs))
 
 
 def _check_room(plan: ArchivePlan) -> None:
@@ -548,7 +573,7 @@ class _Done:
     def __init__(self, plan: ArchivePlan, observe: Observer, tell: Tell) -> None:
         self.failures: list[Failure] = []
         self.seconds: dict[str, float] = {}
-        self.scenes = self.pixels = 0
+        self.scenes = self.pixels = self.pairs = 0
         self._observe, self._tell = observe, tell
         total = sum(entry.pixels for entry in plan.pending)
         self._predicted = Count(observe, "predicting", total)
@@ -588,6 +613,15 @@ class _Done:
         self._finished.add(int(np.prod(order.scene.shape)))
         self._tell({"event": "scene done", "scene": order.scene.id, "seconds": round(seconds, 3)})
 
+    def pair(self, entry: PairEntry, outcome: PairOutcome) -> None:
+        """A comparison came back."""
+        if outcome.why is not None:
+            self.failed(Failure(entry.id, outcome.why, entry.order.after.scene.geobox))
+            return
+        self.pairs += 1
+        self.spent({"compare": outcome.seconds})
+        self._tell({"event": "pair done", "pair": entry.id, "seconds": round(outcome.seconds, 3)})
+
     def failed(self, failure: Failure) -> None:
         """A scene, or some of its tiles, failed."""
         self.failures.append(failure)
@@ -616,6 +650,31 @@ def _here(plan: ArchivePlan, done: _Done) -> None:
             done.scene(order, time.perf_counter() - began)
         for line in islice(entries_of(order.folder), before, None):
             done.spent(line.get("seconds", {}))
+
+
+def _compare(plan: ArchivePlan, crew: Crew | None, done: _Done) -> None:
+    """Compare all pairs that are not compared yet, here or by the crew. Raises `OutputError` if the disk refuses."""
+
+    def outcomes() -> Iterator[tuple[PairEntry, PairOutcome]]:
+        waiting = iter([pair for pair in plan.pairs if not pair.complete])
+        if crew is None:
+            yield from ((pair, compare_pair(pair.order)) for pair in waiting)
+            return
+        more = True
+        while more or crew.pending:
+            while more and crew.pending < max(1, crew.threads):
+                pair = next(waiting, None)
+                more = pair is not None
+                if pair is not None:
+                    crew.submit(pair, compare_pair, pair.order)
+            if crew.pending:
+                tag, outcome = crew.next()
+                yield tag, outcome if isinstance(outcome, PairOutcome) else PairOutcome(0.0, outcome.why)
+
+    for pair, outcome in outcomes():
+        if outcome.hopeless:
+            raise OutputError(outcome.why)
+        done.pair(pair, outcome)
 
 
 class _Predicted:

@@ -339,7 +339,8 @@ def _separation_of(given: dict[str, float] | None) -> tuple[float, float] | None
 class Provenance:
     """How a result came about."""
 
-    model: ModelSpec
+    model: ModelSpec | None
+    """None: no network had a part in it."""
     software: dict[str, str]
     """Name and version of each package that has a say in the pixels."""
     parameters: dict[str, Any]
@@ -361,14 +362,14 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
     outline = outline_of(scene.geobox)
     began = scene.datetime or dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     properties: dict[str, Any] = {
-        "title": f"{made.model.product} of {scene.id}",
+        "title": f"{made.model.product} of {scene.id}" if made.model else scene.id,
         "created": made.created.isoformat().replace("+00:00", "Z"),
         "license": "other",
         "processing:software": made.software,
-        "processing:lineage": f"{made.model.name} on {scene.name}",
+        "processing:lineage": f"{made.model.name} on {scene.name}" if made.model else scene.name,
         "processing:level": "L4",
         "gsd": round(max(scene.ground_resolution), 4),
-        "geoseg:model": {"name": made.model.name, "sha256": made.model.sha256},
+        **({"geoseg:model": {"name": made.model.name, "sha256": made.model.sha256}} if made.model else {}),
         "geoseg:parameters": made.parameters,
         "geoseg:counts": made.counts,
         "geoseg:datetime_known": scene.datetime is not None,
@@ -403,7 +404,12 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
     return item
 
 
-MEDIA_TYPES = {".jp2": "image/jp2", ".j2k": "image/jp2", ".nc": "application/netcdf", ".nc4": "application/netcdf"}
+MEDIA_TYPES = {
+    **dict.fromkeys((".jp2", ".j2k"), "image/jp2"),
+    **dict.fromkeys((".nc", ".nc4"), "application/netcdf"),
+    **dict.fromkeys((".jpg", ".jpeg"), "image/jpeg"),
+    ".png": "image/png",
+}
 """Of what is no GeoTIFF, by its suffix."""
 
 
@@ -415,7 +421,7 @@ def _leaves(scene: Scene) -> Iterator[Scene]:
         yield scene
 
 
-def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
+def _sources(scene: Scene, model: ModelSpec | None) -> Iterator[tuple[str, str]]:
     """What a result was made from, with media types: the pixels, their STAC item if there is one, and the model's."""
     for part in _leaves(scene):
         own = () if part.memory is not None else part.files or (part.file or part.path,)
@@ -426,7 +432,8 @@ def _sources(scene: Scene, model: ModelSpec) -> Iterator[tuple[str, str]]:
             yield part.item, "application/geo+json"
     if scene.parts and scene.mask is not None:
         yield scene.mask[1], "image/tiff"
-    yield str(model.weights.parent / "item.json"), "application/geo+json"
+    if model is not None:
+        yield str(model.weights.parent / "item.json"), "application/geo+json"
 
 
 def file_asset(path: Path, media_type: str, title: str, roles: list[str], extra: dict[str, Any]) -> pystac.Asset:

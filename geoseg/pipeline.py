@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
 
-    from geoseg.io.pixels import SceneSource
+    from geoseg.io.pixels import SceneSource, Stretch
     from geoseg.io.scenes import OneScene
     from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Sink
@@ -141,6 +141,8 @@ class SegmentJob:
     """Whether the maps are written as a Zarr store with overviews, too; the pixels are the same."""
     formats: Sequence[str] = ()
     """Further ones in which footprints are written, by their suffix: `gpkg`, `fgb`; see `geoseg.io.layers`."""
+    stretch: Stretch | None = None
+    """How values become bytes; None: bytes as they are, and of other types what the scene's own numbers tell."""
     overwrite: bool = False
     collection: str | None = None
     """Id of the STAC collection of all results in `out`, if this is to be one of them."""
@@ -265,17 +267,17 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         raise OptionError(msg)
     _check_dates(scene, model)
     whole = scene
-    scene, bands = as_asked(scene, model.bands, _asked(job))
+    scene, bands = as_asked(scene, model.bands, asked_by(job))
     name = scene.path if job.resolution is None else f"{scene.path} at --resolution {job.resolution:g}"
     seen = _seen_resolution(job, scene, model)
     patch, stride, cells = patch_on_scene(model, scene.ground_resolution, job.stride, name, seen)
     tiling = Tiling(scene.shape, patch, stride, _tile_shape(job.tile, scene.shape), cells)
-    stretch = estimate_stretch(scene, bands)
+    stretch = job.stretch or estimate_stretch(scene, bands)
     inside = None if job.aoi is None else read_aoi(Path(job.aoi), scene.geobox)
     folder = Path(job.out) / scene.id
     clouds: tuple[sky.Clouds, ...] = ()
     if job.mask_clouds is not None:
-        scene, clouds = sky.under_clouds(scene, whole, job.mask_clouds, job.bands or {}, _asked(job).nodata, folder)
+        scene, clouds = sky.under_clouds(scene, whole, job.mask_clouds, job.bands or {}, asked_by(job).nodata, folder)
     parameters = {
         "scene": fingerprint(scene),
         "model": {"name": model.name, "sha256": model.sha256},
@@ -307,7 +309,7 @@ def _check_dates(scene: Scene, model: ModelSpec) -> None:
         raise ModelError(msg)
 
 
-def _asked(job: SegmentJob) -> Asked:
+def asked_by(job: SegmentJob) -> Asked:
     """How the scene is to be read."""
     nodata = () if job.nodata is None else job.nodata
     values = (nodata,) if isinstance(nodata, (int, float)) else nodata
@@ -344,7 +346,7 @@ def _seen_resolution(job: SegmentJob, scene: Scene, model: ModelSpec) -> float |
 
 def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     """The same as far as it is not the default, so that results of jobs without it stay what they are."""
-    asked = _asked(job)
+    asked = asked_by(job)
     told = {
         "bands": dict(asked.bands),
         "nodata": [str(value) for value in asked.nodata],

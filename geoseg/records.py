@@ -4,6 +4,7 @@ OUT/run.json         the job, its scenes, and those that could not be planned: t
 OUT/failed.geojson   where something failed in the latest run; absent where nothing did
 OUT/collection.json  STAC collection of all results; each scene's item lies in its folder
 OUT/footprints.*     all footprints as one layer, if they were merged (see `geoseg.merge`); assets of the collection
+OUT/changes.json     STAC collection of all comparisons, if pairs were compared
 OUT/items.parquet    the same items as stac-geoparquet (with the extra `archive`)
 OUT/<scene>/         results, with a ledger of what is done
 """
@@ -50,6 +51,9 @@ MERGED = {"footprints": "footprints.geojson", "footprints_parquet": "footprints.
 """Assets of a collection, and their files."""
 
 RUN, FAILED, INDEX, LOCK = "run.json", "failed.geojson", "items.parquet", ".lock"
+
+CHANGES = "changes.json"
+"""The STAC collection of a run's comparisons, beside that of its maps."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,52 @@ def write_collection(out: Path, collection: str, title: str, licence: str, model
     write_json(out / COLLECTION, made)
     _write_index(out / INDEX, items)
     return sum(item["properties"]["geoseg:counts"]["footprints"] for item in items)
+
+
+def join_changes(item: pystac.Item, collection: str | None) -> None:
+    """Let a comparison's item belong to the comparisons of a run, if its maps belong to one."""
+    import pystac
+
+    if collection is None:
+        return
+    item.collection_id = changes_of(collection)
+    for rel in ("root", "parent", "collection"):
+        item.add_link(pystac.Link(rel, f"../{CHANGES}", media_type="application/json"))
+
+
+def changes_of(collection: str) -> str:
+    """Id of the collection of a run's comparisons, by that of its maps."""
+    return f"{collection}-changes"
+
+
+def write_changes(out: Path, collection: str, title: str, licence: str, model: ModelSpec) -> int:
+    """Write the STAC collection of all comparisons in OUT; how many there are, and nothing is written for none."""
+    import pystac
+
+    items = list(items_of(out, changes_of(collection)))
+    if not items:
+        return 0
+    boxes = [item["bbox"] for item in items]
+    around = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)]
+    known = [item["properties"] for item in items if item["properties"].get("geoseg:datetime_known")]
+    ends = [sorted(dt.datetime.fromisoformat(each[f"{end}_datetime"]) for each in known) for end in ("start", "end")]
+    interval: list[dt.datetime | None] = [ends[0][0], ends[1][-1]] if known else [None, None]
+    made = pystac.Collection(
+        id=changes_of(collection),
+        title=f"{title or model.product}: changes",
+        description=f"What has changed in {model.product} between {len(items)} pairs of scenes, compared by geoseg.",
+        extent=pystac.Extent(pystac.SpatialExtent([around]), pystac.TemporalExtent([interval])),
+        license=licence,
+    )
+    for item in items:
+        made.add_link(pystac.Link("item", f"./{item['id']}/item.json", media_type="application/geo+json"))
+    made.add_link(pystac.Link("related", f"./{COLLECTION}", media_type="application/json", title="the maps"))
+    content: dict[str, Any] = made.to_dict(include_self_link=False)
+    content["links"] = [link for link in content["links"] if link["rel"] != "root"] + [
+        {"rel": "root", "href": f"./{CHANGES}", "type": "application/json"}
+    ]
+    write_json(out / CHANGES, content)
+    return len(items)
 
 
 def _with_merged(made: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

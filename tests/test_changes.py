@@ -32,7 +32,7 @@ from geoseg.changes import shift
 from geoseg.changes.by_class import pixel_areas
 from geoseg.changes.ground import Dated, Ground, blocks, common_ground, evidence, window_on
 from geoseg.changes.objects import MIRROR, Events, Objects, Rules, _grown, compare, summary
-from geoseg.changes.planned import job_of, plan_change
+from geoseg.changes.planned import job_of, matched, plan_change
 from geoseg.changes.transitions import (
     MOST_CLASSES,
     joint_confidence,
@@ -45,6 +45,7 @@ from geoseg.changes.transitions import (
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.evaluation.inputs import metric_crs
 from geoseg.footprints import Layer, footprints
+from geoseg.io.pixels import Stretch
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.window import Window
 
@@ -711,9 +712,9 @@ def scenes(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_comparison_is_complete_and_says_where_it_came_from(finished: Path) -> None:
     folder = finished / "maps" / "then--now"
-    names = {"changes.geojson", "changes.parquet", "summary.json", "item.json"}
+    names = {"changes.geojson", "changes.parquet", "changes.tif", "changes.tif.aux.xml", "summary.json", "item.json"}
     assert {path.name for path in folder.iterdir()} == names
-    assert {path.name for path in (finished / "maps").iterdir()} == {"then", "now", "then--now"}
+    assert {path.name for path in (finished / "maps").iterdir()} == {"then", "now", "then--now", ".lock"}
     result = geoseg.Change(folder)
     changes, counts = result.changes, result.item["properties"]["geoseg:counts"]
     assert list(changes.columns) == [
@@ -736,6 +737,27 @@ def test_a_comparison_is_complete_and_says_where_it_came_from(finished: Path) ->
     sources = {Path(link.href) for link in item.links if link.rel == "derived_from"}
     assert {Path("../then/item.json"), Path("../now/item.json")} <= sources
     assert item.properties["geoseg:parameters"]["shift"]["known"]
+
+
+def test_pixels_that_became_buildings_are_those_of_both_maps(finished: Path) -> None:
+    """Transitions with the tolerance, where both dates are sure enough."""
+    maps, folder = finished / "maps", finished / "maps" / "then--now"
+    with rasterio.open(folder / "changes.tif") as dataset:
+        codes = dataset.read(1)
+    labels, sure = (
+        [
+            np.pad(rasterio.open(maps / name / f"{what}.tif").read(1), 12, constant_values=NODATA)
+            for name in ("then", "now")
+        ]
+        for what in ("labels", "confidence")
+    )
+    reach = (5, 5)  # 1.5 m of pixels of 0.3 m
+    trimmed = tuple(slice(12 - 2 * side, 2 * side - 12 or None) for side in reach)
+    expected = transitions(labels[0][trimmed], labels[1][trimmed], 2, reach)
+    joint = joint_confidence(sure[0][12:-12, 12:-12], sure[1][12:-12, 12:-12])
+    expected[(joint < 125) & (expected != NODATA)] = 0
+    np.testing.assert_array_equal(codes, expected)
+    assert set(np.unique(codes)) == {0, 1, 2, NODATA}
 
 
 def test_the_table_balances_and_is_of_the_footprints(finished: Path) -> None:
@@ -920,6 +942,38 @@ def test_land_is_compared_class_by_class(land_model: Path, tmp_path: Path) -> No
     assert geoseg.change(then, same, "landcover", maps, **options).changes.empty
 
 
+# --- brightness and contrast
+
+
+@given(st.integers(0, 2**20), st.sampled_from([(0.0, 255.0), (300.0, 4000.0)]))
+def test_matching_gives_bands_the_medians_and_spreads_of_others(seed: int, limits: tuple[float, float]) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(limits[0] + 0.2 * limits[1], 0.7 * limits[1], (2, 4000))
+    own = Stretch((limits[0],) * 2, (limits[1],) * 2)
+    before = own.apply(values[:, None])[:, 0]
+    wanted = np.rint(before * rng.uniform(0.5, 1.2, (2, 1)) + rng.uniform(-9, 9, (2, 1))).clip(0, 255)
+    made = matched(own, before, wanted).apply(values[:, None])[:, 0].astype(float)
+    for one, other in zip(made, wanted, strict=True):
+        assert np.median(one) == pytest.approx(np.median(other), abs=1)
+        spreads = [np.median(np.abs(each - np.median(each))) for each in (one, other)]
+        assert spreads[0] == pytest.approx(spreads[1], abs=2)
+
+
+def test_a_darker_image_is_matched_before_it_is_mapped(tiny_model: Path, tmp_path: Path) -> None:
+    """So that nothing has changed in a scene that was taken in less light."""
+    values = picture(170, 210)
+    now = scene(tmp_path / "now.tif", values, 2024)
+    then = scene(tmp_path / "then.tif", (values * 0.5 + 30).astype(np.uint8), 2019)
+    told = {}
+    for match in (False, True):
+        maps = tmp_path / f"maps-{match}"
+        found = geoseg.change(then, now, "buildings", maps, model=str(tiny_model), match=match)
+        with rasterio.open(found.folder / "changes.tif") as dataset:
+            told[match] = np.isin(dataset.read(1), [1, 2]).sum()
+    assert told[True] <= 0.1 * told[False]
+    assert told[False] > 100
+
+
 # --- what cannot be compared
 
 
@@ -999,7 +1053,8 @@ def test_the_command_prints_the_shift_and_the_table(
     assert table["unchanged"][1] == str(told["unchanged"]["count"])
     assert table["all"][-1] == f"{told['all']['difference_m2']:.2f}"
     paths = [Path(line) for line in out.splitlines() if line.startswith("/")]
-    assert [path.name for path in paths] == ["changes.geojson", "changes.parquet", "summary.json", "item.json"]
+    files = ["changes.geojson", "changes.parquet", "summary.json", "changes.tif", "item.json"]
+    assert [path.name for path in paths] == files
     assert all(path.is_file() for path in paths)
     status, out, err = command(*arguments)
     assert (status, err) == (0, "")

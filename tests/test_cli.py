@@ -75,6 +75,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
     assert commands == [
         "segment",
         "change",
+        "series",
         "report",
         "serve",
         "run",
@@ -115,6 +116,17 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
             ),
             *("--batch", "--device", "--threshold", "--min-area", "--overwrite", "--tolerance", "--align", "--zones"),
             *("--min-confidence", "--any-order", "--unchanged", "not compared", "goes on where it was"),
+            *("spectral", "--cut", "--match", "changes.tif", "magnitude.tif"),
+        ),
+        "series": (
+            "--out",
+            "--date",
+            "--stay",
+            "--tolerance",
+            "since.tif",
+            "objects.geojson",
+            "first_seen",
+            "[default: 0.9]",
         ),
         "run": (
             *("JOB.yaml", "collection.json", "items.parquet", "failed.geojson", "run.json", "--data", "--out", "--set"),

@@ -11,8 +11,9 @@ from geoseg.changes.ground import blocks
 from geoseg.errors import SceneError
 
 if TYPE_CHECKING:
-    from geoseg.changes.planned import ChangePlan
     from geoseg.export import Observer
+    from geoseg.io.pixels import SceneSource
+    from geoseg.window import Window
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,20 @@ class Measured:
     align: bool
 
     @classmethod
-    def of(cls, planned: ChangePlan, observe: Observer) -> Measured:
+    def of(
+        cls, before: SceneSource, after: SceneSource, overlap: Window, observe: Observer, *, align: bool
+    ) -> Measured:
         """Estimate it from the images. Raises `SceneError` if it is to be applied and is not known."""
-        before, after = planned.before, planned.after
         observe("aligning", 0, 1)
-        cell, pairs = blocks(before.source, after.source, planned.overlap)
+        cell, pairs = blocks(before, after, overlap)
         found = shift.estimate(pairs)
         observe("aligning", 1, 1)
-        if planned.job.align and not found.known:
+        if align and not found.known:
             msg = (
                 f"--align: only {found.agreeing} of {found.blocks} blocks of {before.scene.path} agree on how it lies "
             )
             raise SceneError(msg + f"beside {after.scene.path}; leave --align out, and choose a larger --tolerance")
-        return cls(found, cell, after.scene.ground_resolution, planned.job.align)
+        return cls(found, cell, after.scene.ground_resolution, align)
 
     @property
     def pixels(self) -> tuple[float, float]:

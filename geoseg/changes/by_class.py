@@ -21,9 +21,10 @@ from geoseg.io.cog import Look, write_cog
 from geoseg.io.geoparquet import write_parquet
 from geoseg.io.store import cannot_write
 from geoseg.io.vectors import to_world, write_geojson
+from geoseg.raster import CONFIDENCE_STEPS, NODATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,12 +41,9 @@ AREA_UNIT: Final = 1e-4
 def by_class(planned: ChangePlan, ground: Ground, observe: Observer) -> tuple[dict[str, Any], dict[str, int]]:
     """Compare labels, write the transitions; what the summary says of them, and counts for the item."""
     model = planned.after.model
-    legend = transitions.transition_legend(model.legend)
-    layer = _transition_layer(planned, ground.grid, legend)
+    layer = _transition_layer(planned, ground.grid, transitions.transition_legend(model.legend))
     sweep = _Sweep(planned, ground, layer, Count(observe, "comparing", math.prod(ground.shape)))
-    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
-    look = Look(f"{model.product} transitions", legend)
-    write_cog(planned.folder / "transitions.tif", sweep.codes(), ground.grid, look, tags)
+    write_codes(planned, sweep.codes(), ground.grid, "transitions.tif")
     if not sweep.areas.any():
         raise planned.nothing_seen()
     frame = _transition_frame(planned, assemble(sweep.outlined, layer))
@@ -62,6 +60,30 @@ def by_class(planned: ChangePlan, ground: Ground, observe: Observer) -> tuple[di
         "polygons": len(frame),
     }
     return content, {"polygons": len(frame)}
+
+
+def write_codes(
+    planned: ChangePlan, windows: Iterable[tuple[Window, NDArray[np.uint8]]], grid: GeoBox, name: str
+) -> None:
+    """Write codes of transitions between the classes of a plan's model, with their names and colours."""
+    model = planned.after.model
+    tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}", "GEOSEG_MODEL": model.name}
+    look = Look(f"{model.product} transitions", transitions.transition_legend(model.legend))
+    write_cog(planned.folder / name, windows, grid, look, tags)
+
+
+def sure_codes(
+    planned: ChangePlan, ground: Ground, least: float, most: tuple[int, int] = AT_ONCE
+) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """Windows that cover the grid, and the transitions in each whose joint confidence is not below the least."""
+    margin, classes = (2 * planned.reach[0], 2 * planned.reach[1]), len(planned.after.model.legend.classes)
+    for window in ground.windows(most):
+        before, after, *confidence = ground.read(around(window, margin))
+        codes = transitions.transitions(before, after, classes, planned.reach)
+        inner = tuple(slice(side, -side or None) for side in margin)
+        sure = transitions.joint_confidence(confidence[0][inner], confidence[1][inner])
+        doubtful = (codes != NODATA) & (sure < least * CONFIDENCE_STEPS)
+        yield window, np.where(doubtful, np.uint8(transitions.UNCHANGED), codes)
 
 
 def _transition_layer(planned: ChangePlan, grid: GeoBox, legend: Legend) -> Layer:

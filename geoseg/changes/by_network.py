@@ -16,13 +16,14 @@ import geopandas as gpd
 import pandas as pd
 
 from geoseg.catalog import file_asset, find_model
-from geoseg.changes.ground import window_on
-from geoseg.changes.planned import ChangeJob, check_scenes, nothing_seen
-from geoseg.errors import OptionError, SceneError
+from geoseg.changes.ground import seen_by_both, window_on
+from geoseg.changes.planned import ChangeJob, check_order, no_ground
+from geoseg.errors import OptionError
+from geoseg.io.geoparquet import write_parquet
 from geoseg.io.scenes import open_scene
 from geoseg.io.stacks import stacked
 from geoseg.io.store import cannot_write
-from geoseg.io.vectors import write_geojson, write_parquet
+from geoseg.io.vectors import write_geojson
 from geoseg.pipeline import Plan, Result, plan, run
 from geoseg.records import write_json
 
@@ -82,10 +83,9 @@ def plan_pair(job: ChangeJob) -> PairPlan:
     """
     _check_options(job)
     before, after = (open_scene(each.scene, select=each.select) for each in (job.before, job.after))
-    check_scenes(job, before, after)
+    check_order(job, before, after)
     if window_on(after.geobox, before.geobox) is None:
-        msg = f"{before.path} and {after.path} have no ground in common; check that they are of one place"
-        raise SceneError(msg + ", and their CRS")
+        raise no_ground(before, after)
     model = find_model(job.after.product, job.after.model)
     pair = stacked(before, after)
     mapped = plan(job.after, stacked(before, after, name=f"{pair.id}--{model.name}"))
@@ -95,7 +95,7 @@ def plan_pair(job: ChangeJob) -> PairPlan:
 def _check_options(job: ChangeJob) -> None:
     """Refuse what is of use for maps that are compared only."""
     defaults = ChangeJob(job.before, job.after)
-    for option in ("tolerance", "align", "min_confidence", "unchanged", "zones"):
+    for option in ("tolerance", "align", "match", "min_confidence", "unchanged", "zones"):
         if getattr(job, option) != getattr(defaults, option):
             msg = f"--{option.replace('_', '-')}: is for two maps that are compared, and {job.after.model} sees both "
             raise OptionError(msg + "scenes at once; leave it out, or choose a model of one scene")
@@ -120,7 +120,7 @@ def run_pair(planned: PairPlan, observe: Observer) -> Compared:
         run(planned.mapped, observe)
     told = json.loads(item.read_text(encoding="utf-8"))
     if not told["properties"]["geoseg:counts"]["valid_pixels"]:
-        raise nothing_seen(planned.before, planned.after)
+        raise seen_by_both(planned.before, planned.after)
     frame = _changes(planned)
     write_geojson(frame, folder / "changes.geojson")
     write_parquet(frame, folder / "changes.parquet")

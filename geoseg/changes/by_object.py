@@ -12,6 +12,7 @@ import pandas as pd
 import shapely
 
 from geoseg.changes import objects
+from geoseg.changes.by_class import sure_codes, write_codes
 from geoseg.changes.ground import Evidence, Ground, evidence
 from geoseg.evaluation.inputs import metric_crs
 from geoseg.export import Count, Observer
@@ -36,6 +37,7 @@ def by_object(
     kept = frame if planned.job.unchanged else frame[frame["status"] != "unchanged"].reset_index(drop=True)
     write_geojson(kept, planned.folder / "changes.geojson")
     write_parquet(kept, planned.folder / "changes.parquet")
+    write_codes(planned, sure_codes(planned, ground, planned.job.min_confidence), ground.grid, "changes.tif")
     numbers = objects.summary(events.table)
     content: dict[str, Any] = {"statuses": numbers}
     if planned.job.zones is not None:

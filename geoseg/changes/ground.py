@@ -17,6 +17,7 @@ from rasterio import Affine
 from rasterio.features import rasterize
 
 from geoseg.changes.transitions import within
+from geoseg.errors import SceneError
 from geoseg.evaluation.inputs import Labels, raster_on
 from geoseg.io.grids import GridSource, on_grid
 from geoseg.io.scenes import open_scene
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from geoseg.catalog import Scene
     from geoseg.io.pixels import SceneSource
+    from geoseg.raster import Raster
 
 AT_ONCE: Final = (1024, 4096)
 """Rows and columns of the windows in which two maps are compared: some 30 bytes of memory for each pixel."""
@@ -87,10 +90,11 @@ class Ground:
         """
         dates = (self.before, self.after)
         rasters = [date.labels for date in dates] + [date.confidence for date in dates]
-        return tuple(_padded(raster, window, self.shape) for raster in rasters)
+        return tuple(padded(raster, window, self.shape) for raster in rasters)
 
 
-def _padded(raster: Labels, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+def padded(raster: Labels, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Values (y, x) of a window of a raster on a grid of a shape; 255 where it reaches beyond."""
     inside = Window.of_shape(shape).intersection(window)
     if inside == window:
         return raster.read(window)
@@ -114,6 +118,14 @@ def common_ground(before: Path, after: Path, shift: tuple[float, float] = (0.0, 
         return Dated(*(raster_on(open_scene(folder / f"{name}.tif"), on) for name in ("labels", "confidence")))
 
     return Ground(grid, dated(before, elsewhere if any(shift) else grid), dated(after, grid))
+
+
+def seen_by_both(before: Scene, after: Scene) -> SceneError:
+    """The error for scenes whose data nowhere meet."""
+    return SceneError(
+        f"{before.path} and {after.path}: no pixel has data in both of them, so nothing can be compared; check their "
+        "nodata values, clouds, and --aoi"
+    )
 
 
 def window_on(grid: GeoBox, other: GeoBox) -> Window | None:
@@ -214,6 +226,38 @@ class _Look:
         pixels, both, clear, *codes = self._sums
         means = [code / np.maximum(both, 1) / CONFIDENCE_STEPS for code in codes]
         return Evidence(clear / np.maximum(pixels, 1) * self._inside, *means)
+
+
+# --- samples of the ground in common
+
+SAMPLE: Final = 1024
+"""Rows and columns at most of a sample."""
+
+
+def sample(
+    before: SceneSource, after: SceneSource, overlap: Window, shift: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Raster, Raster]:
+    """Both scenes' bytes, whatever their grids, on a grid of few cells over a window of the scene after.
+
+    `shift`: rows, columns of the scene after that the one before is moved by.
+    """
+    grid = after.scene.geobox
+    step = max(1.0, max(overlap.shape) / SAMPLE)
+    shape = max(1, int(overlap.shape[0] / step)), max(1, int(overlap.shape[1] / step))
+    place = grid.affine @ Affine.translation(overlap.col_start, overlap.row_start)
+    elsewhere = Affine.translation(-shift[1], -shift[0])
+    first, second = (
+        on(source, GeoBox(shape, each @ Affine.scale(step), grid.crs)).read(Window.of_shape(shape))
+        for source, each in ((before, place @ elsewhere), (after, place))
+    )
+    return first, second
+
+
+def on(source: SceneSource, grid: GeoBox) -> SceneSource:
+    """A scene's pixels on a grid."""
+    if source.scene.geobox == grid:
+        return source
+    return GridSource(on_grid(source.scene, grid), source.bands, [source])
 
 
 # --- blocks for the estimate of a shift

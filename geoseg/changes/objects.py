@@ -155,6 +155,12 @@ def compare(before: Objects, after: Objects, rules: Rules) -> Events:
     return Events(table, of_before, of_after)
 
 
+def match_events(before: Objects, after: Objects, rules: Rules) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The event of each object of both dates, by number: what hangs together has one."""
+    of_before, of_after, _ = _number(match(before, after, rules), len(before), len(after))
+    return of_before, of_after
+
+
 def match(before: Objects, after: Objects, rules: Rules) -> Pairs:
     """The pairs of objects that come within the tolerance of each other, and which of them are linked."""
     b, a = shapely.STRtree(after.geometry).query(before.geometry, predicate="dwithin", distance=rules.tolerance)

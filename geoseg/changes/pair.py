@@ -12,6 +12,7 @@ import datetime as dt
 import functools
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -22,21 +23,24 @@ from geoseg.catalog import Provenance, file_asset, result_item
 from geoseg.changes import transitions
 from geoseg.changes.alignment import Measured
 from geoseg.changes.by_class import by_class
-from geoseg.changes.by_network import Compared, plan_pair, run_pair, takes_two
+from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, takes_two
 from geoseg.changes.by_object import by_object, moved
+from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
 from geoseg.changes.ground import common_ground
 from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
-from geoseg.records import write_json
+from geoseg.records import alone_in, join_changes, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pystac
 
     from geoseg.catalog import Scene
+    from geoseg.changes.planned import ChangeJob
     from geoseg.export import Observer
 
 
@@ -86,24 +90,56 @@ def change(
     With a model that takes two scenes nothing is mapped but what has changed: see `geoseg.changes.by_network`.
 
     Options are those of `ChangeJob`, and those of `SegmentJob` for both scenes. Writes `OUT/<scene id>/` for each as
-    `segment` does, and `OUT/<before>--<after>/` with changes.geojson, changes.parquet, summary.json and item.json, and
-    for products without a background transitions.tif and transitions.csv. Raises the errors of `geoseg.errors`.
+    `segment` does, and `OUT/<before>--<after>/` with changes.geojson, changes.parquet, changes.tif, summary.json and
+    item.json; for products without a background transitions.tif and transitions.csv in place of changes.tif. With the
+    product `spectral` nothing is mapped: see `geoseg.changes.spectral`. Raises the errors of `geoseg.errors`.
     """
-    job, told = job_of(before, after, product, out, **options), observe or (lambda _stage, _done, _total: None)
-    if takes_two(job):
-        pair = plan_pair(job)
-        return Compared(pair.folder) if pair.complete else run_pair(pair, told)
-    planned = plan_change(job)
-    return Change(planned.folder) if planned.complete else run_change(planned, told)
+    planned = plan_of(job_of(before, after, product, out, **options))
+    if planned.complete:
+        return (Compared if isinstance(planned, PairPlan) else Change)(planned.folder)
+    return run_change(planned, observe or (lambda _stage, _done, _total: None))
 
 
-def run_change(planned: ChangePlan, observe: Observer) -> Change:
-    """Carry out a plan: estimate the shift, map what is not mapped yet, compare.
+def plan_of(job: ChangeJob) -> ChangePlan | SpectralPlan | PairPlan:
+    """Look at every input of a job, in the way of its product or model. Raises the errors of `geoseg.errors`."""
+    if job.after.product == SPECTRAL:
+        return plan_spectral(job)
+    return plan_pair(job) if takes_two(job) else plan_change(job)
 
-    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both.
+
+def run_change(planned: ChangePlan | SpectralPlan | PairPlan, observe: Observer) -> Change | Compared:
+    """Carry out a plan: estimate the shift, map what is not mapped yet, compare; nobody else is at work in OUT.
+
+    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both,
+    `OutputError` if another run is at work in OUT.
     """
-    measured = Measured.of(planned, observe)
-    maps = _map_both(planned, observe)
+    with _alone_in(planned.folder.parent):
+        if isinstance(planned, SpectralPlan):
+            return Change(run_spectral(planned, observe))
+        if isinstance(planned, PairPlan):
+            return run_pair(planned, observe)
+        measured = measure(planned, observe)
+        return compare(planned, _map_both(planned, observe), measured, observe)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    with alone_in(out):
+        yield
+
+
+def measure(planned: ChangePlan, observe: Observer) -> Measured:
+    """How the scenes lie beside each other. Raises `SceneError` if that is to be corrected and not known."""
+    sources = planned.before.source, planned.after.source
+    return Measured.of(*sources, planned.overlap, observe, align=planned.job.align)
+
+
+def compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
+    """Compare two scenes that are mapped, and write the files of it. Raises `SceneError` if nothing is seen by both."""
     folder = _begun(planned.folder)
     ground = common_ground(maps[0].folder, maps[1].folder, measured.applied)
     if planned.by_class:
@@ -163,6 +199,7 @@ ASSETS: Final = {
     "changes": ("changes.geojson", GEOJSON, "what has changed, longitude and latitude"),
     "changes_parquet": ("changes.parquet", "application/vnd.apache.parquet", "what has changed, in the scene's CRS"),
     "summary": ("summary.json", "application/json", "numbers of the comparison"),
+    "changes_raster": ("changes.tif", COG, "which pixels have changed, and how"),
     "transitions": ("transitions.tif", COG, "what each pixel was and is now"),
     "transitions_csv": ("transitions.csv", "text/csv", "hectares from each class to each other"),
     "zones": ("zones.geojson", GEOJSON, "numbers of each zone"),
@@ -193,12 +230,13 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
     _set_dates(item, planned, made.created)
     _link_sources(item, planned, maps)
+    join_changes(item, planned.job.after.collection)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
 def _extra(planned: ChangePlan, key: str) -> dict[str, Any]:
     """What is told about a raster's values."""
-    if key != "transitions":
+    if key not in {"transitions", "changes_raster"}:
         return {}
     classes = [
         {"value": c.value, "name": c.name, "color_hint": c.colour.removeprefix("#").upper()}

@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from geoseg.catalog import sha256_of
-from geoseg.changes.ground import window_on
+from geoseg.changes.ground import sample, seen_by_both, window_on
+from geoseg.changes.spectral import CUTS, Cut, robust
 from geoseg.changes.transitions import MOST_CLASSES
 from geoseg.errors import ModelError, OptionError, SceneError
 from geoseg.io.grids import asked_of
+from geoseg.io.pixels import Stretch
 from geoseg.io.vectors import read_polygons
-from geoseg.pipeline import Plan, SegmentJob, plan
+from geoseg.pipeline import Plan, SegmentJob, look, plan
 
 if TYPE_CHECKING:
     import datetime as dt
+
+    from numpy.typing import NDArray
 
     from geoseg.catalog import Scene
     from geoseg.window import Window
@@ -58,11 +64,18 @@ class ChangeJob:
     """Of objects: a vector file with polygons, for each of which there is a summary."""
     any_order: bool = False
     """Whether the scene before may be the later one."""
+    match: bool = False
+    """Whether the scene before is brought to the brightness and contrast of the one after before it is mapped."""
+    cut: Cut = "otsu"
+    """Without a model: how the threshold is found from which on a pixel has changed."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing. Raises `OptionError`."""
         if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
             msg = f"--tolerance {self.tolerance}: must be 0 metres or more"
+            raise OptionError(msg)
+        if self.cut not in CUTS:
+            msg = f"--cut {self.cut}: is one of {', '.join(CUTS)}"
             raise OptionError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"
@@ -109,12 +122,12 @@ class ChangePlan:
     @property
     def files(self) -> tuple[str, ...]:
         """What a comparison leaves in its folder."""
-        by_class = ("transitions.tif", "transitions.csv") if self.by_class else ()
-        return (*FILES, *by_class, *(("zones.geojson",) if self.job.zones is not None else ()))
+        rasters = ("transitions.tif", "transitions.csv") if self.by_class else ("changes.tif",)
+        return (*FILES, *rasters, *(("zones.geojson",) if self.job.zones is not None else ()))
 
     def nothing_seen(self) -> SceneError:
         """The error for scenes whose data nowhere meet."""
-        return nothing_seen(self.before.scene, self.after.scene)
+        return seen_by_both(*self.scenes)
 
 
 def job_of(
@@ -139,12 +152,51 @@ def plan_change(job: ChangeJob) -> ChangePlan:
 
     Raises the errors of `geoseg.errors`, those of mapping each scene among them.
     """
-    before, after = plan(job.before), plan(job.after)
-    check_scenes(job, before.scene, after.scene)
+    if job.match:
+        job = dataclasses.replace(job, before=_matched(job))
+    return planned_of(job, plan(job.before), plan(job.after))
+
+
+def _matched(job: ChangeJob) -> SegmentJob:
+    """The scene before, read so that each band has the median and spread of the one after where both see ground.
+
+    Linear, one for all of the scene (pseudo-invariant normalisation in its simplest form, most of the ground being what
+    it was), so that nothing depends on windows. Raises `SceneError` if the scenes see nothing in common.
+    """
+    before, after = look(job.before), look(job.after)
     overlap = window_on(after.scene.geobox, before.scene.geobox)
     if overlap is None:
-        msg = f"{before.scene.path} and {after.scene.path} have no ground in common; check that they are of one place"
-        raise SceneError(msg + ", and their CRS")
+        raise no_ground(before.scene, after.scene)
+    first, second = sample(before.source, after.source, overlap)
+    seen = first.valid & second.valid
+    if not seen.any():
+        raise seen_by_both(before.scene, after.scene)
+    own = before.source.stretch or Stretch((0.0,) * len(first.values), (255.0,) * len(first.values))
+    return dataclasses.replace(job.before, stretch=matched(own, first.values[:, seen], second.values[:, seen]))
+
+
+def matched(own: Stretch, before: NDArray[np.generic], after: NDArray[np.generic]) -> Stretch:
+    """The stretch after which bytes (band, pixel) have the medians and robust deviations of others, given their own."""
+    (centre, spread), (wanted, width) = robust(before.astype(np.float64)), robust(after.astype(np.float64))
+    low, high = np.asarray(own.low), np.asarray(own.high)
+    gain = (spread / width)[:, 0]
+    start = low + (centre[:, 0] - wanted[:, 0] * gain) * (high - low) / 255
+    stop = start + (high - low) * gain
+    return Stretch(tuple(start.tolist()), tuple(stop.tolist()))
+
+
+def no_ground(before: Scene, after: Scene) -> SceneError:
+    """The error for scenes that do not meet."""
+    msg = f"{before.path} and {after.path} have no ground in common; check that they are of one place"
+    return SceneError(msg + ", and their CRS")
+
+
+def planned_of(job: ChangeJob, before: Plan, after: Plan) -> ChangePlan:
+    """The plan of a job both of whose scenes were looked at. Raises what is wrong with them as a pair."""
+    check_order(job, before.scene, after.scene)
+    overlap = window_on(after.scene.geobox, before.scene.geobox)
+    if overlap is None:
+        raise no_ground(before.scene, after.scene)
     tolerance = default_tolerance(before.scene, after.scene) if job.tolerance is None else job.tolerance
     _check_product(job, after, reach_of(tolerance, after.scene))
     folder = Path(job.after.out) / f"{before.scene.id}{BETWEEN}{after.scene.id}"
@@ -157,7 +209,7 @@ def plan_change(job: ChangeJob) -> ChangePlan:
     }
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     planned = ChangePlan(job, before, after, folder, overlap, tolerance, parameters, complete=False)
-    complete = before.complete and after.complete and _is_complete(planned)
+    complete = before.complete and after.complete and is_compared(planned)
     return dataclasses.replace(planned, complete=complete)
 
 
@@ -168,15 +220,7 @@ def _object_parameters(job: ChangeJob) -> dict[str, Any]:
     return {"min_confidence": job.min_confidence, "unchanged": job.unchanged, "zones": zones}
 
 
-def nothing_seen(before: Scene, after: Scene) -> SceneError:
-    """The error for scenes whose data nowhere meet."""
-    return SceneError(
-        f"{before.path} and {after.path}: no pixel has data in both of them, so nothing can be compared; check their "
-        "nodata values, and --aoi"
-    )
-
-
-def check_scenes(job: ChangeJob, one: Scene, other: Scene) -> None:
+def check_order(job: ChangeJob, one: Scene, other: Scene) -> None:
     """Refuse scenes of one name, and the wrong order. Raises `OptionError`."""
     if one.id == other.id:
         msg = f"{one.path} and {other.path}: both are named {one.id!r}, and each scene has the folder of its name in "
@@ -193,7 +237,7 @@ def _check_product(job: ChangeJob, after: Plan, reach: tuple[int, int]) -> None:
     if legend.background is None and job.zones is not None:
         msg = f"--zones {job.zones}: counts objects, and {after.model.product} has none; leave it out"
         raise OptionError(msg)
-    if legend.background is None and len(legend.classes) > MOST_CLASSES:
+    if len(legend.classes) > MOST_CLASSES:
         msg = f"{after.model.name}: has {len(legend.classes)} classes; their transitions have codes in a byte for at "
         raise ModelError(msg + f"most {MOST_CLASSES}; choose a model with fewer")
     if max(reach) > LARGEST_REACH:
@@ -215,7 +259,7 @@ def reach_of(tolerance: float, scene: Scene) -> tuple[int, int]:
     return down, along
 
 
-def _is_complete(planned: ChangePlan) -> bool:
+def is_compared(planned: ChangePlan) -> bool:
     """Whether the folder holds the comparison of these parameters, and all of it."""
     try:
         item = json.loads((planned.folder / "item.json").read_text(encoding="utf-8"))

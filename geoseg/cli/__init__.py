@@ -11,7 +11,7 @@ from importlib.metadata import version
 import click
 
 from geoseg.cli.archives import catalog, merge, plan_, run, status, verify
-from geoseg.cli.changing import change
+from geoseg.cli.changing import change, series
 from geoseg.cli.evaluating import evaluate
 from geoseg.cli.scenes import models, sample, segment
 from geoseg.cli.seeing import report, serve
@@ -32,6 +32,8 @@ def cli() -> None:
       geoseg segment SCENE.tif buildings --out maps  map its buildings
       geoseg change OLD.tif NEW.tif buildings --out maps
                                                      what was built, and what is gone
+      geoseg series maps/2015 maps/2019 maps/2024 --out maps/all
+                                                     when it was built, and when it was gone
       geoseg run workflows/buildings.yaml            map an archive, here or on a cluster
       geoseg report maps                             a page that shows what came out
       geoseg serve maps --data imagery               the same in full resolution
@@ -49,6 +51,7 @@ for each in (
     *(
         segment,
         change,
+        series,
         report,
         serve,
         run,

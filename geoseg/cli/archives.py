@@ -78,6 +78,8 @@ def run(job: Path | None, schema: bool, verbose: int, log_json: Path | None, **h
       failed.geojson      what failed, where and why; absent if nothing did
       run.json            the job and its scenes
       footprints.*        all footprints as one layer, if the job has the key `merge`
+      BEFORE--AFTER/      what has changed, as `geoseg change` writes it, if it has the key `change`
+      changes.json        STAC collection of these
 
     A scene that cannot be mapped is told and left out; the status is 3 then. The same command again does what is
     missing, and maps anew whatever scene's file, model or parameters have changed.
@@ -129,7 +131,7 @@ def _archive_plan(
 def _run_archive(planned: Any, observe: Any, tell: Any) -> Any:
     from geoseg.archive import lacks, run_archive
 
-    if planned.job.cluster == "local" or not planned.pending:
+    if planned.job.cluster == "local" or not planned.unfinished:
         _warn(lacks(planned))
         return run_archive(planned, observe=observe, tell=tell)
     from geoseg.cluster import crew, recipe_of
@@ -197,6 +199,8 @@ def _plan_lines(planned: Any, *, measured: bool) -> Iterator[tuple[str, str]]:
     states = Counter(entry.state for entry in planned.entries)
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield "scenes", f"{len(planned.entries)} ({told or 'none'}), {len(planned.faults)} cannot be mapped"
+    if planned.pairs:
+        yield "pairs", f"{len(planned.pairs)} ({sum(pair.complete for pair in planned.pairs)} complete)"
     wanted = planned.estimate()
     if not wanted.scenes:
         yield "to be mapped", "nothing"
@@ -412,12 +416,15 @@ def _print_report(report: Any, planned: Any) -> None:
         f"{report.done} scenes mapped, {report.kept} were there already, {len(report.failures)} failed{outside}; "
         f"{report.footprints} footprints in all."
     )
+    if planned.pairs:
+        click.echo(f"{report.compared} pairs compared, {report.compared_before} were there already.")
     if report.merged is not None:
         click.echo(_merged_line(report.merged))
     if report.pixels:
         _print_seconds(report)
-    if (planned.out / "collection.json").exists():
-        click.echo(str(planned.out / "collection.json"))
+    for name in ("collection.json", *(("changes.json",) if planned.pairs else ())):
+        if (planned.out / name).exists():
+            click.echo(str(planned.out / name))
     if report.failures:
         click.echo(str(planned.out / "failed.geojson"))
 

@@ -1,4 +1,4 @@
-"""The command that tells what has changed between two scenes."""
+"""The commands that tell what has changed between two scenes, and over a series of them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     "--align", is_flag=True, help="Move BEFORE by the shift estimated between the images.  [default: only tell it]"
 )
 @click.option(
+    "--match",
+    is_flag=True,
+    help="Bring BEFORE to the brightness and contrast of AFTER, band by band, before it is mapped.",
+)
+@click.option(
     "--min-confidence",
     type=float,
     default=0.5,
@@ -41,6 +46,13 @@ if TYPE_CHECKING:
     "--zones",
     type=click.Path(path_type=Path),
     help="Objects: vector file, any CRS; a summary for each of its polygons.",
+)
+@click.option(
+    "--cut",
+    type=click.Choice(["triangle", "otsu", "kittler"]),
+    default="otsu",
+    show_default=True,
+    help="spectral: how the threshold is found above which a pixel has changed.",
 )
 @click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
 @mapping_options
@@ -56,6 +68,7 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
                           split, merged, regrouped; uncertain; not_compared
                           classes (PRODUCT landcover): a polygon for each place with another class
       changes.parquet     the same as GeoParquet, in AFTER's CRS
+      changes.tif         objects: 1 = is one now, 2 = was one; 0 = unchanged, 255 = not compared
       transitions.tif     classes: what each pixel was and is now; 0 = unchanged, 255 = not compared
       transitions.csv     classes: hectares from each class to each other
       zones.geojson       objects: numbers for each polygon of --zones
@@ -65,6 +78,9 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
     A --model that takes two scenes sees both at once and needs no PRODUCT. It maps neither, and writes into
     OUT/<before>--<after>--<model>/ changes.tif (0 = unchanged, 1 = changed, 255 = not compared), confidence.tif,
     changes.geojson, changes.parquet and item.json.
+
+    PRODUCT spectral needs no model: bands that both scenes have are compared, and changes.tif says what differs by more
+    than a threshold, magnitude.tif by how much.
 
     The shift between the images is told, and corrected with --align. Whatever is within --tolerance of where it was is
     no change. A run that was stopped goes on where it was; another --tolerance compares the same maps again.
@@ -76,33 +92,25 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
       geoseg change town-2019.tif town-2024.tif buildings --out maps --align --zones wards.gpkg
       geoseg change town-2019.tif town-2024.tif landcover --out maps --tolerance 3 --min-area 50
       geoseg change town-2019.tif town-2024.tif --model models/change-buildings --out maps
+      geoseg change S2-2016 S2-2018 spectral --out maps --mask clear.tif
     """
     start_log(verbose)
     from geoseg.catalog import find_model
-    from geoseg.changes.by_network import plan_pair, run_pair, takes_two
-    from geoseg.changes.pair import Change, run_change
-    from geoseg.changes.planned import job_of, plan_change
+    from geoseg.changes.pair import Change, plan_of, run_change
+    from geoseg.changes.planned import job_of
 
     if product is None:
         if options.get("model") is None:
             raise click.UsageError("name a PRODUCT, such as buildings, or a --model that takes two scenes")
         product = find_model(None, options["model"]).product
-    job = job_of(before, after, product, **options)
-    if takes_two(job):
-        pair = plan_pair(job)
-        if pair.complete:
-            click.echo(f"Nothing left to do: {pair.folder} holds the changes (--overwrite makes them again).")
-            return
-        with ProgressBar() as observe:
-            _print_files(run_pair(pair, observe))
-        return
-    planned = plan_change(job)
+    planned = plan_of(job_of(before, after, product, **options))
     if planned.complete:
         click.echo(f"Nothing left to do: {planned.folder} holds the changes (--overwrite maps both scenes again).")
         return
     with ProgressBar() as observe:
-        found: Change = run_change(planned, observe)
-    _print_change(found)
+        found = run_change(planned, observe)
+    if isinstance(found, Change):
+        _print_change(found)
     _print_files(found)
 
 
@@ -110,6 +118,98 @@ def _print_files(found: Any) -> None:
     for asset in found.item["assets"].values():
         click.echo(str(found.folder / Path(asset["href"]).name))
     click.echo(str(found.folder / "item.json"))
+
+
+@click.command(cls=Kept)
+@click.argument("maps", metavar="MAP...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results.")
+@click.option(
+    "--date",
+    "dates",
+    multiple=True,
+    type=click.DateTime(["%Y-%m-%d", "%Y"]),
+    help="Of each map, in their order; repeatable.  [default: as the folders or rasters say]",
+)
+@click.option(
+    "--stay",
+    type=float,
+    default=0.9,
+    show_default=True,
+    metavar="P",
+    help="How probable it is that a pixel keeps its class from one date to the next.",
+)
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.95,
+    show_default=True,
+    metavar="P",
+    help="Of the labels of rasters that come without a confidence.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="M",
+    help="Metres by which outlines and borders may be off.  [default: 1.5, or three pixels where those are larger]",
+)
+@click.option(
+    "--min-area",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="M2",
+    help="Drop places below so many square metres.",
+)
+def series(maps: tuple[str, ...], dates: tuple[Any, ...], **options: Any) -> None:
+    r"""Tell what has changed over several dates, and when: of maps of one place, in the order of their dates.
+
+    Each MAP is a folder that `geoseg segment`, `change` or `run` wrote, or a label raster (uint8, 255 = nodata). All
+    are compared on the last one's grid. The history of each pixel is smoothed: what was one class at most dates, and
+    another one at a single doubtful date, was that class all along.
+
+    \b
+    Writes into OUT:
+      changes.geojson     a polygon for each place of one transition, with last_seen and first_seen
+      changes.parquet     the same as GeoParquet
+      since.tif           since which date each pixel has its present class
+      objects.geojson     of folders: each object once, with one id, first_seen and last_seen
+      objects.parquet     the same as GeoParquet
+      summary.json        numbers of all of it
+
+    \b
+    Examples:
+      geoseg series maps/town-2015 maps/town-2019 maps/town-2024 --out maps/town-series
+      geoseg series land-09.tif land-14.tif --date 2009 --date 2014 --out history
+    """
+    import datetime as dt
+
+    from geoseg.changes.by_series import SeriesJob, open_series, run_series
+
+    when = tuple(date.replace(tzinfo=dt.UTC) for date in dates)
+    opened = open_series(SeriesJob(maps, dates=when, **options))
+    with ProgressBar() as observe:
+        folder = run_series(opened, observe)
+    _print_series(folder)
+
+
+def _print_series(folder: Path) -> None:
+    import json
+
+    from rich.console import Console
+
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = NEVER_FOLD
+    table = _table("last seen in", "first seen in", "what has become of it", "hectares")
+    for row in summary["hectares"]:
+        table.add_row(row["last_seen_in"], row["first_seen_in"], row["status"], f"{row['hectares']:.4f}")
+    console.print(table)
+    if "objects" in summary:
+        click.echo("Objects: " + ", ".join(f"{count} {status}" for status, count in summary["objects"].items()) + ".")
+    for path in sorted(folder.glob("*.*")):
+        if not path.name.startswith(".") and path.suffix != ".xml":
+            click.echo(str(path))
 
 
 def _print_change(found: Any) -> None:
@@ -121,7 +221,10 @@ def _print_change(found: Any) -> None:
     if not console.is_terminal:
         console.width = NEVER_FOLD
     _print_shift(summary["shift"], summary["tolerance_m"])
-    console.print(_status_table(summary) if "statuses" in summary else _class_table(summary))
+    if "changed_hectares" in summary:
+        console.print(_spectral_table(summary))
+    else:
+        console.print(_status_table(summary) if "statuses" in summary else _class_table(summary))
 
 
 def _print_shift(shift: Any, tolerance: float) -> None:
@@ -137,6 +240,14 @@ def _print_shift(shift: Any, tolerance: float) -> None:
     click.echo(f"BEFORE lies {told} from AFTER; nothing was moved.")
     if shift["length_m"] > tolerance:
         say(f"That is more than the tolerance of {tolerance:g} m: use --align, or expect changes that are none.")
+
+
+def _spectral_table(summary: Any) -> Any:
+    table = _table(f"magnitude of change in {', '.join(summary['bands'])}", "hectares")
+    compared, changed = summary["compared_hectares"], summary["changed_hectares"]
+    table.add_row(f"above {summary['threshold']:.1f}: changed", f"{changed:.4f}")
+    table.add_row("below: unchanged", f"{compared - changed:.4f}")
+    return table
 
 
 def _status_table(summary: Any) -> Any:

@@ -62,12 +62,19 @@ if TYPE_CHECKING:
     "--resolution",
     type=float,
     metavar="M",
-    help="Pixels on which two vector files are compared, in metres.  [default: 0.5]",
+    help="Pixels on which two vector files are compared, in metres, or of pictures without a place.  [default: 0.5; 1]",
 )
 @click.option(
     "--confidence",
     type=click.Path(path_type=Path),
     help="Raster of the prediction's confidence: 0..250 = probability in steps of 1/250.  [default: the folder's]",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["map", "change"]),
+    default="map",
+    show_default=True,
+    help="change: both tell what has changed between two dates, whatever became of it.",
 )
 @click.option("--json", "report", type=click.Path(path_type=Path), help="File to write all numbers to.")
 def evaluate(
@@ -90,12 +97,17 @@ def evaluate(
     Pixels are compared on the reference's grid, or on the prediction's if the reference has polygons only. What is
     nodata on either side is not compared. An object counts if a point inside it lies on ground that is compared.
 
+    With --task change both tell what has changed: a folder or file of `geoseg change`, polygons (with a status that is
+    a change, if they have one), or a raster of which everything but 0 is a change, such as a mask in PNG. What has no
+    place on the ground lies on the other's; if neither has, --resolution tells the metres of a pixel.
+
     \b
     Examples:
       geoseg evaluate maps/town drawn.gpkg --aoi drawn_here.gpkg
       geoseg evaluate maps/town/footprints.geojson drawn.gpkg --iou 0.3
       geoseg evaluate landcover.tif truth.tif --classes water,forest,meadow --json scores.json
       geoseg evaluate landcover.tif truth.gpkg --class-column kind --tolerance 5
+      geoseg evaluate maps/town-2019--town-2024 changed.png --task change
     """
     from geoseg.evaluation import compare
 

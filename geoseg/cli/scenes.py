@@ -184,6 +184,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       cube.zarr/GROUP     a group or array of a store (town.nc/IMAGE: of a file)
       cube.zarr#time=2024-05-01
                           one step of a dimension, as --select chooses it
+      photo.png#pixel=0.5 a picture without a place, and the metres of its pixels
       https://..., s3://...
                           a GeoTIFF at an address, or a Zarr store (extra `remote`)
       FOLDER              a file for each band: Sentinel-2 (B02 ..., .SAFE), Landsat, red.tif ...

@@ -15,7 +15,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +23,7 @@ import shapely
 
 from geoseg.errors import EvaluationError, OptionError
 from geoseg.evaluation.boundaries import BoundaryCounts, BoundaryScores, Ruler, boundary_counts, boundary_scores
+from geoseg.evaluation.changed import NAMES, ChangedPixels, open_changes
 from geoseg.evaluation.inputs import (
     Labels,
     Side,
@@ -106,6 +107,8 @@ class EvaluationJob:
     """Metres per pixel on which two vector layers are compared; None = `RESOLUTION`."""
     confidence: str | Path | None = None
     """Raster of confidence codes of the prediction; None = that of its results folder."""
+    task: Literal["map", "change"] = "map"
+    """change: both tell what has changed, see `geoseg.evaluation.changed`."""
 
 
 @dataclass(frozen=True)
@@ -256,13 +259,13 @@ class _Setting:
 def _prepare(job: EvaluationJob) -> _Setting:
     """Look at every input; reads headers and vector files."""
     _check_numbers(job)
-    prediction, reference = open_side(job.prediction), open_side(job.reference, job.class_column)
+    prediction, reference = _sides(job)
     if reference.vector is not None and reference.raster is None and reference.vector.empty:
         msg = (
             f"{reference.path}: holds no polygons, so there is nothing to compare with; check that it is the right file"
         )
         raise EvaluationError(msg)
-    told = legend_of(prediction, reference, job.classes)
+    told = NAMES if job.task == "change" else legend_of(prediction, reference, job.classes)
     names = told or BUILDINGS
     values_of(names, list(job.objects or ()), "--objects")
     grid, pixel = _grid(job, prediction, reference)
@@ -278,10 +281,27 @@ def _prepare(job: EvaluationJob) -> _Setting:
         assumed=not told,
         background=background_of(names),
         ruler=Ruler(pixel, tolerance, max(tolerance, min(CAP * tolerance, CAP_PIXELS * min(pixel)))),
-        labels=(labels_on(prediction, grid, names), labels_on(reference, grid, names)),
+        labels=(_labels(job, prediction, grid, names), _labels(job, reference, grid, names)),
         confidence=None if confidence is None else _confidence_on(Path(confidence), grid),
         inside=None if job.aoi is None else read_aoi(Path(job.aoi), grid),
     )
+
+
+def _sides(job: EvaluationJob) -> tuple[Side, Side]:
+    """Prediction and reference. Raises `OptionError` for what a task has no use for."""
+    if job.task == "map":
+        return open_side(job.prediction), open_side(job.reference, job.class_column)
+    if job.classes is not None or job.class_column is not None:
+        msg = "--task change: ground has changed or has not, whatever became of it; leave --classes and --class-column "
+        raise OptionError(msg + "out")
+    return open_changes(job.prediction, job.reference, job.resolution)
+
+
+def _labels(job: EvaluationJob, side: Side, grid: GeoBox, names: dict[int, str]) -> Labels:
+    """A side's labels on the grid of the comparison."""
+    if job.task == "change" and side.raster is not None:
+        return ChangedPixels(side.raster, grid)
+    return labels_on(side, grid, names)
 
 
 def _check_numbers(job: EvaluationJob) -> None:
@@ -443,7 +463,7 @@ def _check_counts(setting: _Setting, counts: _Counts) -> None:
         what = "" if setting.job.aoi is None else f" and lies in {setting.job.aoi}"
         raise EvaluationError(f"{msg}{what}; check that both are of one place (255 is nodata)")
     raster = setting.reference.raster
-    if raster is not None and nodata[1] and counts.confusion[0].sum() == compared:
+    if setting.job.task == "map" and raster is not None and nodata[1] and counts.confusion[0].sum() == compared:
         msg = f"{raster.path}: holds nothing but 0 and nodata where it is compared, and 255 means nodata; "
         raise EvaluationError(msg + 'write the objects of a mask of 0 and 255 as 1 (gdal_calc.py --calc="A>0")')
     values = _values_seen(setting, counts)

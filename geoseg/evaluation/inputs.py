@@ -78,11 +78,11 @@ def open_side(given: str | Path | gpd.GeoDataFrame, class_column: str | None = N
         raise EvaluationError(msg)
     if path.is_dir():
         return _open_folder(path, class_column)
-    if path.suffix.lower() not in PARQUET and _is_raster(text):
+    if path.suffix.lower() not in PARQUET and is_raster(text):
         scene = open_scene(text)
         _check_labels(scene)
         return Side(text, raster=scene, names=class_names(path))
-    return Side(text, vector=_polygons(_read_vector(path if not remote else text), text, class_column))
+    return Side(text, vector=_polygons(read_vector(path if not remote else text), text, class_column))
 
 
 def _open_folder(folder: Path, class_column: str | None) -> Side:
@@ -95,7 +95,8 @@ def _open_folder(folder: Path, class_column: str | None) -> Side:
     return Side(str(folder), side.raster, vector, str(confidence) if confidence.exists() else None, side.names)
 
 
-def _is_raster(path: str) -> bool:
+def is_raster(path: str) -> bool:
+    """Whether GDAL reads a file, and finds bands in it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -111,7 +112,11 @@ def _check_labels(scene: Scene) -> None:
         raise EvaluationError(msg + "choose or convert it (gdal_translate -b 1 -ot Byte)")
 
 
-def _read_vector(path: Path | str) -> gpd.GeoDataFrame:
+def read_vector(path: Path | str) -> gpd.GeoDataFrame:
+    """The rows of a vector file. Raises `EvaluationError` if it is none."""
+    if isinstance(path, Path) and not path.exists():
+        msg = f"{path}: there is no such file; check the path"
+        raise EvaluationError(msg)
     try:
         return gpd.read_parquet(path) if Path(path).suffix.lower() in PARQUET else gpd.read_file(path)
     except Exception as error:  # pyogrio, pyarrow and GDAL raise various errors of their own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from geoseg.catalog import Scene
 from geoseg.errors import SceneError
-from geoseg.io.hrefs import kind_of
+from geoseg.io.hrefs import kind_of, split_labels
 from geoseg.io.pixels import (
     DAMAGED,
     DESCRIBED,
@@ -47,19 +48,48 @@ COMMON_NAMES = {
 }
 
 
+PIXEL = "pixel"
+"""What stands behind a file that has no place: `photo.png#pixel=0.5` has pixels of half a metre."""
+
+NOWHERE = "+proj=laea +lat_0=0 +lon_0=0 +datum=WGS84 +units=m +no_defs"
+"""Where a file without a place is put: square metres about longitude and latitude 0, its first corner there."""
+
+
+def file_of(path: str) -> tuple[str, float | None]:
+    """The file of a path, and metres of its pixels if the path tells them. Raises `SceneError` for other labels.
+
+    >>> file_of("photo.png#pixel=0.5")
+    ('photo.png', 0.5)
+    """
+    where, labels = split_labels(path)
+    if not labels:
+        return path, None
+    (name, text), *more = labels
+    try:
+        side = float(text)
+    except ValueError:
+        side = math.nan
+    if more or name != PIXEL or not 0 < side < math.inf:
+        msg = f"{path}: of {Path(where).name} nothing can be chosen; write {Path(where).name}#{PIXEL}=0.5 to tell how "
+        raise SceneError(msg + "many metres a pixel of a picture without a place has along its side")
+    return where, side
+
+
 def open_raster(path: str) -> Scene:
     """What a file is that GDAL reads; no pixel is read. Raises `SceneError` if it is none, or has no place."""
-    if not path.startswith("/vsi") and "://" not in path and not kind_of(path):
-        msg = f"{path}: there is no such file; check the path"
+    where, side = file_of(path)
+    if not where.startswith("/vsi") and "://" not in where and not kind_of(where):
+        msg = f"{where}: there is no such file; check the path"
         raise SceneError(msg)
-    with open_dataset(path) as dataset:
+    with open_dataset(where) as dataset:
         if dataset.count == 0:
             msg = f"{path}: holds no bands itself; name one of its subdatasets: {', '.join(dataset.subdatasets[:3])}"
             raise SceneError(msg)
-        geobox = geobox_of(dataset, path)
+        geobox = geobox_of(dataset, path) if side is None else _geobox_nowhere(dataset, where, side)
         return Scene(
-            id=Path(path).stem,
+            id=Path(where).stem,
             path=path,
+            file=None if side is None else where,
             geobox=geobox,
             bands=tuple(_common_name(dataset, band) for band in range(1, dataset.count + 1)),
             dtype=str(np.result_type(*dataset.dtypes)),
@@ -114,6 +144,19 @@ def geobox_of(dataset: Any, path: str) -> GeoBox:
     return GeoBox(dataset.shape, dataset.transform, dataset.crs)
 
 
+def _geobox_nowhere(dataset: Any, where: str, side: float) -> GeoBox:
+    """A grid of square pixels for a file that has no place. Raises `SceneError` if it has one."""
+    if has_place(dataset):
+        msg = f"{where}#{PIXEL}={side:g}: the file tells its place and pixels itself; leave {PIXEL} out, and see "
+        raise SceneError(msg + "--resolution for another one")
+    return GeoBox(dataset.shape, rasterio.Affine.scale(side, -side), NOWHERE)
+
+
+def has_place(dataset: Any) -> bool:
+    """Whether anything tells where a dataset is."""
+    return bool(dataset.transform != rasterio.Affine.identity() or dataset.gcps[0] or dataset.rpcs is not None)
+
+
 def _placed_by(dataset: Any) -> tuple[str, str]:
     """What tells where a dataset without a geotransform is, and the command that makes one of it."""
     where = f"{Path(dataset.name).name} placed.tif"
@@ -123,7 +166,8 @@ def _placed_by(dataset: Any) -> tuple[str, str]:
         return "ground control points only", f"gdalwarp -tps -t_srs {code} {where}"
     if dataset.rpcs is not None:
         return "rational polynomials (RPC) only", f"gdalwarp -rpc -to RPC_DEM=dem.tif -t_srs EPSG:XXXX {where}"
-    return "no geotransform", f"gdal_translate -a_srs EPSG:XXXX -a_ullr LEFT TOP RIGHT BOTTOM {where}"
+    placed = f"gdal_translate -a_srs EPSG:XXXX -a_ullr LEFT TOP RIGHT BOTTOM {where}"
+    return "no geotransform", f"{placed}, or tell the metres of a pixel: {Path(dataset.name).name}#{PIXEL}=0.5"
 
 
 def _common_name(dataset: Any, band: int) -> str:
@@ -140,9 +184,13 @@ class GdalSource(SceneSource):
 
     errors = UNREADABLE
 
+    @property
+    def _file(self) -> str:
+        return self.scene.file or self.scene.path
+
     def _read_file(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if self._dataset is None:
-            self._dataset = open_dataset(self.scene.path)
+            self._dataset = open_dataset(self._file)
             self._flags = _flags(self._dataset, self.bands)
         place = rasterio.windows.Window(
             window.col_start, window.row_start, window.col_stop - window.col_start, window.row_stop - window.row_start
@@ -154,7 +202,7 @@ class GdalSource(SceneSource):
 
     def cache_bytes(self) -> int:
         """What GDAL needs to keep so that reading rows in order decodes every block once: two rows of blocks."""
-        with open_dataset(self.scene.path) as dataset:
+        with open_dataset(self._file) as dataset:
             blocks = [
                 height * -(-dataset.width // width) * width * np.dtype(dtype).itemsize
                 for (height, width), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True)
@@ -162,7 +210,7 @@ class GdalSource(SceneSource):
         return int(min(max(2 * sum(blocks), 64 << 20), 1 << 30))
 
     def _read_overview(self, shape: tuple[int, int]) -> np.ma.MaskedArray[Any, Any]:
-        with open_dataset(self.scene.path) as dataset:
+        with open_dataset(self._file) as dataset:
             values: np.ma.MaskedArray[Any, Any] = dataset.read(
                 list(self.bands), out_shape=(len(self.bands), *shape), masked=True
             )
@@ -170,7 +218,7 @@ class GdalSource(SceneSource):
 
     def survey(self) -> Survey:
         """As `SceneSource` has it."""
-        with open_dataset(self.scene.path) as dataset:
+        with open_dataset(self._file) as dataset:
             try:
                 return Survey(
                     media_type(dataset),

@@ -171,8 +171,9 @@ def archive_page(out: Path, archive: Archive, notes: tuple[str, ...] = ()) -> Pa
 
 
 def changes_in(out: Path) -> list[Path]:
-    """Folders of changes below a folder."""
-    return sorted(path.parent for path in out.glob("*/summary.json") if (path.parent / "item.json").exists())
+    """Folders of changes between maps below a folder."""
+    folders = (path.parent for path in out.glob("*/summary.json"))
+    return sorted(each for each in folders if (each / "item.json").exists() and not (each / "magnitude.tif").exists())
 
 
 def _title(out: Path, archive: Archive) -> str:
