@@ -144,7 +144,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained networks")
     parser.add_argument("--steps", type=int, help="updates of the weights, in place of the jobs'")
     parser.add_argument("--only", help="one of a, b, c or of the cities")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
+    if unknown := set(args.sets) - set(SETS):
+        parser.error(f"{unknown.pop()}: choose from {', '.join(SETS)}")
     keep_freed_memory()
     for name in args.sets:
         print(f"\n| {name}, left out | F1 | IoU | precision | recall | object F1 | objects |\n|{'---|' * 7}")

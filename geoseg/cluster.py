@@ -271,9 +271,10 @@ def crew(recipe: Recipe) -> Iterator[Crew]:
     import dask
     import distributed
 
-    quiet = logging.getLogger("distributed")
-    before = quiet.level
+    quiet, beneath = logging.getLogger("distributed"), logging.getLogger("tornado.application")
+    before, before_beneath = quiet.level, beneath.level
     quiet.setLevel(max(logging.ERROR, before))
+    beneath.setLevel(logging.CRITICAL)  # it tells of callbacks that an interrupt caught, with a traceback
     cluster = client = None
     try:
         with dask.config.set(SETTINGS), _cluster_errors(recipe):
@@ -292,6 +293,7 @@ def crew(recipe: Recipe) -> Iterator[Crew]:
                 with suppress(Exception):
                     each.close(timeout=10)
         quiet.setLevel(before)
+        beneath.setLevel(before_beneath)
 
 
 @contextmanager

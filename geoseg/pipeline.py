@@ -88,7 +88,10 @@ WIDEST_TILE = 12288
 """Columns of a default tile: one for most scenes, so nothing is predicted twice, and memory has a bound."""
 
 LARGE = 1 << 26
-"""Pixels after which memory that is free is given back; and of a scene, from which on it is before files are made."""
+"""Pixels of a scene from which on what lanes have kept is given back before its files are made."""
+
+TIDIED_EVERY = LARGE // 2
+"""Pixels after which what is free is given back while a scene is predicted."""
 
 BYTES_PER_PIXEL = 5.5
 """Disk space that a run may need for each pixel of the scene, at its worst moment."""
@@ -504,7 +507,7 @@ def _predict(
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
     predictor = model()
-    tidying = Tidying(LARGE)
+    tidying = Tidying(TIDIED_EVERY)
 
     def written(pixels: int) -> None:
         progress.add(pixels)

@@ -517,7 +517,7 @@ def test_files_made_in_parts_are_those_made_at_once(tmp_path: Path, monkeypatch:
     write_geojson(frame, tmp_path / "whole.geojson")
     write_parquet(frame, tmp_path / "whole.parquet")
     for step in (7, 1000):
-        monkeypatch.setattr("geoseg.io.vectors.ROWS_TOGETHER", 16)
+        monkeypatch.setattr("geoseg.io.geoparquet.ROWS_TOGETHER", 16)
         with parquet_file(tmp_path / "parts.parquet") as rows, geojson_file(tmp_path / "parts.geojson") as features:
             for start in range(0, len(frame) + step, step):
                 rows(frame.iloc[start : start + step])
