@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from geoseg.errors import ModelError
+from geoseg.labelling import Between, label
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band
 from geoseg.tiling import CHUNK, taper
 from geoseg.window import Window
@@ -49,7 +50,10 @@ OutOfMemory = torch.OutOfMemoryError
 """What a device raises whose memory is too small for a batch."""
 
 ROWS_AT_ONCE = 32
-"""Rows that are decided together: few enough to stay in the cache from one operation to the next."""
+"""Rows that torch decides together: few enough to stay in the cache from one operation to the next."""
+
+FUSED_ON = "cpu"
+"""Devices of this type decide all of a pixel in one pass; others, operation by operation."""
 
 
 @dataclass(frozen=True)
@@ -317,12 +321,13 @@ class _Accumulator:
     def __init__(self, tile: Tile, tiling: Tiling, predict: Predict) -> None:
         self._core, (self._down, self._along) = tile.core, tiling.axes
         left, right = tile.patch_cols[0], tile.patch_cols[-1] + tiling.patch[1]
+        self._left = self._along.cells_of(left)
         self._above = int(self._down.cells < self._down.patch)
         height, width = self._above + self._down.cells, self._along.cells_of(right - left)
         self._sums = torch.zeros((predict.outputs, height, width), device=predict.device)
         self._weights = torch.zeros((height, width), device=predict.device)
         self._taper = _taper((self._down.cells, self._along.cells), predict.device)
-        self._cols = _Between(self._along, *tile.core.col_range, self._along.cells_of(left), predict.device)
+        self._cols = _Between(self._along, *tile.core.col_range, self._left, predict.device)
         self._waiting = np.empty((0, right - left), bool)
 
     def add(self, col: int, scores: torch.Tensor) -> None:
@@ -358,14 +363,26 @@ class _Accumulator:
 
     def _band(self, window: Window, valid: NDArray[np.bool_], top: int, decision: Decision) -> Band:
         """Decided rows; `top`: where the first row of sums lies among all rows of cells."""
+        fused = self._sums.device.type == FUSED_ON
+        labels, confidence, auxiliary = (self._fused if fused else self._by_torch)(window, top, decision)
+        if not valid.all():
+            labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, NODATA
+        return Band(window, labels, confidence, auxiliary)
+
+    def _fused(self, window: Window, top: int, decision: Decision) -> tuple[NDArray[np.uint8], ...]:
+        rows, cols = (
+            Between.of(*axis)
+            for axis in ((self._down, *window.row_range, top), (self._along, *window.col_range, self._left))
+        )
+        legend, sums, weights = decision.legend, self._sums.numpy(), self._weights.numpy()
+        return label(sums, weights, rows, cols, len(legend.classes), legend.background, decision.threshold)
+
+    def _by_torch(self, window: Window, top: int, decision: Decision) -> tuple[NDArray[np.uint8], ...]:
         classes, decided = len(decision.legend.classes), []
         for few in window.blocks((ROWS_AT_ONCE, window.shape[1])):
             scores = self._pixels(_Between(self._down, *few.row_range, top, self._sums.device))
             decided.append((*decide(scores[:classes], decision), _codes(scores[classes:])))
-        labels, confidence, auxiliary = (torch.cat(each, -2).cpu().numpy() for each in zip(*decided, strict=True))
-        if not valid.all():
-            labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, NODATA
-        return Band(window, labels, confidence, auxiliary)
+        return tuple(torch.cat(each, -2).cpu().numpy() for each in zip(*decided, strict=True))
 
     def _pixels(self, rows: _Between) -> torch.Tensor:
         """Scores (outputs, y, x) of some rows of the core.

@@ -13,7 +13,8 @@ import threading
 import time
 import tracemalloc
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from conftest import INVALID, ArraySource, MixingPredict, at_centres, chunks_of,
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from geoseg import predict
 from geoseg.errors import ModelError
+from geoseg.labelling import Between, label
 from geoseg.predict import Decision, Engine, TileReport, _Accumulator, decide, default_batch, default_lanes
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band, Raster
 from geoseg.tiling import CHUNK, Tiling
@@ -321,9 +324,30 @@ def assert_decided(
 
 
 @settings(max_examples=100)
+@given(cases(), st.sampled_from(["cpu", "no device"]))
+def test_the_blend_is_the_weighted_mean_of_all_patches(case: Case, fused_on: str) -> None:
+    with mock.patch.object(predict, "FUSED_ON", fused_on):
+        check_definition(case)
+
+
+@settings(max_examples=40)
 @given(cases())
-def test_the_blend_is_the_weighted_mean_of_all_patches(case: Case) -> None:
-    check_definition(case)
+def test_one_pass_gives_what_torch_does(case: Case) -> None:
+    fused = run(case)
+    with mock.patch.object(predict, "FUSED_ON", "no device"):
+        by_torch = run(case)
+    if case.threshold is None:  # by the scores alone, which have the same bits
+        np.testing.assert_array_equal(fused.labels, by_torch.labels)
+        assert abs(fused.confidence.astype(int) - by_torch.confidence).max() <= 1
+    assert abs(fused.auxiliary.astype(int) - by_torch.auxiliary).max(initial=0) <= 1
+
+
+@settings(max_examples=40)
+@given(st.data(), cases())
+def test_tiled_is_whole_on_other_devices(data: st.DataObject, case: Case) -> None:
+    cores = data.draw(covers(case.shape, case.chunk))
+    with mock.patch.object(predict, "FUSED_ON", "no device"):
+        assert_identical(run(case, cores), run(case))
 
 
 def check_definition(case: Case) -> None:
@@ -646,23 +670,47 @@ def test_memory_does_not_grow_with_the_height_of_the_scene(data: str) -> None:
     assert high < low + 4_000_000  # there are 80 more strips of 260 kB each; 1 MB more or less may be on its way out
 
 
+def by_torch(scores: torch.Tensor, decision: Decision) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    labels, confidence = decide(scores, decision)
+    return labels.numpy(), confidence.numpy()
+
+
+def in_one_pass(scores: torch.Tensor, decision: Decision) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Of cells that are pixels."""
+    rows, cols = (
+        Between(np.arange(side, dtype=np.int32), np.arange(side, dtype=np.int32), np.zeros(side, np.float32))
+        for side in scores.shape[1:]
+    )
+    legend, weights = decision.legend, np.ones(scores.shape[1:], np.float32)
+    known = len(legend.classes), legend.background, decision.threshold
+    labels, confidence, _ = label(scores.numpy(), weights, rows, cols, *known)
+    return labels, confidence
+
+
+Decide: TypeAlias = "Callable[[torch.Tensor, Decision], tuple[NDArray[np.uint8], NDArray[np.uint8]]]"
+
+decided = pytest.mark.parametrize("decide", [by_torch, in_one_pass])
+
+
 @settings(max_examples=60)
 @given(
     st.integers(2, 9), st.sampled_from([None, 0.0, 0.2, 0.5, 0.75, 0.99]), st.floats(0.1, 20), st.integers(0, 2**32 - 1)
 )
+@decided
 def test_labels_and_confidence_are_those_of_the_softmax(
-    classes: int, threshold: float | None, spread: float, seed: int
+    decide: Decide, classes: int, threshold: float | None, spread: float, seed: int
 ) -> None:
     scores = torch.from_numpy(np.random.default_rng(seed).normal(size=(classes, 13, 11)).astype(np.float32) * spread)
     decision = Decision(legend_of(classes), threshold)
     labels, confidence = decide(scores.clone(), decision)
-    assert labels.dtype == confidence.dtype == torch.uint8
+    assert labels.dtype == confidence.dtype == np.uint8
     everywhere = np.ones((13, 11), bool)
-    assert_decided(scores.double().numpy(), decision, labels.numpy(), confidence.numpy(), everywhere)
+    assert_decided(scores.double().numpy(), decision, labels, confidence, everywhere)
     assert int(confidence.max()) <= CONFIDENCE_STEPS
 
 
-def test_the_threshold_itself_is_an_object() -> None:
+@decided
+def test_the_threshold_itself_is_an_object(decide: Decide) -> None:
     even = torch.zeros((2, 1, 1))
     assert decide(even.clone(), Decision(legend_of(2), 0.5))[0].item() == 1
     assert decide(even.clone(), Decision(legend_of(2)))[0].item() == 0
@@ -670,8 +718,9 @@ def test_the_threshold_itself_is_an_object() -> None:
     assert (labels.item(), confidence.item()) == (0, CONFIDENCE_STEPS / 2)
 
 
-def test_the_threshold_is_that_of_any_object() -> None:
-    scores = torch.log(torch.tensor([0.4, 0.25, 0.35]))[:, None, None]
+@decided
+def test_the_threshold_is_that_of_any_object(decide: Decide) -> None:
+    scores = torch.log(torch.tensor([0.4, 0.248, 0.352]))[:, None, None]
     assert [v.item() for v in decide(scores.clone(), Decision(legend_of(3)))] == [0, 100]
     assert [v.item() for v in decide(scores.clone(), Decision(legend_of(3), 0.55))] == [2, 88]
     assert [v.item() for v in decide(scores.clone(), Decision(legend_of(3), 0.65))] == [0, 100]
@@ -679,7 +728,8 @@ def test_the_threshold_is_that_of_any_object() -> None:
     assert [v.item() for v in decide(scores.clone(), Decision(legend_of(3, background=None), 0.99))] == [0, 100]
 
 
-def test_as_many_classes_as_there_can_be() -> None:
+@decided
+def test_as_many_classes_as_there_can_be(decide: Decide) -> None:
     scores = torch.zeros((255, 1, 255))
     scores[torch.arange(255), 0, torch.arange(255)] = 50
     labels, confidence = decide(scores, Decision(legend_of(255)))
@@ -687,7 +737,8 @@ def test_as_many_classes_as_there_can_be() -> None:
     assert (confidence == CONFIDENCE_STEPS).all()
 
 
-def test_scores_far_apart_do_not_overflow() -> None:
+@decided
+def test_scores_far_apart_do_not_overflow(decide: Decide) -> None:
     scores = torch.tensor([-1e4, 1e4, 0.0])[:, None, None]
     assert [v.item() for v in decide(scores.clone(), Decision(legend_of(3)))] == [1, CONFIDENCE_STEPS]
     assert [v.item() for v in decide(scores.clone(), Decision(legend_of(3), 0.5))] == [1, CONFIDENCE_STEPS]
