@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -306,7 +306,7 @@ class Crew(Protocol):
         """What a function returns on every worker."""
         ...
 
-    def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
+    def submit(self, tag: Any, function: Callable[..., Any], *args: Any) -> None:
         """Call a function on some worker."""
         ...
 
@@ -745,16 +745,21 @@ class _ByCrew:
 
     def __init__(self, crew: Crew, done: _Done) -> None:
         self._crew, self._done = crew, done
+        self._files: deque[_Files] = deque()
+        """What can be made now. A call is handed out when a worker is free: given to one that is at work, it would wait
+        for that one, while another may be done first."""
 
     def run(self, entries: Iterable[SceneEntry]) -> None:
         """Do all of it."""
         tiles = self._tiles(entries)
         more = True
-        while more or self._crew.pending:
-            while more and self._crew.pending < max(1, self._crew.threads):
-                item = next(tiles, None)
+        while more or self._files or self._crew.pending:
+            while (more or self._files) and self._crew.pending < max(1, self._crew.threads):
+                item = self._files.popleft() if self._files else next(tiles, None)
                 if isinstance(item, _Tile):
                     self._hand_out(item)
+                elif isinstance(item, _Files):
+                    self._have_made(item)
                 elif item is not None:
                     self._close(item)
                 else:
@@ -827,8 +832,15 @@ class _ByCrew:
         else:
             many = tiles_of(scene.order.tiling) > 1
             files = files_of(scene.order.job)
-            for names in [(name,) for name in files] if many else [files]:
-                self._crew.submit(_Files(scene, names), make_files, scene.order, names, first=True)
+            self._files.extend(_Files(scene, names) for names in ([(name,) for name in files] if many else [files]))
+
+    def _have_made(self, files: _Files) -> None:
+        scene = files.scene
+        if files.names == (ITEM,):
+            kept = scene.made["footprints"].footprints
+            self._crew.submit(files, make_item, scene.order, kept, scene.machine)
+        else:
+            self._crew.submit(files, make_files, scene.order, files.names)
 
     def _take_files(self, made: _Files, outcome: Any) -> None:
         scene = made.scene
@@ -846,8 +858,7 @@ class _ByCrew:
         elif ITEM in scene.made:
             self._done.scene(scene.order, time.perf_counter() - scene.began)
         else:
-            kept = scene.made["footprints"].footprints
-            self._crew.submit(_Files(scene, (ITEM,)), make_item, scene.order, kept, scene.machine, first=True)
+            self._files.append(_Files(scene, (ITEM,)))
 
 
 def _largest_first(tiling: Tiling) -> Iterable[Tile]:

@@ -133,7 +133,6 @@ class _Call:
     tag: Any
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    first: bool
 
 
 class Crew:
@@ -182,13 +181,13 @@ class Crew:
                 raise answer
         return {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
 
-    def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
-        """Call a function on some worker; `first`: before those that wait. `tag` comes back with the outcome."""
-        self._submit(_Call(tag, function, args, first))
+    def submit(self, tag: Any, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function on some worker; `tag` comes back with the outcome."""
+        self._submit(_Call(tag, function, args))
 
     def _submit(self, call: _Call) -> None:
         key, resources = f"{call.function.__name__}-{uuid.uuid4().hex}", self._resources or None
-        options = {"key": key, "pure": False, "priority": int(call.first), "resources": resources}
+        options = {"key": key, "pure": False, "resources": resources}
         with self._talking():
             future = self._client.submit(call.function, *call.args, **options)
         self._calls[future.key] = call, future

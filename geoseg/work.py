@@ -162,7 +162,7 @@ def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
     return TileOutcome(core, (*sink.entries, tile_entry(report, worker)), machine)
 
 
-FILES = ("footprints", "labels", "confidence")
+FILES = ("footprints", "confidence", "labels")
 """What is made of a scene that is predicted; the one that takes longest first."""
 
 MAPS = "maps"

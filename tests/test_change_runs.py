@@ -143,7 +143,7 @@ class Pickled:
     def ask(self, function: Any, *args: Any) -> dict[str, Any]:
         return {"here": function(*args)}
 
-    def submit(self, tag: Any, function: Any, *args: Any, first: bool = False) -> None:  # noqa: ARG002  # as crews are
+    def submit(self, tag: Any, function: Any, *args: Any) -> None:
         self.functions.append(function.__name__)
         self.calls.append((tag, pickle.dumps((function, args))))
 

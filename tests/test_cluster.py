@@ -114,13 +114,12 @@ class Inline:
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         return {"inline": function(*args)}
 
-    def submit(self, tag: Any, function: Callable[..., Any], *args: Any, first: bool = False) -> None:
-        assert first == (function is not predict_tile)
+    def submit(self, tag: Any, function: Callable[..., Any], *args: Any) -> None:
         call = pickle.dumps((function, args))
         self.sizes.append(len(call))
         self.handed.append((function, args[0].scene.id, args[1]))
         self._waiting.append((tag, call))
-        self.most = max(self.most, sum(function is predict_tile for function, _ in map(self._call, self._waiting)))
+        self.most = max(self.most, len(self._waiting))
 
     @staticmethod
     def _call(waiting: tuple[Any, bytes]) -> Any:

@@ -28,8 +28,9 @@ from geoseg.catalog import sha256_of
 from geoseg.errors import OutputError
 from geoseg.io import zarr_maps
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
+from geoseg.io.overviews import halved
 from geoseg.io.scenes import open_scene
-from geoseg.io.zarr_maps import halved, write_zarr
+from geoseg.io.zarr_maps import write_zarr
 from geoseg.window import Window
 
 if TYPE_CHECKING:

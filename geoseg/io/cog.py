@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import rasterio
 import rasterio.shutil
 import rasterio.windows
+from affine import Affine
 from rasterio._err import CPLE_BaseError  # what GDAL says while copying comes in no public class
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
+from geoseg.io.overviews import halved
 from geoseg.io.store import cannot_write
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
+    from rasterio.io import DatasetWriter
 
     from geoseg.catalog import Legend
-    from geoseg.window import Window
 
 BLOCK = 512
 USAGE_NAME, USAGE_VALUE = 2, 5  # GDALRATFieldUsage
@@ -56,16 +59,18 @@ def write_cog(
 ) -> None:
     """Write a uint8 raster, 255 = nodata, band by band in bounded memory; `path` appears only when it is whole.
 
-    Each overview is half the one before, rounded up: for labels the nearest pixel's, otherwise the mean without nodata.
+    Windows begin, and end, at even rows and columns or at the raster's edge. Each overview is the one before, `halved`.
     A legend's colour table is inside the file; class names (as categories and as an attribute table) are beside it in
     `path.aux.xml`, the only place that GDAL and QGIS read them from. Raises `OutputError` if the disk refuses.
     """
-    parts = {kind: path.with_name(f".{path.name}.{kind}") for kind in ("plain", "names", "tif")}
+    parts = {kind: path.with_name(f".{path.name}.{kind}") for kind in ("vrt", "names", "tif")}
+    levels = [path.with_name(f".{path.name}.{2**level}") for level in range(_overviews(max(geobox.shape)) + 1)]
     try:
         with _disk_errors(path):
-            _write_plain(parts["plain"], bands, geobox, look, tags)
+            _write_plain(levels, bands, geobox, look, tags)
+            _write_together(parts["vrt"], levels)
             rasterio.shutil.copy(
-                parts["plain"],
+                parts["vrt"],
                 parts["tif"],
                 driver="COG",
                 COMPRESS="ZSTD",
@@ -81,7 +86,7 @@ def write_cog(
                 parts["names"].replace(path.with_name(f"{path.name}.aux.xml"))
             parts["tif"].replace(path)
     finally:
-        for part in parts.values():
+        for part in (*parts.values(), *levels):
             part.unlink(missing_ok=True)
 
 
@@ -101,29 +106,68 @@ def _check_whole(path: Path) -> None:
 
 
 def _write_plain(
-    path: Path, bands: Iterable[tuple[Window, NDArray[np.uint8]]], geobox: GeoBox, look: Look, tags: dict[str, str]
+    paths: list[Path],
+    bands: Iterable[tuple[Window, NDArray[np.uint8]]],
+    geobox: GeoBox,
+    look: Look,
+    tags: dict[str, str],
 ) -> None:
-    """All that the COG will hold, uncompressed.
+    """All that the COG will hold, uncompressed: the map, and its overviews from the finest to the coarsest.
 
-    Overviews of an uncompressed file are made three times faster than those that the COG driver makes for itself.
+    The first overview is made of what is written, while it is in memory. GDAL would read it again, holding up all other
+    threads meanwhile.
     """
-    rows, cols = geobox.shape
-    profile = {"driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER"}
-    grid = {"width": cols, "height": rows, "crs": crs_of(geobox).wkt, "transform": geobox.affine}
-    with rasterio.open(path, "w+", **profile, **grid, count=1, dtype="uint8", nodata=NODATA) as dataset:
-        dataset.update_tags(**tags)
-        dataset.set_band_description(1, look.description)
+    classes = look.legend is not None
+    with ExitStack() as stack:
+        levels = [stack.enter_context(_plain(path, geobox, 2**level)) for level, path in enumerate(paths)]
+        levels[0].update_tags(**tags)
+        levels[0].set_band_description(1, look.description)
         if look.legend is not None:
-            dataset.write_colormap(1, _colours(look.legend))
+            levels[0].write_colormap(1, _colours(look.legend))
         if look.scale is not None:
-            dataset.scales = (look.scale,)
+            levels[0].scales = (look.scale,)
         for window, values in bands:
-            (row, row_stop), (col, col_stop) = window.row_range, window.col_range
-            place = rasterio.windows.Window(col, row, col_stop - col, row_stop - row)
-            dataset.write(values, 1, window=place)
-        factors = [2**level for level in range(1, _overviews(max(rows, cols)) + 1)]
-        if factors:
-            dataset.build_overviews(factors, Resampling.average if look.legend is None else Resampling.nearest)
+            levels[0].write(values, 1, window=_place(window))
+            for finest in levels[1:2]:
+                finest.write(halved(values, classes=classes), 1, window=_place(_half(window)))
+        for finer, coarser in pairwise(levels[1:]):
+            for window in Window.of_shape(finer.shape).blocks((2 * BLOCK, 8 * BLOCK)):
+                values = finer.read(1, window=_place(window))
+                coarser.write(halved(values, classes=classes), 1, window=_place(_half(window)))
+
+
+def _plain(path: Path, geobox: GeoBox, factor: int) -> DatasetWriter:
+    """A file for a map at so many times coarser pixels."""
+    rows, cols = (-(-side // factor) for side in geobox.shape)
+    profile = {"driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER"}
+    grid = {"crs": crs_of(geobox).wkt, "transform": geobox.affine @ Affine.scale(factor)}
+    return rasterio.open(path, "w+", **profile, **grid, width=cols, height=rows, count=1, dtype="uint8", nodata=NODATA)
+
+
+def _place(window: Window) -> rasterio.windows.Window:
+    (row, row_stop), (col, col_stop) = window.row_range, window.col_range
+    return rasterio.windows.Window(col, row, col_stop - col, row_stop - row)
+
+
+def _half(window: Window) -> Window:
+    """What becomes of a window in the next overview. Raises `ValueError` if it begins in the middle of a pixel."""
+    (row, row_stop), (col, col_stop) = window.row_range, window.col_range
+    if row % 2 or col % 2:
+        msg = f"{window}: begins at an odd row or column"
+        raise ValueError(msg)
+    return Window(row // 2, -(-row_stop // 2), col // 2, -(-col_stop // 2))
+
+
+def _write_together(path: Path, levels: list[Path]) -> None:
+    """A virtual raster of a map and its overviews, which rasterio has no call for."""
+    rasterio.shutil.copy(levels[0], path, driver="VRT")
+    root = ET.fromstring(path.read_text(encoding="utf-8"))  # noqa: S314  GDAL wrote it the line before
+    for band in root.findall("VRTRasterBand"):
+        for level in levels[1:]:
+            overview = ET.SubElement(band, "Overview")
+            ET.SubElement(overview, "SourceFilename", relativeToVRT="1").text = level.name
+            ET.SubElement(overview, "SourceBand").text = "1"
+    path.write_text(ET.tostring(root, encoding="unicode"), encoding="utf-8")
 
 
 def _overviews(side: int) -> int:

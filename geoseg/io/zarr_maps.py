@@ -19,6 +19,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from zarr.codecs import BloscCodec
 
+from geoseg.io.overviews import halved
 from geoseg.io.store import cannot_write
 from geoseg.raster import NODATA, crs_of
 from geoseg.tiling import CHUNK
@@ -56,10 +57,8 @@ def write_zarr(
 ) -> None:
     """Write uint8 maps of one grid by name, 255 = nodata, block by block in bounded memory.
 
-    Blocks are whole chunks, or reach to the scene's edge. `path` appears only when it is whole. Each overview is half
-    the one before, rounded up: of the two by two pixels below it that have data, the most frequent class (of several,
-    the one that comes first by row), or otherwise the mean, halves up; nodata where none has. Raises `OutputError` if
-    the disk refuses.
+    Blocks are whole chunks, or reach to the scene's edge. `path` appears only when it is whole. Each overview is the
+    one before, `halved`. Raises `OutputError` if the disk refuses.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -171,27 +170,3 @@ def _halve(finer: zarr.Array[Any], coarser: zarr.Array[Any], *, classes: bool) -
         rows, cols = (slice(2 * span.start, 2 * span.stop) for span in window.slices)
         coarser[window.slices] = halved(np.asarray(finer[rows, cols], np.uint8), classes=classes)
     coarser.attrs["resampling_method"] = RULES[classes]
-
-
-def halved(values: NDArray[np.uint8], *, classes: bool) -> NDArray[np.uint8]:
-    """Values (y, x) uint8, 255 = nodata, at half the resolution: by mode of classes, or by mean."""
-    rows, cols = values.shape
-    padded = np.pad(values, ((0, rows % 2), (0, cols % 2)), constant_values=NODATA)
-    four = np.stack([padded[r::2, c::2] for r in (0, 1) for c in (0, 1)])
-    return _mode(four) if classes else _mean(four)
-
-
-def _mode(four: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The most frequent of four values, the first of several; nodata counts for nothing."""
-    votes = np.stack([(four == each).sum(axis=0, dtype=np.uint8) for each in four])
-    votes[four == NODATA] = 0
-    best: NDArray[np.uint8] = np.take_along_axis(four, votes.argmax(axis=0)[None], axis=0)[0]
-    return best
-
-
-def _mean(four: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    seen = four != NODATA
-    count = seen.sum(axis=0, dtype=np.uint16)
-    total = np.where(seen, four, 0).sum(axis=0, dtype=np.uint16)
-    mean = (total + count // 2) // np.maximum(count, 1)
-    return np.where(count > 0, mean, NODATA).astype(np.uint8)
