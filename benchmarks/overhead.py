@@ -9,7 +9,7 @@ their ratios for each repeat, then the ratios of the medians. Beside other work,
 the command: the seconds that its threads spent in it (stages overlap), and when it had ended.
 
 The bare passes are those of the very network that the command uses, at its own stride: its limit. Beside them, for
-comparison with other tools, are the passes of the network as it was trained, from scaled pixels to scores of the patch's
+comparison with other tools, are passes of the network as it was trained, from scaled pixels to scores of the patch's
 size (the command's has layers made one, and leaves out the last, which enlarges the scores: it enlarges blended scores
 instead, once for each pixel).
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,13 +15,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geoseg.catalog import bundled_models
-from geoseg.models import rewrites
 from geoseg.models.architectures import ARCHITECTURES, dates_of
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.rewrites import (
+    ACTIVATIONS,
+    ON_CPU,
     FoldedSegformerHead,
+    PackedConvolution,
+    PackedLinear,
     fold_batch_norms,
     fold_segformer_head,
+    pack_layers,
     relative_difference,
     rewritten,
 )
@@ -71,7 +76,7 @@ def test_every_architecture_says_the_same(architecture: str, encoder: str, caplo
     """At sizes that it was not checked at; and no BatchNorm is left of any of them."""
     network, bands = trained(architecture, encoder), 3 * dates_of(architecture)
     with caplog.at_level(logging.INFO, "geoseg"):
-        faster = rewritten(lambda: copy_of(architecture, encoder), lambda _: noise((1, bands, 64, 64)))
+        faster = rewritten(lambda: copy_of(architecture, encoder), lambda _: noise((1, bands, 64, 64)), ON_CPU)
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "differs from the original by" in caplog.text
     assert count(network, nn.BatchNorm2d) > 0
@@ -95,7 +100,7 @@ def test_bundled_models_say_the_same(spec: ModelSpec, seed: int, rows: int, cols
 
 @functools.cache
 def both(spec: ModelSpec) -> tuple[nn.Module, nn.Module]:
-    return at_own_stride(load_network(spec)).eval(), network_to_predict(spec)
+    return at_own_stride(load_network(spec)).eval(), network_to_predict(spec, torch.device("cpu"))
 
 
 class Made(nn.Module):
@@ -234,26 +239,124 @@ def test_a_head_of_segformer_has_less_to_do() -> None:
     assert sides == [2, 4, 8, 16, 16]
 
 
+class TestPackedLayers:
+    """Those that oneDNN does."""
+
+    @torch.inference_mode()
+    def test_bundled_models_have_hardly_any_others(self) -> None:
+        for spec in bundled_models():
+            _, faster = both(spec)
+            others = [m for m in faster.modules() if type(m) in {nn.Conv2d, nn.Linear, nn.BatchNorm2d}]
+            packed = [m for m in faster.modules() if isinstance(m, PackedConvolution | PackedLinear)]
+            assert len(packed) > 50
+            assert not others
+
+    @pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardswish(), nn.SiLU(), nn.GELU()])
+    @pytest.mark.parametrize("bias", [True, False])
+    @torch.inference_mode()
+    def test_an_activation(self, activation: nn.Module, *, bias: bool) -> None:
+        layers = (
+            nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=bias),
+            activation,
+            nn.Conv2d(6, 2, 1),
+        )
+        network, values = nn.Sequential(*layers).eval(), 6 * noise((2, 4, 13, 17))
+        expected = network(values)
+        assert pack_layers(network, values) == 2
+        assert isinstance(network[1], nn.Identity) == (type(activation) in ACTIVATIONS)
+        assert getattr(activation, "inplace", True) == (not isinstance(activation, nn.ReLU6 | nn.Hardswish | nn.SiLU))
+        torch.testing.assert_close(network(values), expected)
+
+    @pytest.mark.parametrize(
+        ("call", "own"),
+        [
+            (lambda m, x: m.act(m.one(x)) + m.one(x), False),
+            (lambda m, x: m.act(m.one(x) + x), False),
+            (lambda m, x: m.act(m.one(x)) * m.act(m.other(x)), False),
+            (lambda m, x: m.other(m.act(m.one(x))) + m.other(x), True),
+        ],
+    )
+    @torch.inference_mode()
+    def test_an_activation_is_taken_where_a_convolution_is_its_own(
+        self, call: Callable[[Made, torch.Tensor], torch.Tensor], *, own: bool
+    ) -> None:
+        network, values = Made(call).eval(), noise((1, 3, 8, 8))
+        network.act = nn.ReLU(inplace=True)
+        expected = network(values)
+        assert pack_layers(network, values) == 2
+        assert isinstance(network.act, nn.Identity) == own
+        torch.testing.assert_close(network(values), expected)
+
+    @torch.inference_mode()
+    def test_what_has_ways_of_its_own_is_left_alone(self) -> None:
+        class Own(nn.Conv2d):
+            def forward(self, values: torch.Tensor) -> torch.Tensor:
+                return super().forward(values) * 2
+
+        around = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
+        network = nn.Sequential(Own(3, 3, 1), nn.ReLU(), around, nn.Conv2d(3, 3, 3, padding="same")).eval()
+        expected = network(noise((1, 3, 8, 8)))
+        assert pack_layers(network, noise((1, 3, 8, 8))) == 0
+        assert torch.equal(network(noise((1, 3, 8, 8))), expected)
+
+    @torch.inference_mode()
+    def test_bits_depend_on_the_shape_alone(self) -> None:
+        """Not on what shapes came before, on where in memory the values lie, or on the thread."""
+        spec = next(bundled_models())
+        first, second = (network_to_predict(spec, torch.device("cpu")) for _ in range(2))
+        shapes = (1, 3, 96, 128), (2, 3, 64, 64), (1, 3, 64, 64)
+        there = [first(noise(shape)) for shape in shapes]
+        back = [second(noise(shape)) for shape in shapes[::-1]][::-1]
+        for one, other, shape in zip(there, back, shapes, strict=True):
+            assert torch.equal(one, other)
+            lying = noise(shape).contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(first(lying), one, rtol=1e-4, atol=1e-4)
+
+    def test_many_threads_at_once_give_the_same_bits(self) -> None:
+        network = network_to_predict(next(bundled_models()), torch.device("cpu"))
+        values = noise((1, 3, 64, 64)).contiguous(memory_format=torch.channels_last)
+
+        @torch.inference_mode()
+        def call(_: int) -> torch.Tensor:
+            return network(values)
+
+        with ThreadPoolExecutor(4, initializer=lambda: torch.set_num_threads(1)) as pool:
+            first, *others = pool.map(call, range(16))
+        assert all(torch.equal(first, each) for each in others)
+
+    @torch.inference_mode()
+    def test_none_without_onednn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert pack_layers(copy_of("deeplabv3plus", RESNET), noise((1, 3, 64, 64))) == 0
+
+    def test_none_on_other_devices(self) -> None:
+        network = network_to_predict(next(bundled_models()), torch.device("cuda"))
+        assert count(network, PackedConvolution) == count(network, nn.BatchNorm2d) == 0
+
+
 class TestARewriteThatIsWrong:
     """Costs speed, and nothing else."""
 
-    @pytest.fixture(params=[2e-4, float("nan")])
-    def wrong(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        def more_of_one_place(network: nn.Module, _sample: torch.Tensor) -> int:
-            def changed(_module: object, _given: object, made: torch.Tensor) -> torch.Tensor:
-                made[0, 0, 1, 1] += request.param * (made.max() - made.min())
-                return made
+    def wrong(self, network: nn.Module, factor: float) -> int:
+        def changed(_module: object, _given: object, made: torch.Tensor) -> torch.Tensor:
+            made[0, 0, 1, 1] += factor * (made.max() - made.min())
+            return made
 
-            network.register_forward_hook(changed)
-            return 1
+        network.register_forward_hook(changed)
+        return 1
 
-        monkeypatch.setattr(rewrites, "REWRITES", (fold_batch_norms, more_of_one_place))
+    @pytest.mark.parametrize("factor", [2e-4, -2e-4, float("nan")])
+    def test_the_original_is_taken(self, factor: float, caplog: pytest.LogCaptureFixture) -> None:
+        self.check(lambda network, _: self.wrong(network, factor), caplog)
 
-    @pytest.mark.usefixtures("wrong")
-    def test_the_original_is_taken(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_or_where_it_fails(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.check(lambda network, sample: network(sample[:, :2]), caplog)
+
+    def check(self, rewrite: Any, caplog: pytest.LogCaptureFixture) -> None:
         values = noise((1, 3, 64, 64))
         with torch.inference_mode():
-            network = rewritten(lambda: copy_of("deeplabv3plus", RESNET), lambda _: values)
+            rewrites = (fold_batch_norms, rewrite)
+            network = rewritten(lambda: copy_of("deeplabv3plus", RESNET), lambda _: values, rewrites)
             assert torch.equal(network(values), trained("deeplabv3plus", RESNET)(values))
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert count(network, nn.BatchNorm2d) > 0
@@ -262,7 +365,7 @@ class TestARewriteThatIsWrong:
     def test_a_network_that_says_no_numbers_is_left_alone(self, caplog: pytest.LogCaptureFixture) -> None:
         network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
         nn.init.constant_(network[0].weight, float("nan"))
-        assert rewritten(lambda: network, lambda _: noise((1, 3, 8, 8))) is network
+        assert rewritten(lambda: network, lambda _: noise((1, 3, 8, 8)), ON_CPU) is network
         assert count(network, nn.BatchNorm2d) == 1
         assert not caplog.records
 
