@@ -8,9 +8,10 @@ writing, outlining, exporting); which of them comes first alternates. Prints wal
 their ratios for each repeat, then the ratios of the medians. Beside other work, trust the CPU time. For each stage of
 the command: the seconds that its threads spent in it (stages overlap), and when it had ended.
 
-A forward pass is that of the model's network, from scaled pixels to scores of the patch's size. The command leaves out
-the network's last step, which enlarges the scores: it enlarges blended scores instead, once for each pixel. So the same
-passes without that step are measured, too; against them, enlarging is all overhead.
+The bare passes are those of the very network that the command uses, at its own stride: its limit. Beside them, for
+comparison with other tools, are passes of the network as it was trained, from scaled pixels to scores of the patch's
+size (the command's has layers made one, and leaves out the last, which enlarges the scores: it enlarges blended scores
+instead, once for each pixel).
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from geoseg.memory import keep_freed_memory
-from geoseg.models.networks import at_own_stride
 from geoseg.models.weights import NetworkPredict, choose_device, load_network, load_predict
 from geoseg.pipeline import Plan, SegmentJob, plan, run
 from geoseg.predict import default_lanes
@@ -121,9 +121,8 @@ def main() -> None:
         planned = plan(job)
         predict = load_predict(planned.model, choose_device("cpu"))
         patches = scaled_patches(planned, predict)
-        networks = {"forward": load_network(planned.model), "small": at_own_stride(load_network(planned.model))}
-        for network in networks.values():
-            network.eval().to(memory_format=torch.channels_last)
+        trained = load_network(planned.model).eval().to(memory_format=torch.channels_last)
+        networks = {"forward": predict.network, "trained": trained}
         work = {
             **{name: partial(forward_passes, planned, network, patches) for name, network in networks.items()},
             "whole": partial(command, job),
@@ -132,16 +131,16 @@ def main() -> None:
         for repeat in range(args.repeats):
             for name in sorted(work, reverse=repeat % 2 == 1):
                 costs[name].append(cost_of(work[name]))
-            forward, small, whole = (costs[name][-1] for name in work)
+            forward, trained_, whole = (costs[name][-1] for name in work)
             print(
-                f"{repeat + 1}: forward passes {forward}, without their last step {small}, whole command {whole}: "
+                f"{repeat + 1}: forward passes {forward}, of the network as trained {trained_}, whole command {whole}: "
                 f"{_ratios(whole / forward)}",
                 flush=True,
             )
-    ratio, strict = (median(costs["whole"]) / median(costs[name]) for name in networks)
+    ratio, naive = (median(costs["whole"]) / median(costs[name]) for name in networks)
     megapixels = planned.scene.shape[0] * planned.scene.shape[1] / 1e6
     print(f"{megapixels:.0f} Mpx: whole / forward, medians: {_ratios(ratio)}")
-    print(f"   against forward passes without their last step: {_ratios(strict)}")
+    print(f"   against forward passes of the network as trained: {_ratios(naive)}")
     if ratio.wall > args.limit:
         raise SystemExit(1)
 

@@ -36,6 +36,9 @@ LIBRARIES = 1.1e9
 ACTIVATIONS = 900
 """Bytes that a forward pass holds for each pixel of its patches, at most, of the networks that geoseg builds."""
 
+WEIGHTS = 4
+"""Bytes for each byte of a file of weights, at most: half precision there, float32 here, and packed once more."""
+
 RAW = 8
 """Bytes of a band's value as it is read, at most."""
 
@@ -112,7 +115,9 @@ def memory_of(tiling: Tiling, model: ModelSpec, batch: int, lanes: int) -> int:
     rows = 4 * CHUNK * cols * (2 + len(model.auxiliary))
     reading = 2 * CHUNK * tiling.shape[1] * len(model.bands) + (64 << 20)
     export = CHUNK * (4 * tiling.shape[1] * (2 + len(model.auxiliary)) + 8 * CHUNK * EXPORT_PER_PIXEL)
-    return int(LIBRARIES + network + patches + sums + strips + rows + reading + export + model.weights.stat().st_size)
+    return int(
+        LIBRARIES + network + patches + sums + strips + rows + reading + export + WEIGHTS * model.weights.stat().st_size
+    )
 
 
 def fitting_tile(tiling: Tiling, model: ModelSpec, batch: int, lanes: int, limit: int) -> tuple[Tiling, int]:

@@ -13,6 +13,7 @@ from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
 from geoseg.models.architectures import dates_of
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
+from geoseg.models.rewrites import EXACT, ON_CPU, rewritten
 
 if TYPE_CHECKING:
     from geoseg.catalog import ModelSpec
@@ -101,7 +102,28 @@ def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
 
 def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
     """The model ready for patches, on the device. Raises `ModelError` as `load_network` does."""
-    return NetworkPredict(spec, at_own_stride(load_network(spec)), device)
+    return NetworkPredict(spec, network_to_predict(spec, device), device)
+
+
+def network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module:
+    """The model's network as patches go through it: at its own stride, with layers made one, as is best on the device.
+
+    Raises `ModelError` as `load_network` does.
+    """
+
+    def make() -> torch.nn.Module:
+        return at_own_stride(load_network(spec))
+
+    def sample_of(network: torch.nn.Module) -> torch.Tensor:
+        return _noise(spec, min(spec.patch, 4 * side_multiple(network)))
+
+    return rewritten(make, sample_of, ON_CPU if device.type == "cpu" else EXACT)
+
+
+def _noise(spec: ModelSpec, side: int) -> torch.Tensor:
+    """Scaled values (1, dates x bands, side, side) of nothing, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, spec.dates * len(spec.bands), side, side, generator=generator)
 
 
 def load_network(spec: ModelSpec) -> torch.nn.Module:

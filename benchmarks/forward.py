@@ -1,0 +1,189 @@
+"""What a forward pass takes, in different ways, beside what the processor can do.
+
+    python benchmarks/forward.py [MODEL ...] [--repeats 9] [--patch 512]
+
+One patch at a time on one thread, as a lane of the command does it; all ways in turn, again and again, in one process.
+Prints the median CPU time of a pass, with the shortest and the longest, and per megapixel of the network's input;
+floating-point operations per second (those of the network with layers made one, in each way), also as a share of the
+rate of oneDNN's matrix product of 1024 x 1024 x 1024 in the same run; how much the scores differ from those of the
+network as trained, as a share of their range; how many of the most probable classes are the same; and the seconds that
+making it took. What is not installed is left out. `command` is what the command does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from geoseg.catalog import bundled_models
+from geoseg.memory import keep_freed_memory
+from geoseg.models.networks import at_own_stride
+from geoseg.models.rewrites import EXACT, PackedLinear, relative_difference, rewritten
+from geoseg.models.weights import load_network, load_predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from geoseg.catalog import ModelSpec
+
+    Pass = Callable[[torch.Tensor], torch.Tensor]
+
+CPU = torch.device("cpu")
+SIDE = 1024  # of the matrices whose product is the measure
+
+
+def trained(spec: ModelSpec) -> torch.nn.Module:
+    return at_own_stride(load_network(spec)).eval()
+
+
+def made_one(spec: ModelSpec) -> torch.nn.Module:
+    return rewritten(lambda: trained(spec), lambda _: torch.randn(1, 3, 64, 64), EXACT)
+
+
+def in_order(network: torch.nn.Module, memory: torch.memory_format) -> Pass:
+    """A pass with channels or rows of pixels side by side; what goes in lies as it should."""
+    placed = network.to(memory_format=memory)
+    return lambda values: placed(values.contiguous(memory_format=memory))
+
+
+def frozen(spec: ModelSpec, values: torch.Tensor) -> Pass:
+    """Only to know what it would give: torch gives it up."""
+    graph = torch.jit.freeze(torch.jit.trace(made_one(spec), values.contiguous()))
+    optimised = torch.jit.optimize_for_inference(graph)
+    return lambda values: optimised(values.contiguous())
+
+
+def onnxruntime(spec: ModelSpec, values: torch.Tensor) -> Pass:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        program: Any = torch.onnx.export(made_one(spec), (values.contiguous(),), dynamo=True, verbose=False)
+        program.save(path)
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda values: torch.from_numpy(session.run(None, {name: values.contiguous().numpy()})[0])
+
+
+def openvino(spec: ModelSpec, values: torch.Tensor) -> Pass:
+    import openvino as ov
+
+    with torch.no_grad():
+        model = ov.convert_model(torch.export.export(made_one(spec), (values.contiguous(),)))
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+    compiled = ov.Core().compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    return lambda values: torch.from_numpy(request.infer([values.contiguous().numpy()])[0])
+
+
+WAYS: dict[str, Callable[[ModelSpec, torch.Tensor], Pass]] = {
+    "torch, as trained, channels last": lambda spec, _: in_order(trained(spec), torch.channels_last),
+    "torch, as trained, contiguous": lambda spec, _: in_order(trained(spec), torch.contiguous_format),
+    "torch, layers made one, channels last": lambda spec, _: in_order(made_one(spec), torch.channels_last),
+    "torch, layers made one, contiguous": lambda spec, _: in_order(made_one(spec), torch.contiguous_format),
+    "torch, layers made one, frozen graph": frozen,
+    "command": lambda spec, _: in_order(load_predict(spec, CPU).network, torch.channels_last),
+    "ONNX Runtime": onnxruntime,
+    "OpenVINO": openvino,
+}
+NEEDS = {"ONNX Runtime": ("onnxruntime", "onnxscript"), "OpenVINO": ("openvino",)}
+
+
+@dataclass
+class Way:
+    """A way that is made, and what it took."""
+
+    call: Pass
+    making: float
+    seconds: list[float] = field(default_factory=list)
+
+    def measure(self, values: torch.Tensor) -> torch.Tensor:
+        began = time.process_time()
+        with torch.inference_mode():
+            scores = self.call(values)
+        self.seconds.append(time.process_time() - began)
+        return scores
+
+
+def made(spec: ModelSpec, values: torch.Tensor) -> dict[str, Way]:
+    ways = {}
+    for name, make in WAYS.items():
+        missing = [package for package in NEEDS.get(name, ()) if find_spec(package) is None]
+        if missing:
+            print(f"   {name}: left out, {', '.join(missing)} not installed")
+            continue
+        began = time.perf_counter()
+        call = make(spec, values)
+        ways[name] = Way(call, time.perf_counter() - began)
+    return ways
+
+
+def products() -> dict[str, Way]:
+    """The matrix product by torch's own library, and by oneDNN."""
+    layer = PackedLinear(torch.nn.Linear(SIDE, SIDE, bias=False))
+    return {"torch": Way(lambda values: values @ values, 0), "oneDNN": Way(layer, 0)}
+
+
+def measure(spec: ModelSpec, repeats: int) -> None:
+    print(f"{spec.name}, patch {spec.patch}:", flush=True)
+    values = torch.randn(1, len(spec.bands), spec.patch, spec.patch).contiguous(memory_format=torch.channels_last)
+    matrix, ways, rates = torch.randn(SIDE, SIDE), made(spec, values), products()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        made_one(spec)(values)
+    operations = counter.get_total_flops()
+    scores = {name: way.measure(values) for name, way in ways.items()}
+    for way in rates.values():
+        way.measure(matrix)
+    for way in (*ways.values(), *rates.values()):
+        way.seconds.clear()  # the first pass is not like the others
+    for _ in range(repeats):
+        for way in ways.values():
+            way.measure(values)
+        for way in rates.values():
+            way.measure(matrix)
+    rate = {name: 2 * SIDE**3 / statistics.median(way.seconds) for name, way in rates.items()}
+    print(f"   {operations / spec.patch**2 / 1e3:.0f} GFLOP per megapixel; matrix product: ", end="")
+    print(", ".join(f"{name} {each / 1e9:.0f} GFLOP/s" for name, each in rate.items()))
+    expected = scores["torch, as trained, channels last"]
+    for name, way in ways.items():
+        print(f"   {name:38} {told(way, spec, operations, rate['oneDNN'])}", end="")
+        same = (scores[name].argmax(1) == expected.argmax(1)).float().mean()
+        difference = relative_difference(scores[name], expected)
+        print(f"; differs by {difference:.0e}, {100 * same:.3f} % of labels the same; {way.making:.1f} s", flush=True)
+
+
+def told(way: Way, spec: ModelSpec, operations: int, rate: float) -> str:
+    median, most = statistics.median(way.seconds), max(way.seconds)
+    times = f"{1e3 * median:6.1f} ms ({1e3 * min(way.seconds):.1f} to {1e3 * most:.1f})"
+    done = operations / median
+    return f"{times}, {median / spec.patch**2 * 1e6:.2f} s/Mpx, {done / 1e9:.0f} GFLOP/s, {100 * done / rate:.0f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["buildings-deeplabv3plus", "buildings-segformer"])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--patch", type=int)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")  # exporters have much to say
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    for spec in bundled_models():
+        if spec.name in args.models:
+            measure(replace(spec, patch=args.patch or spec.patch), args.repeats)
+
+
+if __name__ == "__main__":
+    main()
