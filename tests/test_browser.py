@@ -40,7 +40,9 @@ def chromium() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def opened(browser: Any, url: str, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Any]:
+def opened(
+    browser: Any, url: str, size: tuple[int, int] = DESKTOP, *, ready: str = READY, **options: Any
+) -> Iterator[Any]:
     """A page that is looked at; whatever it complains of, or asks others for, is an error."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page, wrong = context.new_page(), []
@@ -50,7 +52,7 @@ def opened(browser: Any, url: str, size: tuple[int, int] = DESKTOP, **options: A
     page.on("request", lambda request: is_own(request.url, url) or wrong.append(request.url))
     page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
     page.goto(url)
-    wait_for(page, READY)
+    wait_for(page, ready)
     try:
         yield page
     finally:

@@ -30,7 +30,7 @@ class Asked:
     """An answer."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
-        self.status, self.body, self.headers = answer.status, answer.read(), dict(answer.headers)
+        self.status, self.body, self.headers = answer.status, answer.read(), answer.headers
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
