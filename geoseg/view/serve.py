@@ -22,16 +22,27 @@ from geoseg.io.zarr_maps import MAPS
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
 from geoseg.view.facts import CONFIDENCE_FILE, LABEL_FILE, Map, classes_in, read_item, scene_below
 from geoseg.view.pages import IN_ARCHIVE, TRANSITIONS_FILE, Pair, change_page, scene_page
-from geoseg.view.pictures import Imagery, confidence_picture, labels_picture, ramp, read_part, scene_picture
+from geoseg.view.pictures import (
+    Imagery,
+    confidence_picture,
+    labels_picture,
+    overview_grid,
+    ramp,
+    read_part,
+    scene_picture,
+)
 from geoseg.view.render import UP, Page, rendered
 from geoseg.view.report import kind_of
-from geoseg.view.webmap import SUFFIX, web_map
+from geoseg.view.webmap import SUFFIX
 from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from odc.geo.geobox import GeoBox
+
     from geoseg.export import Observer
+    from geoseg.raster import Raster
     from geoseg.view.overview import Entry
     from geoseg.view.report import Kind
     from geoseg.view.webserver import Server
@@ -43,6 +54,9 @@ TILE: Final = 512
 
 COARSEST: Final = 20
 """Level of a tile at most: that of every 2^20th pixel."""
+
+WHOLE: Final = 2048
+"""Rows and columns at most of a scene that is kept for coarse tiles; many have no overviews."""
 
 KEPT: Final = 8
 """Pages that are kept once they were made."""
@@ -83,6 +97,8 @@ class Layer:
     """A COG, an array of a Zarr store, or a scene."""
     colours: dict[int, tuple[int, int, int, int]] | None = None
     """Of values, red to opacity; None: as they are."""
+    whole: tuple[GeoBox, Raster] | None = None
+    """All of a scene in few pixels, for tiles that are as coarse."""
 
 
 class Site:
@@ -104,9 +120,11 @@ class Site:
         self._lock = threading.Lock()
 
     def prepare(self, observe: Observer) -> None:
-        """Read what the page of many scenes tells, so that it opens at once; later only what is new is read."""
+        """Read what the first page tells, so that it opens at once; of many scenes only what is new is read later."""
         if self.kind == "archive":
             self._overview(observe)
+        else:
+            self.shown("")
 
     def page(self, name: str = "") -> str | None:
         """The HTML of OUT, or of a folder in it; None if there is none."""
@@ -163,7 +181,7 @@ class Site:
         if imagery is None:
             msg = f"{folder}/web/{name}: is no map of these results; name labels, confidence or scene"
             raise OutputError(msg)
-        return Layer(imagery)
+        return Layer(imagery, whole=(overview_grid(imagery.grid, WHOLE), imagery.overview(WHOLE)))
 
     def _scene_in(self, name: str) -> Map | None:
         folder = self._result(name)

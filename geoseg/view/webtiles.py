@@ -18,13 +18,14 @@ from fastapi import APIRouter, Depends
 from morecantile import TileMatrixSet
 from morecantile.defaults import TileMatrixSets, tms
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.io import BaseReader, Reader, XarrayReader
 from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from titiler.core.factory import TilerFactory
 
 from geoseg.io.zarr_maps import level_for
-from geoseg.raster import NODATA, crs_of
+from geoseg.raster import NODATA, Raster, crs_of
 from geoseg.view.pictures import Imagery
 from geoseg.view.serve import Layer
 from geoseg.window import Window
@@ -38,11 +39,11 @@ ALONE, WITHIN = "/web/{layer}", "/{folder}/web/{layer}"
 class SceneReader(BaseReader):
     """A scene of any kind, read and stretched as it is for the pages."""
 
-    def __init__(self, imagery: Imagery, tms: TileMatrixSet) -> None:
-        """On Web Mercator's grid of tiles."""
+    def __init__(self, imagery: Imagery, tms: TileMatrixSet, whole: tuple[GeoBox, Raster]) -> None:
+        """On Web Mercator's grid of tiles; `whole` is all of it in few pixels, for tiles that are as coarse."""
         grid = imagery.grid
-        self.input, self.tms = imagery, tms
-        self.crs = rasterio.crs.CRS.from_wkt(crs_of(grid).to_wkt())
+        self.input, self.tms, self.whole = imagery, tms, whole
+        self.crs = _crs(grid)
         self.bounds = tuple(grid.boundingbox)
         self.transform, (self.height, self.width) = grid.affine, grid.shape
         self.minzoom, self.maxzoom = self._minzoom, self._maxzoom
@@ -55,7 +56,11 @@ class SceneReader(BaseReader):
         bounds, side = self.tms.xy_bounds(tile_x, tile_y, tile_z), 256
         step = (bounds.right - bounds.left) / side
         grid = GeoBox((side, side), Affine(step, 0, bounds.left, 0, -step, bounds.top), 3857)
-        raster = self.input.on(grid).read(Window.of_shape((side, side)))
+        fewer = self.whole[0].shape[0] / self.input.grid.shape[0]
+        if 2.0 ** (self.maxzoom - tile_z) * fewer >= 1:
+            raster = _warped(*self.whole, grid)
+        else:
+            raster = self.input.on(grid).read(Window.of_shape((side, side)))
         values = np.broadcast_to(raster.values[:3], (3, side, side)).astype(np.uint8)
         masked = np.ma.MaskedArray(values, np.broadcast_to(~raster.valid, values.shape))
         return ImageData(masked, bounds=tuple(bounds), crs=self.tms.rasterio_crs)
@@ -79,6 +84,20 @@ class SceneReader(BaseReader):
     def point(self, *_: Any, **__: Any) -> PointData:
         """Not told."""
         raise NotImplementedError
+
+
+def _warped(grid: GeoBox, raster: Raster, to: GeoBox) -> Raster:
+    """The nearest pixels on another grid."""
+    cols, rows = np.meshgrid(np.arange(to.shape[1]) + 0.5, np.arange(to.shape[0]) + 0.5)
+    moved = Transformer.from_crs(to.crs, grid.crs, always_xy=True).transform(*(to.affine @ (cols, rows)))
+    col, row = ~grid.affine @ moved
+    inside = (row >= 0) & (row < grid.shape[0]) & (col >= 0) & (col < grid.shape[1])  # infinite is outside, too
+    row, col = (np.where(inside, place, 0).astype(int) for place in (row, col))
+    return Raster(raster.values[:, row, col], raster.valid[row, col] & inside)
+
+
+def _crs(grid: GeoBox) -> rasterio.crs.CRS:
+    return rasterio.crs.CRS.from_wkt(crs_of(grid).to_wkt())
 
 
 class ZarrReader(XarrayReader):
@@ -109,8 +128,8 @@ def _array(path: Path, level: int) -> xr.DataArray:
 
 def reader_of(layer: Layer, tms: TileMatrixSet, **_: Any) -> AbstractContextManager[BaseReader]:
     """What reads a layer."""
-    if isinstance(layer.source, Imagery):
-        return SceneReader(layer.source, tms)
+    if isinstance(layer.source, Imagery) and layer.whole is not None:
+        return SceneReader(layer.source, tms, layer.whole)
     if not layer.source.suffix:
         return ZarrReader(layer.source, tms)
     return Reader(str(layer.source), dataset=rasterio.open(layer.source, driver="GTiff"), tms=tms)
