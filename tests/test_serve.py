@@ -9,16 +9,26 @@ import json
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+import rasterio.vrt
+import rasterio.warp
+from conftest import chunks_of, legend_of
+from morecantile import tms
 from PIL import Image
+from xarray import open_zarr
 
 from geoseg.errors import OptionError, OutputError
-from geoseg.view.facts import read_item
+from geoseg.io.cog import Look
+from geoseg.io.zarr_maps import write_zarr
+from geoseg.view.facts import Map, read_item
+from geoseg.view.pictures import ramp, read_part
 from geoseg.view.serve import Site, server_of
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +40,7 @@ class Asked:
     """An answer."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
-        self.status, self.body, self.headers = answer.status, answer.read(), dict(answer.headers)
+        self.status, self.body, self.headers = answer.status, answer.read(), answer.headers
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -43,11 +53,13 @@ class Client:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def get(self, path: str, host: str | None = None, method: str = "GET") -> Asked:
+    def get(self, path: str, host: str | None = None, method: str = "GET", **headers: str) -> Asked:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=True)
             connection.putheader("Host", host or f"localhost:{self.port}")
+            for name, value in headers.items():
+                connection.putheader(name, value)
             connection.endheaders()
             return Asked(connection.getresponse())
 
@@ -110,6 +122,123 @@ def test_tiles_are_the_files_pixels(results: Path, monkeypatch: pytest.MonkeyPat
         assert client.get("/tiles/labels/5/0/0").pixels.shape[:2] == (5, 8), "a last pixel that is half there counts"
         for path in ("labels/0/3/0", "labels/0/0/4", "labels/99/0/0", "item/0/0/0", "scene/0/-1/0", "labels/0/0/0/.."):
             assert client.get(f"/tiles/{path}").status == 404, path
+
+
+def in_zarr(folder: Path) -> Path:
+    """The same results with their maps in a Zarr store alone."""
+    grid, blocks = Map.of(folder).grid, []
+    for name in ("labels", "confidence"):
+        with rasterio.open(folder / f"{name}.tif") as dataset:
+            blocks.append((name, Window.of_shape(dataset.shape), dataset.read(1)))
+        (folder / f"{name}.tif").unlink()
+    legend = legend_of(2)
+    write_zarr(folder / "labels.zarr", blocks, grid, {"labels": Look("", legend), "confidence": Look("")}, {})
+    return folder
+
+
+@chunks_of(64)
+def test_maps_in_zarr_are_served_like_those_in_cogs(copy: Path, results: Path) -> None:
+    folder, data = in_zarr(copy / "town-2024"), copy.parent / "imagery"
+    with serving(folder, data) as zarr, serving(results / "town-2024", results.parent / "imagery") as cog:
+        for path in ("tiles/labels/0/0/0", "tiles/confidence/0/0/0"):
+            assert np.array_equal(zarr.get(f"/{path}").pixels, cog.get(f"/{path}").pixels), path
+        web = [f"/web/{name}/tiles/{tile_over(results)}" for name in ("labels", "confidence", "scene")]
+        for path in web:
+            found, expected = zarr.get(path).pixels, cog.get(path).pixels
+            assert (found[..., 3] > 0).any()
+            assert (found != expected).any(axis=-1).mean() < 0.02, path
+        assert b"Labels" in zarr.get("/").body
+    levels = {each.name for each in (folder / "labels.zarr").iterdir() if each.name.isdigit()}
+    assert levels == {"2", "4"}
+    for level in (1, 2):
+        store = open_zarr(folder / "labels.zarr", group=str(2**level), consolidated=False, mask_and_scale=False)
+        window = Window(8, 136, 16, 208)
+        part = read_part(folder / "labels.tif", window, (128 >> level, 192 >> level))
+        spans = (slice(8 >> level, 136 >> level), slice(16 >> level, 208 >> level))
+        assert np.array_equal(part, store.labels.values[spans]), "an overview, as it is"
+
+
+def tile_over(results: Path, zoom: int = 19) -> str:
+    """The web tile in the middle of a town."""
+    west, south, east, north = read_item(results / "town-2024")["bbox"]
+    place = tms.get("WebMercatorQuad").tile((west + east) / 2, (south + north) / 2, zoom)
+    return f"WebMercatorQuad/{place.z}/{place.x}/{place.y}.png"
+
+
+def test_web_tiles_lie_where_the_scene_does(results: Path) -> None:
+    with serving(results, results.parent / "imagery") as client:
+        told = json.loads(client.get("/town-2024/web/labels/WebMercatorQuad/tilejson.json").body)
+        assert told["bounds"] == pytest.approx(read_item(results / "town-2024")["bbox"], abs=1e-4)
+        assert told["tiles"][0].startswith(
+            f"http://localhost:{client.port}/town-2024/web/labels/tiles/WebMercatorQuad/"
+        )
+        zoom = 20
+        for name in ("labels", "confidence", "scene"):
+            path = f"/town-2024/web/{name}/tiles/{tile_over(results, zoom)}"
+            tile = client.get(path).pixels
+            lonlat = tms.get("WebMercatorQuad").bounds(*(int(n) for n in path[:-4].split("/")[-2:]), zoom)
+            expected = on_web(results, name, lonlat)
+            assert np.abs(tile.astype(int) - expected).max(axis=-1).mean() < 8, name
+        for path in ("labels/tiles/WebMercatorQuad/20/0/0.png", "item/tiles/WebMercatorQuad/0/0/0.png", "labels/info"):
+            assert client.get(f"/town-2024/web/{path}").status == 404, path
+        size = client.get(f"/town-2024/web/labels/tiles/{tile_over(results)}?tilesize=4096&url=/etc/passwd")
+        assert size.pixels.shape[:2] == (256, 256), "nobody asks for more, or for other files"
+
+
+def on_web(results: Path, name: str, bounds: Any) -> NDArray[np.uint8]:
+    """What a tile of Web Mercator should show, by GDAL's own way there."""
+    path = results.parent / "imagery" / "town-2024.tif" if name == "scene" else results / "town-2024" / f"{name}.tif"
+    corners = rasterio.warp.transform_bounds("EPSG:4326", "EPSG:3857", *bounds)
+    to = rasterio.transform.from_bounds(*corners, 256, 256)
+    with (
+        rasterio.open(path) as dataset,
+        rasterio.vrt.WarpedVRT(dataset, crs="EPSG:3857", transform=to, width=256, height=256) as moved,
+    ):
+        values, there = moved.read(), moved.dataset_mask() > 0
+    if name == "scene":
+        seen = np.moveaxis(np.concatenate([values, 255 * there[None]]), 0, -1)
+    elif name == "labels":
+        classes = {value: bytes.fromhex(colour[1:]) for value, _, colour in Map.of(results / "town-2024").classes}
+        seen = np.zeros((256, 256, 4), np.uint8)
+        seen[values[0] == 1] = (*classes[1], 255)
+        there = values[0] == 1
+    else:
+        codes = np.minimum(values[0].astype(int) * 255 // 250, 255)
+        seen = np.concatenate([ramp()[codes], np.full((256, 256, 1), 255)], axis=-1)
+    return np.where(there[..., None], seen, 0)
+
+
+def test_parts_of_files_are_given_out(results: Path) -> None:
+    whole = (results / "town-2024" / "labels.tif").read_bytes()
+    with serving(results) as client:
+        part = client.get("/town-2024/labels.tif", Range="bytes=10-19")
+        assert (part.status, part.body) == (206, whole[10:20])
+        assert part.headers["Content-Range"] == f"bytes 10-19/{len(whole)}"
+        assert part.headers["Content-Security-Policy"] == "sandbox"
+        assert client.get("/town-2024/labels.tif", Range=f"bytes={len(whole)}-").status == 416
+
+
+@pytest.mark.parametrize("name", ["labels.tif", "footprints.parquet", "labels.zarr"])
+def test_results_that_lead_elsewhere_are_not_shown(copy: Path, name: str) -> None:
+    outside = copy.parent / "outside"
+    outside.mkdir()
+    link = copy / "town-2024" / name
+    if link.exists():
+        shutil.move(link, outside / name)
+    link.symlink_to(outside / name)
+    with serving(copy, copy.parent / "imagery") as client:
+        for path in ("report.html", "tiles/labels/0/0/0", "web/labels/WebMercatorQuad/tilejson.json", name):
+            assert client.get(f"/town-2024/{path}").status == 404, path
+
+
+def test_a_description_of_other_files_is_no_map(copy: Path) -> None:
+    path, other = copy / "town-2024" / "labels.tif", copy.parent / "imagery" / "town-2019.tif"
+    path.unlink()
+    rasterio.shutil.copy(other, path.with_suffix(".vrt"), driver="VRT")
+    path.with_suffix(".vrt").rename(path)
+    with serving(copy) as client:
+        for address in ("report.html", "tiles/labels/0/0/0", f"web/labels/tiles/{tile_over(copy)}"):
+            assert client.get(f"/town-2024/{address}").status in {404, 500}, address
 
 
 def test_files_of_the_folder_are_downloads(results: Path) -> None:

@@ -12,7 +12,7 @@ from geoseg.cli.terminal import Kept, ProgressBar, say, start_log
 
 
 @click.command(cls=Kept)
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True))
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: OUT/report.html]")
 @click.option(
     "--source",
@@ -33,6 +33,7 @@ def report(out: Path, verbose: int, **options: Any) -> None:
       maps/old--new       what has changed: both dates with a swipe, numbers, outlines
       maps                a run's --out: where its scenes are, totals, a table; and report.html in
                           the folder of each scene
+      town.pmtiles        town.html beside it: the vector tiles on a web map, for localhost or any host
 
     Beside it, in the folder of each scene, lies project.qgs: the same layers with their colours in QGIS.
 
@@ -44,6 +45,7 @@ def report(out: Path, verbose: int, **options: Any) -> None:
       geoseg report maps/town
       geoseg report maps/town --source town.tif --to town.html
       geoseg report maps --verify
+      geoseg report maps/town/footprints.pmtiles
     """
     start_log(verbose)
     from geoseg.view.report import report as write
@@ -56,7 +58,7 @@ def report(out: Path, verbose: int, **options: Any) -> None:
 
 
 @click.command(cls=Kept)
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--data",
     multiple=True,
@@ -71,18 +73,24 @@ def report(out: Path, verbose: int, **options: Any) -> None:
 def serve(out: Path, data: tuple[Path, ...], port: int, host: str, verbose: int) -> None:
     r"""Show results in a browser, at full resolution: the pages of `geoseg report`, with tiles from the files.
 
-    OUT is as in `geoseg report`. Only this machine is answered, and only files of OUT are given out; links that lead
-    out of it are not followed. Scenes are shown if they lie in OUT or in a folder of --data.
+    OUT is as in `geoseg report`; PMTiles in it are shown as web maps. Only this machine is answered, and only files of
+    OUT are given out; links that lead out of it are not followed. Scenes are shown if they lie in OUT or in a folder
+    of --data. Web maps and QGIS get tiles of Web Mercator by SCENE/web/labels/WebMercatorQuad/tilejson.json.
 
     \b
     Examples:
       geoseg serve maps/town --data imagery
       geoseg serve maps --data imagery --port 9000
+      geoseg serve town.pmtiles
+
+    Needs geoseg[serve].
     """
     start_log(verbose)
     from geoseg.view.serve import server_of
 
-    with server_of(out, data=data, host=host, port=port) as server:
+    with ProgressBar(unit="scenes", scale=1) as observe:
+        found = server_of(out, data=data, host=host, port=port, observe=observe)
+    with found as server:
         click.echo(f"http://{'localhost' if host == '127.0.0.1' else host}:{server.server_address[1]}/")
         say("Ctrl-C ends it.")
         with contextlib.suppress(KeyboardInterrupt):

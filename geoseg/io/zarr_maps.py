@@ -19,6 +19,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from zarr.codecs import BloscCodec
 
+from geoseg.errors import OutputError
 from geoseg.io.overviews import halved
 from geoseg.io.store import cannot_write
 from geoseg.raster import NODATA, crs_of
@@ -170,3 +171,48 @@ def _halve(finer: zarr.Array[Any], coarser: zarr.Array[Any], *, classes: bool) -
         rows, cols = (slice(2 * span.start, 2 * span.stop) for span in window.slices)
         coarser[window.slices] = halved(np.asarray(finer[rows, cols], np.uint8), classes=classes)
     coarser.attrs["resampling_method"] = RULES[classes]
+
+
+def maps_grid(store: Path) -> GeoBox:
+    """The grid of a store of maps. Raises `OutputError` if there is none."""
+    try:
+        told = zarr.open_group(store, mode="r").attrs.asdict()
+        code = told.get("proj:code") or told["proj:wkt2"]
+        return GeoBox(tuple(told["spatial:shape"]), Affine(*told["spatial:transform"]), code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{store}: cannot be read as maps ({error}); make the result again with --zarr"
+        raise OutputError(msg) from error
+
+
+def read_maps(store: Path, name: str, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """A window of a map in so many rows and columns: the nearest pixels of the overview that fits, uint8 (y, x).
+
+    Raises `OutputError` if it cannot be read.
+    """
+    level = level_for(store, min(side / to for side, to in zip(window.shape, shape, strict=True)))
+    group = f"{level}/" * (level > 1)
+    try:
+        array = zarr.open_array(store, path=f"{group}{name}", mode="r")
+        spans = [
+            slice(start // level, min(-(-stop // level), side))
+            for (start, stop), side in zip((window.row_range, window.col_range), array.shape, strict=True)
+        ]
+        values = np.asarray(array[spans[0], spans[1]], np.uint8)
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"{store}/{group}{name}: cannot be read ({error}); make the result again with --zarr"
+        raise OutputError(msg) from error
+    places = [
+        np.minimum((start + (np.arange(to) + 0.5) * (stop - start) / to) // level - span.start, len_ - 1).astype(int)
+        for (start, stop), to, span, len_ in zip(
+            (window.row_range, window.col_range), shape, spans, values.shape, strict=True
+        )
+    ]
+    return values[np.ix_(*places)]
+
+
+def level_for(store: Path, factor: float) -> int:
+    """How many times coarser than the map the coarsest overview is that is not coarser than asked."""
+    level = 1
+    while 2 * level <= factor and (store / str(2 * level)).is_dir():
+        level *= 2
+    return level

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import rasterio
-import rasterio.windows
 from odc.geo.geobox import GeoBox
 
 from geoseg.catalog import MULTIHASH_SHA256, sha256_of
@@ -22,7 +20,7 @@ from geoseg.io.hrefs import Rule
 from geoseg.io.scenes import open_scene
 from geoseg.io.store import chunks_of, entries_of, job_of, valid_by_chunk
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of, ground_resolution
-from geoseg.view.pictures import Imagery
+from geoseg.view.pictures import Imagery, map_grid, read_map, read_part
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -108,7 +106,7 @@ class Map:
         if "labels" not in item["assets"]:
             msg = f"{folder / 'item.json'}: has no label map among its assets; name a folder that geoseg has written"
             raise OutputError(msg)
-        return cls(folder, item, grid_of(folder / LABEL_FILE))
+        return cls(folder, item, map_grid(folder / LABEL_FILE))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -148,16 +146,6 @@ def read_item(folder: Path) -> dict[str, Any]:
         msg = f"{folder / 'item.json'}: is no STAC item; name a folder that geoseg has written"
         raise OutputError(msg)
     return content
-
-
-def grid_of(path: Path) -> GeoBox:
-    """The grid of a map. Raises `OutputError` if it cannot be read."""
-    try:
-        with rasterio.open(path) as dataset:
-            return GeoBox(dataset.shape, dataset.transform, dataset.crs)
-    except rasterio.errors.RasterioError as error:
-        msg = f"{path}: cannot be read ({error}); make the result again"
-        raise OutputError(msg) from error
 
 
 def classes_in(asset: Mapping[str, Any]) -> list[tuple[int, str, str]]:
@@ -273,16 +261,16 @@ def ground_of(mapped: Map, most: int | None = None) -> Ground:
 
 def _label_rows(mapped: Map, most: int | None) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8], float]]:
     """Rows of the map from and to, their labels, and how many of its pixels one of these stands for."""
-    rows, cols = mapped.grid.shape
-    with rasterio.open(mapped.folder / LABEL_FILE) as dataset:
-        if most is not None and max(rows, cols) > most:
-            scale = most / max(rows, cols)
-            shape = (max(1, round(rows * scale)), max(1, round(cols * scale)))
-            yield (0, rows), dataset.read(1, out_shape=shape), rows * cols / math.prod(shape)
-            return
-        for row in range(0, rows, ROWS):
-            stop = min(row + ROWS, rows)
-            yield (row, stop), dataset.read(1, window=rasterio.windows.Window(0, row, cols, stop - row)), 1.0
+    rows, cols = (int(side) for side in mapped.grid.shape)
+    path = mapped.folder / LABEL_FILE
+    if most is not None and max(rows, cols) > most:
+        scale = most / max(rows, cols)
+        shape = (max(1, round(rows * scale)), max(1, round(cols * scale)))
+        yield (0, rows), read_part(path, Window.of_shape((rows, cols)), shape), rows * cols / math.prod(shape)
+        return
+    for row in range(0, rows, ROWS):
+        strip = Window(row, min(row + ROWS, rows), 0, cols)
+        yield strip.row_range, read_part(path, strip, strip.shape), 1.0
 
 
 def _pixel_area(grid: GeoBox, rows: tuple[int, int]) -> float:
@@ -477,9 +465,6 @@ def flattened(parameters: Mapping[str, Any], above: str = "") -> Iterator[tuple[
 
 def mean_confidence(mapped: Map, most: int = 1024) -> float | None:
     """Mean probability of all labels, of an overview."""
-    with rasterio.open(mapped.folder / CONFIDENCE_FILE) as dataset:
-        scale = min(1.0, most / max(dataset.shape))
-        shape = [max(1, round(side * scale)) for side in dataset.shape]
-        codes = dataset.read(1, out_shape=tuple(shape))
+    codes = read_map(mapped.folder / CONFIDENCE_FILE, most)
     known = codes[codes != NODATA]
     return float(known.mean()) / CONFIDENCE_STEPS if known.size else None

@@ -19,8 +19,10 @@ from odc.geo.geobox import GeoBox
 from geoseg.audit import status
 from geoseg.changes.planned import BETWEEN
 from geoseg.errors import GeosegError
+from geoseg.io.zarr_maps import MAPS
 from geoseg.records import FAILED, RUN, read_list
 from geoseg.view.facts import (
+    LABEL_FILE,
     Map,
     Share,
     Work,
@@ -111,13 +113,24 @@ class Archive:
     """Names and outlines of what failed, as far as they are known."""
 
 
-def read_archive(out: Path, observe: Observer = lambda _stage, _done, _total: None) -> Archive:
-    """Look at all results below a folder; one that is damaged is among those that are not mapped."""
-    folders = sorted(path.parent for path in out.glob("*/item.json") if (path.parent / "labels.tif").exists())
+def read_archive(
+    out: Path,
+    observe: Observer = lambda _stage, _done, _total: None,
+    known: dict[str, tuple[int, Entry]] | None = None,
+) -> Archive:
+    """Look at all results below a folder; one that is damaged is among those that are not mapped.
+
+    `known`: what was read before, by the folder's name with the time of its item; it is brought up to date.
+    """
+    known = {} if known is None else known
+    folders = sorted(path.parent for path in out.glob("*/item.json") if _is_map(path.parent))
     entries, others = [], {}
     for count, folder in enumerate(folders, 1):
         try:
-            entries.append(entry_of(folder))
+            when = (folder / "item.json").stat().st_mtime_ns
+            if known.get(folder.name, (0,))[0] != when:
+                known[folder.name] = when, entry_of(folder)
+            entries.append(known[folder.name][1])
         except (GeosegError, OSError, ValueError, KeyError) as error:
             others[folder.name] = ("failed", str(error))
         observe("reading", count, len(folders))
@@ -130,6 +143,10 @@ def read_archive(out: Path, observe: Observer = lambda _stage, _done, _total: No
     return Archive(
         tuple(entries), tuple((name, *told) for name, told in others.items()), run, tuple(_failed_places(out))
     )
+
+
+def _is_map(folder: Path) -> bool:
+    return (folder / LABEL_FILE).exists() or (folder / MAPS).is_dir()
 
 
 def _failed_places(out: Path) -> Iterable[tuple[str, Any]]:

@@ -23,7 +23,6 @@ from geoseg.view.facts import (
     confidence_histogram,
     date_of,
     flattened,
-    grid_of,
     ground_of,
     now,
     proof_of,
@@ -38,6 +37,7 @@ from geoseg.view.pictures import (
     confidence_picture,
     data_uri,
     labels_picture,
+    map_grid,
     read_map,
     scene_picture,
     shrunk,
@@ -378,7 +378,7 @@ def _transitions(folder: Path, item: dict[str, Any], detail: Detail) -> list[dic
     if not (folder / TRANSITIONS_FILE).exists():
         return []
     mapped = Map(
-        folder, {**item, "assets": {"labels": item["assets"]["transitions"]}}, grid_of(folder / TRANSITIONS_FILE)
+        folder, {**item, "assets": {"labels": item["assets"]["transitions"]}}, map_grid(folder / TRANSITIONS_FILE)
     )
     colours = {value: colour for value, _, colour in mapped.classes if value}
     data = labels_picture(read_map(folder / TRANSITIONS_FILE, detail.labels), colours, {0})

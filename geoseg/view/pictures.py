@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import rasterio
 import rasterio.windows
+from odc.geo.geobox import GeoBox
 from PIL import Image
 from rasterio.enums import Resampling
 
+from geoseg.errors import OutputError
 from geoseg.io.grids import on_grid
 from geoseg.io.pixels import overview_shape
 from geoseg.io.scenes import Asked, Stretch, as_asked, estimate_stretch, open_source
+from geoseg.io.zarr_maps import MAPS, maps_grid, read_maps
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Raster
 from geoseg.window import Window
 
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import Scene
     from geoseg.io.pixels import SceneSource
@@ -155,20 +157,43 @@ def ramp() -> NDArray[np.uint8]:
 
 def read_map(path: Path, most: int, resampling: Resampling = Resampling.nearest) -> NDArray[np.uint8]:
     """A map (y, x) with at most so many rows and columns, from its overviews."""
-    with rasterio.open(path) as dataset:
-        values: NDArray[np.uint8] = dataset.read(
-            1, out_shape=overview_shape(dataset.shape, most), resampling=resampling
-        )
-        return values
+    shape = _shape(map_grid(path))
+    return read_part(path, Window.of_shape(shape), overview_shape(shape, most), resampling)
 
 
-def read_part(path: Path, window: Window, shape: tuple[int, int], resampling: Resampling) -> NDArray[np.uint8]:
-    """A window of a map, brought to another number of rows and columns."""
+def read_part(
+    path: Path, window: Window, shape: tuple[int, int], resampling: Resampling = Resampling.nearest
+) -> NDArray[np.uint8]:
+    """A window of a map, brought to another number of rows and columns: of the COG, or of the Zarr store beside it.
+
+    Nothing but a GeoTIFF is taken for one: a VRT under its name could show any file. Raises `OutputError` if neither
+    can be read.
+    """
+    if not path.exists() and (path.parent / MAPS).is_dir():
+        return read_maps(path.parent / MAPS, path.stem, window, shape)
     (row, row_stop), (col, col_stop) = window.row_range, window.col_range
-    with rasterio.open(path) as dataset:
-        place = rasterio.windows.Window(col, row, col_stop - col, row_stop - row)
-        values: NDArray[np.uint8] = dataset.read(1, window=place, out_shape=shape, resampling=resampling)
-        return values
+    try:
+        with rasterio.open(path, driver="GTiff") as dataset:
+            place = rasterio.windows.Window(col, row, col_stop - col, row_stop - row)
+            values: NDArray[np.uint8] = dataset.read(1, window=place, out_shape=shape, resampling=resampling)
+            return values
+    except rasterio.errors.RasterioError as error:
+        raise _unreadable(path, error) from error
+
+
+def map_grid(path: Path) -> GeoBox:
+    """The grid of a map: of the COG, or of the Zarr store beside it. Raises `OutputError` if neither can be read."""
+    if not path.exists() and (path.parent / MAPS).is_dir():
+        return maps_grid(path.parent / MAPS)
+    try:
+        with rasterio.open(path, driver="GTiff") as dataset:
+            return GeoBox(dataset.shape, dataset.transform, dataset.crs)
+    except rasterio.errors.RasterioError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> OutputError:
+    return OutputError(f"{path}: cannot be read ({error}); make the result again")
 
 
 def data_uri(data: bytes) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "page"
 REPORT = "report.html"
+UP = f"../{REPORT}"
+"""From the page of a scene to that of its archive."""
 
 UNKNOWN = "-"
 """What a cell says that has nothing to say."""
@@ -96,7 +98,11 @@ class Page:
     provenance: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
-    """Text and address of other pages."""
+    """Text and address of pages of changes."""
+    maps: tuple[tuple[str, str], ...] = ()
+    """Name and address of web maps."""
+    above: str = ""
+    """Address of the page of the archive that this scene is of."""
     head: tuple[str, ...] = ()
     rows: tuple[Row, ...] = field(default=(), repr=False)
 
@@ -114,7 +120,8 @@ def embedded(content: Any) -> Markup:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """What fills in templates, escaping all."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -137,20 +144,21 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
-@lru_cache(maxsize=8)
-def _own(name: str) -> str:
+@lru_cache(maxsize=16)
+def own(name: str) -> str:
     """A file of the page, as the browser will hash it."""
     return (FOLDER / name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """A text as a policy names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def policy(*, served: bool = False) -> str:
     """What a page may load and run (Content Security Policy 3): its own, and if it is served its server's pictures."""
     pictures = "'self' data:" if served else "data:"
-    script, style = _hash(_own("viewer.js") + _own("page.js")), _hash(_own("page.css"))
+    script, style = hash_of(own("viewer.js") + own("page.js")), hash_of(own("page.css"))
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src {pictures}; "
         "base-uri 'none'; form-action 'none'"
@@ -159,13 +167,13 @@ def policy(*, served: bool = False) -> str:
 
 def rendered(page: Page, *, served: bool = False, bare: bool = False) -> str:
     """The page as HTML; `bare`: the map alone, as it stands in a notebook."""
-    template = _environment().get_template("page.html")
+    template = environment().get_template("page.html")
     return template.render(
         page=page,
         bare=bare,
         policy=policy(served=served),
-        style=Markup(_own("page.css")),  # noqa: S704  the package's own
-        script=Markup(_own("viewer.js") + _own("page.js")),  # noqa: S704  the same
+        style=Markup(own("page.css")),  # noqa: S704  the package's own
+        script=Markup(own("viewer.js") + own("page.js")),  # noqa: S704  the same
         data=None if page.viewer is None else embedded(page.viewer),
         version=version("geoseg"),
         ramp=RAMP,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +10,8 @@ from geoseg.errors import OptionError, OutputError
 from geoseg.view.facts import Map, now, read_item, scene_below
 from geoseg.view.pages import IN_ARCHIVE, Detail, Pair, change_page, scene_page
 from geoseg.view.qgis import write_project
-from geoseg.view.render import REPORT, rendered, write_page
+from geoseg.view.render import REPORT, UP, rendered, write_page
+from geoseg.view.webmap import SUFFIX, write_web_map
 
 if TYPE_CHECKING:
     from geoseg.export import Observer
@@ -55,6 +57,8 @@ def report(
 ) -> Path:
     """Write the page of a scene's folder, of a change's, or of a run's with a page for each of its scenes; its path.
 
+    Of a PMTiles file X.pmtiles the page is X.html beside it, a web map for localhost or any host.
+
     In the folder of each scene and change `project.qgs` is written, too, for QGIS, unless the page goes elsewhere.
 
     `to`: where to; OUT/report.html. `sources`: the scene, or the one before and the one after, if they are not where
@@ -63,6 +67,8 @@ def report(
     folder that holds no results, or if the disk refuses.
     """
     folder = Path(out)
+    if folder.suffix == SUFFIX and not folder.is_dir():
+        return write_web_map(folder, None if to is None else Path(to))
     target = folder / REPORT if to is None else Path(to)
     if kind_of(folder) != "archive":
         named = tuple(Path(each) for each in sources)
@@ -89,7 +95,7 @@ def _report_archive(folder: Path, target: Path, observe: Observer, *, anew: bool
     todo = [each for each in (*(folder / name for name in names), *pages) if anew or _is_old(each)]
     written = write_page(target, rendered(archive_page(folder, archive, proved)))
     for count, each in enumerate(todo, 1):
-        write_page(each / REPORT, rendered(page_of(each, IN_ARCHIVE)))
+        write_page(each / REPORT, rendered(replace(page_of(each, IN_ARCHIVE), above=UP)))
         write_project(each)
         observe("pages", count, len(todo))
     return written
