@@ -31,10 +31,11 @@ from geoseg.io.cog import Look, write_cog
 from geoseg.io.geoparquet import write_parquet
 from geoseg.io.pixels import SceneSource, Stretch
 from geoseg.io.scenes import as_asked, open_scene, open_source
+from geoseg.io.stacks import stacked
 from geoseg.io.vectors import read_aoi, write_geojson
 from geoseg.pipeline import asked_by, check_output, fingerprint
 from geoseg.raster import NODATA
-from geoseg.records import write_json
+from geoseg.records import join_changes, set_interval, write_json
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -103,8 +104,17 @@ class SpectralPlan:
 
 def plan_spectral(job: ChangeJob) -> SpectralPlan:
     """Look at every input of a job; reads headers and overviews. Raises the errors of `geoseg.errors`."""
+    opened = (open_scene(each.scene, select=each.select) for each in (job.before, job.after))
+    planned = look_at_spectra(job, *opened)
+    if not planned.complete:
+        check_output(Path(job.after.out), planned.after.scene)
+    return planned
+
+
+def look_at_spectra(job: ChangeJob, before: Scene, after: Scene) -> SpectralPlan:
+    """The same of scenes that are known, without a look at the disk's room."""
     _check_options(job)
-    opened = [open_scene(each.scene, select=each.select) for each in (job.before, job.after)]
+    opened = [before, after]
     check_order(job, *opened)
     names = _common_bands(opened, job.after)
     read = [_Read.of(scene, names, each) for scene, each in zip(opened, (job.before, job.after), strict=True)]
@@ -129,8 +139,6 @@ def plan_spectral(job: ChangeJob) -> SpectralPlan:
     clouds = tuple((one.folder, one.clouds) for one in read if one.clouds)
     sources = read[0].source, read[1].source
     complete = not job.after.overwrite and _is_complete(folder, parameters)
-    if not complete:
-        check_output(Path(job.after.out), sources[1].scene)
     return SpectralPlan(job, *sources, names, clouds, folder, overlap, tolerance, parameters, complete=complete)
 
 
@@ -375,7 +383,7 @@ def _summary(planned: SpectralPlan, measured: Measured, pair: _Pair, cut: _Cut, 
 
 def _write_item(planned: SpectralPlan, content: dict[str, Any]) -> None:
     """Write the item, by which the comparison is complete."""
-    scene = dataclasses.replace(planned.after.scene, id=planned.folder.name)
+    scene = stacked(*planned.scenes, name=planned.folder.name)
     created = dt.datetime.now(dt.UTC).replace(microsecond=0)
     parameters = {**planned.parameters, "shift": content["shift"]}
     made = Provenance(None, {"geoseg": version("geoseg")}, parameters, created, {"polygons": content["polygons"]})
@@ -385,4 +393,6 @@ def _write_item(planned: SpectralPlan, content: dict[str, Any]) -> None:
     item = result_item(scene, planned.folder, assets, made)
     item.properties["title"] = f"spectral change: {planned.folder.name.replace(BETWEEN, ' to ')}"
     item.properties["processing:lineage"] = f"change vectors of {' and '.join(s.name for s in planned.scenes)}"
+    set_interval(item, *(each.datetime for each in planned.scenes))
+    join_changes(item, planned.job.after.collection)
     write_json(planned.folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))

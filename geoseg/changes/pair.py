@@ -31,7 +31,7 @@ from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
-from geoseg.records import alone_in, join_changes, write_json
+from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -228,7 +228,7 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     item.properties["title"] = f"change of {planned.after.model.product}: {folder.name.replace(BETWEEN, ' to ')}"
     files = " and ".join(scene.name for scene in planned.scenes)
     item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
-    _set_dates(item, planned, made.created)
+    set_interval(item, *(scene.datetime for scene in planned.scenes))
     _link_sources(item, planned, maps)
     join_changes(item, planned.job.after.collection)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
@@ -245,23 +245,7 @@ def _extra(planned: ChangePlan, key: str) -> dict[str, Any]:
     return {"data_type": "uint8", "nodata": NODATA, "classification:classes": classes}
 
 
-def _set_dates(item: pystac.Item, planned: ChangePlan, created: dt.datetime) -> None:
-    """The interval between both scenes; as in results of one scene, from 1970 to now where a date is not known."""
-    known = [scene.datetime for scene in planned.scenes]
-    began, ended = known[0] or dt.datetime(1970, 1, 1, tzinfo=dt.UTC), known[1] or created
-    item.datetime = None
-    item.common_metadata.start_datetime, item.common_metadata.end_datetime = min(began, ended), max(began, ended)
-    item.properties["geoseg:datetime_known"] = None not in known
-
-
 def _link_sources(item: pystac.Item, planned: ChangePlan, maps: tuple[Result, Result]) -> None:
     """Both results, beside the scene after and the model; the scene before is found by its result."""
     for result in maps:
-        item.add_link(_derived_from(os.path.relpath(result.folder / "item.json", planned.folder), result.folder.name))
-
-
-def _derived_from(href: str, title: str) -> pystac.Link:
-    """A link to what an item was derived from."""
-    import pystac
-
-    return pystac.Link("derived_from", href, media_type=GEOJSON, title=title)
+        item.add_link(derived_from(os.path.relpath(result.folder / "item.json", planned.folder), result.folder.name))

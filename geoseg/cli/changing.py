@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,8 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
         found = run_change(planned, observe)
     if isinstance(found, Change):
         _print_change(found)
+    elif (shift := found.item["properties"]["geoseg:parameters"].get("shift")) is not None:
+        _print_shift(shift, math.inf)
     _print_files(found)
 
 
