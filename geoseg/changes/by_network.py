@@ -125,7 +125,7 @@ def _source(scene: Scene, model: ModelSpec, job: SegmentJob) -> SceneSource:
 def _check_options(job: ChangeJob) -> None:
     """Refuse what is of use for maps that are compared only."""
     defaults = ChangeJob(job.before, job.after)
-    for option in ("tolerance", "match", "min_confidence", "unchanged", "zones"):
+    for option in ("tolerance", "match", "min_confidence", "unchanged", "zones", "index"):
         if getattr(job, option) != getattr(defaults, option):
             msg = f"--{option.replace('_', '-')}: is for two maps that are compared, and {job.after.model} sees both "
             raise OptionError(msg + "scenes at once; leave it out, or choose a model of one scene")

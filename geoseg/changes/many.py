@@ -23,6 +23,7 @@ from geoseg.changes.by_network import PairPlan, has_changes, pair_of, tell_chang
 from geoseg.changes.by_series import SeriesJob, check_dates, open_series, run_series
 from geoseg.changes.by_spectrum import look_at_spectra, run_spectral
 from geoseg.changes.ground import window_on
+from geoseg.changes.indices import Index  # noqa: TC001  # pydantic wants it at run time
 from geoseg.changes.pair import compare, measure
 from geoseg.changes.planned import BETWEEN, ChangeJob, ChangePlan, is_compared, no_ground, planned_of
 from geoseg.changes.spectral import Cut  # noqa: TC001  # pydantic wants it at run time
@@ -74,14 +75,20 @@ class Comparison(Strict):
     )
     unchanged: bool = Field(default=False, description="objects: write those that did not change, too")
     zones: str | None = Field(default=None, description="objects: vector file; a summary for each of its polygons")
-    cut: Cut = Field(default="otsu", description="spectral: how the threshold is found above which a pixel has changed")
+    cut: Cut | Annotated[float, Field(gt=0)] = Field(
+        default="otsu",
+        description="spectral: how the threshold is found above which a pixel has changed, or what it is",
+    )
+    index: Index | None = Field(
+        default=None, description="spectral: the index whose difference is looked at; None: the vectors of all bands"
+    )
     stay: float = Field(
         default=0.9, gt=0, lt=1, description="series: how probable it is that a pixel keeps its class to the next date"
     )
 
     def job(self, before: SegmentJob, after: SegmentJob, data: Path) -> ChangeJob:
         """The job of one pair; explicit pairs may be of any order."""
-        names = ("tolerance", "align", "min_confidence", "unchanged", "cut")
+        names = ("tolerance", "align", "min_confidence", "unchanged", "cut", "index")
         zones = None if self.zones is None else str((data / self.zones).absolute())
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
         return ChangeJob(before, after, zones=zones, any_order=bool(self.pairs), **options)

@@ -46,6 +46,8 @@ class Look:
     """Colours and names of the values; None = a measured quantity."""
     scale: float | None = None
     """What a stored value is to be multiplied by."""
+    offset: float = 0.0
+    """What is added then."""
 
 
 CONFIDENCE = Look("confidence", scale=1 / CONFIDENCE_STEPS)
@@ -117,6 +119,7 @@ def _write_plain(
             dataset.write_colormap(1, _colours(look.legend))
         if look.scale is not None:
             dataset.scales = (look.scale,)
+            dataset.offsets = (look.offset,)
         for window, values in bands:
             (row, row_stop), (col, col_stop) = window.row_range, window.col_range
             place = rasterio.windows.Window(col, row, col_stop - col, row_stop - row)
