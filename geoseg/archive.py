@@ -579,7 +579,8 @@ def run_archive(
         _check_shared(plan.out, crew)
     with alone_in(plan.out):
         listed = [Listed(e.order.scene.id, e.order.scene.path, e.order.scene.shape) for e in plan.entries]
-        write_list(plan.out, plan.job.model_dump(mode="json"), plan.data, listed, plan.faults)
+        compared = [pair.id for pair in plan.pairs]
+        write_list(plan.out, plan.job.model_dump(mode="json"), plan.data, listed, plan.faults, compared)
         done = _Done(plan, observe, tell)
         for fault in plan.faults:
             done.failed(Failure(fault.name, fault.why))

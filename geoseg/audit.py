@@ -69,6 +69,11 @@ def status(out: Path) -> tuple[list[SceneStatus], list[tuple[str, str]]]:
     return [_status_of(out, scene) for scene in listed_in(content)], [(f["name"], f["why"]) for f in content["faults"]]
 
 
+def compared(out: Path) -> dict[str, bool]:
+    """Whether each comparison of the latest run in OUT is there. Raises `OutputError` if OUT holds no run."""
+    return {name: (out / name / "item.json").exists() for name in read_list(out).get("comparisons", ())}
+
+
 def _status_of(out: Path, scene: Listed) -> SceneStatus:
     folder = out / scene.id
     entries = list(entries_of(folder))

@@ -99,14 +99,25 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def write_list(out: Path, job: dict[str, Any], data: Path, scenes: Iterable[Listed], faults: Iterable[Fault]) -> None:
-    """Write `run.json`: the job, the folder that its paths count from, its scenes, and those that are none."""
+def write_list(
+    out: Path,
+    job: dict[str, Any],
+    data: Path,
+    scenes: Iterable[Listed],
+    faults: Iterable[Fault],
+    comparisons: Iterable[str] = (),
+) -> None:
+    """Write `run.json`: the job, the folder that its paths count from, its scenes, and those that are none.
+
+    `comparisons`: ids of what is compared.
+    """
     content = {
         "began": _now().isoformat(),
         "job": job,
         "data": str(data),
         "scenes": [asdict(scene) for scene in scenes],
         "faults": [asdict(fault) for fault in faults],
+        "comparisons": list(comparisons),
     }
     write_json(out / RUN, content)
 

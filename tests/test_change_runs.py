@@ -391,8 +391,14 @@ def test_the_command_runs_the_workflow(
     assert (status, err) == (0, "")
     assert "3 pairs compared, 0 were there already." in out
     assert str(tmp_path / "maps" / "changes.json") in out
+    status, out, _ = command("status", tmp_path / "maps")
+    assert (status, out.splitlines()[-1]) == (0, "3 of 3 comparisons are there.")
     status, out, _ = command("run", "--schema")
-    assert "Comparison" in json.loads(out)["$defs"]
+    keys = json.loads(out)["$defs"]["Comparison"]["properties"]
+    assert all(key["description"] for key in keys.values())
+    assert {"pairs", "rule", "cut", "index", "stay", "align"} <= keys.keys()
+    status, _, err = command("plan", *arguments, "--no-time", "--set", "change.stays=0.8")
+    assert (status, "change.stays is not a key of this job; did you mean stay?" in err) == (2, True), err
 
 
 def test_what_two_dates_cannot_be_is_one_sentence(tiny_model: Path, imagery: Path, tmp_path: Path) -> None:

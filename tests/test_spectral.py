@@ -21,7 +21,7 @@ from test_cli import command  # noqa: F401  # a fixture
 
 import geoseg
 from geoseg.changes import spectral
-from geoseg.changes.indices import Quantities
+from geoseg.changes.indices import IndexScales, Quantities
 from geoseg.errors import OptionError, SceneError
 
 if TYPE_CHECKING:
@@ -363,6 +363,24 @@ def test_an_index_is_of_quantities(tmp_path: Path) -> None:
     assert np.abs(one - other).max() < 0.021
     small = np.array([[[10, 0]], [[30, 0]]], np.uint8)
     assert Quantities((0.0, 0.0), (1.0, 1.0)).index(small).tolist() == [[-0.5, 0.0]]
+
+
+@given(seed=st.integers(0, 9), haze=st.floats(-0.2, 0.2), noise=st.floats(0.01, 0.05))
+@settings(max_examples=10)
+def test_what_all_of_the_ground_differs_by_is_no_difference(seed: int, haze: float, noise: float) -> None:
+    """Its median is taken off, half of it on either side; no threshold is below three robust deviations."""
+    rng = np.random.default_rng(seed)
+    one = rng.normal(0.1, 0.1, (60, 60))
+    other = one + haze + rng.normal(0, noise, one.shape)
+    bands = [np.stack([100 * (1 + each), 100 * (1 - each)]).round().astype(np.uint8) for each in (one, other)]
+    bytes_ = Quantities((0.0, 0.0), (1.0, 1.0))
+    scales = IndexScales.of((bytes_, bytes_), *bands, np.ones(one.shape, bool))
+    assert scales.offset == pytest.approx(-haze, abs=0.015)
+    assert scales.least == pytest.approx(300 * noise, abs=3)
+    before, after = scales.normalised(*bands)
+    assert np.median(after - before) * spectral.STEPS == pytest.approx(0, abs=1e-3)
+    quiet = np.bincount(np.zeros(500, int), minlength=251)
+    assert spectral.threshold_of(quiet, "otsu", scales.least) == scales.least
 
 
 def test_what_no_index_can_tell_is_said(tmp_path: Path) -> None:

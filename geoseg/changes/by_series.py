@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 
 from geoseg.catalog import Legend, LegendClass, Provenance, file_asset, result_item
-from geoseg.changes.ground import AT_ONCE, around, padded
+from geoseg.changes.ground import AT_ONCE, CACHED, around, padded
 from geoseg.changes.objects import Objects, Rules
 from geoseg.changes.planned import default_tolerance, reach_of
 from geoseg.changes.series import Stay, smoothed, tracks
@@ -240,7 +241,7 @@ def run_series(series: Series, observe: Observer) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from error
-    with alone_in(out):
+    with alone_in(out), rasterio.Env(GDAL_CACHEMAX=CACHED):
         (out / "item.json").unlink(missing_ok=True)
         swept = _Swept(series, Count(observe, "comparing", math.prod(series.shape)))
         tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}

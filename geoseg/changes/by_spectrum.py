@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio import Affine
 
@@ -21,7 +22,7 @@ from geoseg.catalog import Legend, LegendClass, Provenance, file_asset, result_i
 from geoseg.changes import spectral
 from geoseg.changes.alignment import Measured
 from geoseg.changes.by_class import AREA_UNIT, pixel_areas
-from geoseg.changes.ground import SAMPLE, around, on, sample, seen_by_both, window_on
+from geoseg.changes.ground import CACHED, SAMPLE, around, on, sample, seen_by_both, window_on
 from geoseg.changes.indices import INDICES, SAME, UNITS, IndexScales, Quantities, signed, unsigned
 from geoseg.changes.planned import BETWEEN, check_order, no_ground, reach_of
 from geoseg.errors import OptionError, SceneError
@@ -277,6 +278,11 @@ def _is_complete(folder: Path, parameters: dict[str, Any], files: tuple[str, ...
 
 def run_spectral(planned: SpectralPlan, observe: Observer) -> Path:
     """Carry out a plan; the folder of the comparison. Raises `SceneError` if nothing is seen by both."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHED + planned.before.cache_bytes() + planned.after.cache_bytes()):
+        return _run(planned, observe)
+
+
+def _run(planned: SpectralPlan, observe: Observer) -> Path:
     for folder, clouds in planned.clouds:
         folder.mkdir(parents=True, exist_ok=True)
         list(find_missing(folder, clouds, ()))

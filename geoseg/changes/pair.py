@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import geopandas as gpd
+import rasterio
 
 from geoseg.catalog import Provenance, file_asset, result_item
 from geoseg.changes import transitions
@@ -26,7 +27,7 @@ from geoseg.changes.by_class import by_class
 from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, takes_two
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
-from geoseg.changes.ground import common_ground
+from geoseg.changes.ground import CACHED, common_ground
 from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
@@ -140,6 +141,11 @@ def measure(planned: ChangePlan, observe: Observer) -> Measured:
 
 def compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
     """Compare two scenes that are mapped, and write the files of it. Raises `SceneError` if nothing is seen by both."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHED):
+        return _compare(planned, maps, measured, observe)
+
+
+def _compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
     folder = _begun(planned.folder)
     ground = common_ground(maps[0].folder, maps[1].folder, measured.applied)
     if planned.by_class:
