@@ -1,11 +1,16 @@
 """What a comparison takes beside two plain segmentations: seconds, and peak memory.
 
     python benchmarks/change.py SCENE.tif [--side 3072] [--repeats 2] [--limit 1.15] [--product buildings]
+    python benchmarks/change.py SCENE.tif --growth [--side 3072] [--growth-mb 150] [--product buildings]
 
 Two scenes are cut from the middle of SCENE: one as it is, one brighter, with a part of it replaced. They are mapped by
 `geoseg segment`, one after the other, and compared by `geoseg change` into another folder, each command in a process of
 its own, in turns. Printed are the smallest seconds of each, their ratio, and peak resident megabytes. Exits with
 status 1 if the ratio is above the limit, or if `change` takes more than a quarter more memory than `segment`.
+
+With --growth the same pair is compared, and a pair of four times the area (virtual mosaics of it, so that nothing is
+copied): once with the mapping, once more when the maps are there. Printed are the peaks of each. Exits with status 1 if
+one of the larger pair is more than the growth above that of the smaller one.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from memory import mosaic
 from rasterio.windows import Window
 
 MORE = (
     1.25  # times the memory of `segment`: the second scene is mapped by a process that keeps what the first one freed
 )
+MAPPED = "with the mapping", "of maps that are there"
 
 
 def two_dates(scene: Path, side: int, folder: Path) -> tuple[Path, Path]:
@@ -56,6 +63,36 @@ def taken(*arguments: str) -> tuple[float, float]:
     return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
+def peaks(then: Path, now: Path, product: str, out: Path) -> list[float]:
+    """Peak resident megabytes of a comparison with all that comes before it, and of the comparison alone."""
+    found = []
+    for _ in MAPPED:
+        seconds, memory = taken("change", str(then), str(now), product, "--out", str(out))
+        found.append(memory)
+        print(f"  {memory:6.0f} MB in {seconds:.1f} s", flush=True)
+        shutil.rmtree(out / f"{then.stem}--{now.stem}")
+    return found
+
+
+def check_growth(scene: Path, side: int, product: str, limit: float) -> None:
+    """Compare a pair, and one of four times the area. Exits with status 1 if that takes more memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        pair = two_dates(scene, side, folder)
+        larger = folder / "then-large.vrt", folder / "now-large.vrt"
+        for one, path in zip(pair, larger, strict=True):
+            mosaic(one, path)
+        found = []
+        for what, (then, now) in (("one pair", pair), ("four times the area", larger)):
+            print(what, flush=True)
+            found.append(peaks(then, now, product, folder / "maps"))
+    more = [second - first for first, second in zip(*found, strict=True)]
+    for what, growth in zip(MAPPED, more, strict=True):
+        print(f"{what}: {growth:+.0f} MB")
+    if max(more) > limit:
+        raise SystemExit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", type=Path)
@@ -63,7 +100,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=float, default=1.15)
     parser.add_argument("--product", default="buildings")
+    parser.add_argument("--growth", action="store_true", help="memory against the area, and nothing else")
+    parser.add_argument("--growth-mb", type=float, default=150)
     given = parser.parse_args()
+    if given.growth:
+        check_growth(given.scene, given.side, given.product, given.growth_mb)
+        return
     plain, compared = [], []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

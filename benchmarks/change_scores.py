@@ -68,11 +68,11 @@ def post_classification(model: str, resolution: float | None, *, match: bool = F
     return method
 
 
-def spectral(cut: str) -> Method:
-    """Differences of the bands, without any model."""
+def spectral(cut: str, index: str | None = None) -> Method:
+    """Differences of the bands or of an index, without any model."""
 
     def method(pair: Pair, folder: Path) -> Path:
-        return geoseg.change(*pair.scenes(folder / "images"), "spectral", folder, cut=cut).folder
+        return geoseg.change(*pair.scenes(folder / "images"), "spectral", folder, cut=cut, index=index).folder
 
     return method
 
@@ -89,6 +89,9 @@ METHODS: dict[str, tuple[str, Method]] = {
     "spectral, triangle": ("both", spectral("triangle")),
     "spectral, otsu": ("both", spectral("otsu")),
     "spectral, kittler": ("both", spectral("kittler")),
+    "index ndvi, otsu": ("sentinel2", spectral("otsu", "ndvi")),
+    "index ndbi, otsu": ("sentinel2", spectral("otsu", "ndbi")),
+    "index mndwi, otsu": ("sentinel2", spectral("otsu", "mndwi")),
 }
 """Name, on which pairs (buildings, sentinel2 or both), and the method: a network of two dates gets a line here."""
 

@@ -24,7 +24,17 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from geoseg.catalog import Scene, find_model
-from geoseg.changes.many import Comparison, PairEntry, PairOutcome, compare_pair, plan_pairs
+from geoseg.changes.by_spectrum import SPECTRAL
+from geoseg.changes.many import (
+    Comparison,
+    Made,
+    OfMaps,
+    OfScenes,
+    PairEntry,
+    PairOutcome,
+    compare_pair,
+    plan_pairs,
+)
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.export import Count, Observer
@@ -83,6 +93,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geoseg")
 
+NOTHING = Estimate(0, 0, 0, 0, 0.0, 0, 0)
+"""What it takes to map no scene."""
+
 State: TypeAlias = Literal["new", "begun", "changed", "complete"]
 
 TRIES = 2
@@ -97,7 +110,9 @@ FEW = 4096
 class RunJob(Strict):
     """An archive run: `geoseg run JOB.yaml`."""
 
-    product: str = Field(description="what to map, such as buildings")
+    product: str = Field(
+        description="what to map, such as buildings; spectral: nothing, pairs are compared by their bands"
+    )
     model: str | None = Field(
         default=None, description="a name of `geoseg models`, or a model's folder; None: the product's own"
     )
@@ -120,8 +135,8 @@ class RunJob(Strict):
     )
     change: Comparison | None = Field(
         default=None,
-        description="when scenes are mapped, compare pairs of them: what is new, gone or became something else; {} for "
-        "each scene with the latest one before it",
+        description="when scenes are mapped, compare pairs or series of them: what is new, gone or became another; "
+        "{} for each scene with the latest one before it",
     )
     bands: dict[str, int] | None = Field(
         default=None, description="bands of each scene by number, from 1, such as {red: 4, green: 3, blue: 2}"
@@ -224,7 +239,8 @@ class ArchivePlan:
     """What the job's paths count from."""
     out: Path
     collection: str
-    model: ModelSpec
+    model: ModelSpec | None
+    """None: nothing is mapped, and scenes are compared by their spectra."""
     entries: tuple[SceneEntry, ...]
     faults: tuple[Fault, ...]
     outside: int
@@ -241,6 +257,8 @@ class ArchivePlan:
 
     def estimate(self) -> Estimate:
         """What is to be done will take; scenes that were begun count as a whole."""
+        if self.model is None:
+            return NOTHING
         tilings = (entry.order.tiling for entry in self.pending)
         return estimate(tilings, self.model, self.batch, self.lanes, zarr=self.job.zarr)
 
@@ -330,27 +348,41 @@ def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite:
     if job.aoi is not None and not (data / job.aoi).exists():
         msg = f"{data / job.aoi}: there is no such file; check aoi in the job"
         raise OptionError(msg)
-    model = find_model(job.product, job.model)
-    if job.merge is not None:
-        check_background(job.product, model.legend.background)
-    check_machine(job.device if job.cluster == "local" else "cpu", model)
+    model = None if job.product == SPECTRAL else find_model(job.product, job.model)
+    _check_change(job, model)
+    if model is not None:
+        if job.merge is not None:
+            check_background(job.product, model.legend.background)
+        check_machine(job.device if job.cluster == "local" else "cpu", model)
     collection = f"{job.product}-{out.name}"
     fitting = _Fitting.of(job)
     looker = _Looker(job, data, out, collection, model, narrowing(job.scenes, data), fitting, overwrite=overwrite)
-    entries: list[SceneEntry] = []
-    faults: list[Fault] = []
-    for found in looker.look_at(unique(select(job.scenes, data))):
-        if isinstance(found, Fault):
-            faults.append(found)
-        elif found is not None:
-            entries.append(found)
+    found = list(looker.look_at(unique(select(job.scenes, data))))
+    faults = [each for each in found if isinstance(each, Fault)]
+    entries = [each for each in found if isinstance(each, SceneEntry)]
     pairs: list[PairEntry] = []
     if job.change is not None:
-        orders = {entry.order.scene.id: (entry.order, entry.state == "complete") for entry in entries}
-        pairs, amiss = plan_pairs(job.change, orders, data, overwrite=overwrite)
+        made, scenes = looker.comparisons(job.change, entries)
+        pairs, amiss = plan_pairs(job.change, scenes, made)
         faults += amiss
+    entries += looker.stacks
     known = job, data.absolute(), out, collection, model, tuple(entries), tuple(faults), looker.outside
     return ArchivePlan(*known, fitting.lanes, tuple(pairs))
+
+
+def _check_change(job: RunJob, model: ModelSpec | None) -> None:
+    """Refuse what is of no use where scenes are compared, and not mapped one by one. Raises `OptionError`."""
+    if model is not None and model.dates == 1:
+        return
+    what = SPECTRAL if model is None else f"{model.name}, which takes two scenes,"
+    if job.change is None:
+        msg = f"change: is missing, and {what} compares scenes; write change: {{}}"
+        raise OptionError(msg)
+    given = {"merge": job.merge, "scenes.mosaic": job.scenes.mosaic, "model": job.model if model is None else None}
+    unfit = next((name for name, value in given.items() if value is not None), None)
+    if unfit is not None:
+        msg = f"{unfit}: is of no use with {what} for it compares pairs of scenes; leave it out"
+        raise OptionError(msg)
 
 
 @dataclass(frozen=True)
@@ -395,11 +427,15 @@ class _Looker:
     data: Path
     out: Path
     collection: str
-    model: ModelSpec
+    model: ModelSpec | None
     wanted: Narrowing
     fitting: _Fitting
     overwrite: bool
     outside: int = 0
+    scenes: dict[str, tuple[Scene, SegmentJob]] = field(default_factory=dict)
+    """Those that nothing maps one by one."""
+    stacks: list[SceneEntry] = field(default_factory=list)
+    """Pairs of them that a network maps as one."""
 
     def look_at(self, refs: Iterable[SceneRef | Fault]) -> Iterator[SceneEntry | Fault | None]:
         """The entry of each scene, or of all of them as one; None for what the job does not want."""
@@ -417,7 +453,28 @@ class _Looker:
     def look(self, ref: SceneRef) -> SceneEntry | Fault | None:
         """The entry of a scene; None if the job does not want it, or if it is a result itself."""
         scene = self._scene(ref)
-        return self._entry(scene, ref.href, ref.id) if isinstance(scene, Scene) else scene
+        if not isinstance(scene, Scene):
+            return scene
+        if self.model is None or self.model.dates > 1:
+            self.scenes[scene.id] = scene, self._job(ref.href)
+            return None
+        return self._entry(scene, ref.href, ref.id)
+
+    def comparisons(self, wanted: Comparison, entries: list[SceneEntry]) -> tuple[Made, dict[str, Scene]]:
+        """What plans comparisons of the scenes that were looked at, and these."""
+        if self.model is None or self.model.dates > 1:
+            made = OfScenes(wanted, self.scenes, self.data, self.model, self._stack)
+            return made, {name: scene for name, (scene, _) in self.scenes.items()}
+        orders = {entry.order.scene.id: (entry.order, entry.state == "complete") for entry in entries}
+        known = {name: order.scene for name, (order, _) in orders.items()}
+        return OfMaps(wanted, orders, self.data, self.overwrite), known
+
+    def _stack(self, scene: Scene, asked: SegmentJob) -> tuple[SceneOrder, bool]:
+        """How two scenes are mapped as one, and whether that is done; the run will do it. Raises what is wrong."""
+        planned = self.fitting.fit(look(asked, scene, self.model))
+        entry = SceneEntry(SceneOrder.of(planned), self._state(planned))
+        self.stacks.append(entry)
+        return entry.order, entry.state == "complete"
 
     def _scene(self, ref: SceneRef) -> Scene | Fault | None:
         if self.out in Path(ref.href).parents:
@@ -441,11 +498,14 @@ class _Looker:
 
     def _entry(self, scene: Scene, path: str, name: str) -> SceneEntry | Fault:
         try:
-            asked = self.job.segment_job(path, self.out, self.data, self.collection)
-            planned = self.fitting.fit(look(replace(asked, overwrite=self.overwrite), scene, self.model))
+            planned = self.fitting.fit(look(self._job(path), scene, self.model))
             return SceneEntry(SceneOrder.of(planned), self._state(planned))
         except GeosegError as error:
             return Fault(name, str(error))
+
+    def _job(self, path: str) -> SegmentJob:
+        asked = self.job.segment_job(path, self.out, self.data, self.collection)
+        return replace(asked, overwrite=self.overwrite)
 
     def _state(self, planned: Plan) -> State:
         before = job_of(planned.folder)
@@ -495,7 +555,7 @@ def _gigabytes(count: int) -> str:
 def seconds_of(plan: ArchivePlan) -> float:
     """Seconds of a forward pass on this machine, measured now, with all that belongs to it."""
     order = plan.pending[0].order
-    return seconds_per_pass(order.planned(), Predictor(plan.model, order.job.device, lanes=1))
+    return seconds_per_pass(order.planned(), Predictor(order.model, order.job.device, lanes=1))
 
 
 # --- the run
@@ -519,7 +579,8 @@ def run_archive(
         _check_shared(plan.out, crew)
     with alone_in(plan.out):
         listed = [Listed(e.order.scene.id, e.order.scene.path, e.order.scene.shape) for e in plan.entries]
-        write_list(plan.out, plan.job.model_dump(mode="json"), plan.data, listed, plan.faults)
+        compared = [pair.id for pair in plan.pairs]
+        write_list(plan.out, plan.job.model_dump(mode="json"), plan.data, listed, plan.faults, compared)
         done = _Done(plan, observe, tell)
         for fault in plan.faults:
             done.failed(Failure(fault.name, fault.why))
@@ -531,9 +592,9 @@ def run_archive(
             _compare(plan, crew, done)
         finally:
             write_failures(plan.out, done.failures)
-            about = plan.out, plan.collection, plan.job.title, plan.job.license, plan.model
-            footprints = write_collection(*about)
-            write_changes(*about)
+            about = plan.out, plan.collection, plan.job.title, plan.job.license
+            footprints = 0 if plan.model is None else write_collection(*about, plan.model)
+            write_changes(*about, plan.job.product)
         merged = merge_results(plan.out, plan.job.merge) if plan.job.merge is not None and footprints else None
     kept = len(plan.entries) - len(plan.pending)
     wall = time.perf_counter() - began
@@ -616,7 +677,7 @@ class _Done:
     def pair(self, entry: PairEntry, outcome: PairOutcome) -> None:
         """A comparison came back."""
         if outcome.why is not None:
-            self.failed(Failure(entry.id, outcome.why, entry.order.after.scene.geobox))
+            self.failed(Failure(entry.id, outcome.why, entry.order.scene.geobox))
             return
         self.pairs += 1
         self.spent({"compare": outcome.seconds})
@@ -631,7 +692,7 @@ class _Done:
 
 def _here(plan: ArchivePlan, done: _Done) -> None:
     """Scene after scene in this process, each on all cores."""
-    model = cache(lambda: Predictor(plan.model, plan.job.device))
+    model = cache(lambda: Predictor(plan.pending[0].order.model, plan.job.device))
     for entry in plan.pending:
         order, began = entry.order, time.perf_counter()
         done.begun(order)
@@ -653,28 +714,45 @@ def _here(plan: ArchivePlan, done: _Done) -> None:
 
 
 def _compare(plan: ArchivePlan, crew: Crew | None, done: _Done) -> None:
-    """Compare all pairs that are not compared yet, here or by the crew. Raises `OutputError` if the disk refuses."""
+    """Make all comparisons that are not made yet, here or by the crew. Raises `OutputError` if the disk refuses."""
+    lost: set[str] = set()
 
-    def outcomes() -> Iterator[tuple[PairEntry, PairOutcome]]:
-        waiting = iter([pair for pair in plan.pairs if not pair.complete])
+    def hand_out(pair: PairEntry) -> None:
         if crew is None:
-            yield from ((pair, compare_pair(pair.order)) for pair in waiting)
-            return
-        more = True
-        while more or crew.pending:
-            while more and crew.pending < max(1, crew.threads):
-                pair = next(waiting, None)
-                more = pair is not None
-                if pair is not None:
-                    crew.submit(pair, compare_pair, pair.order)
-            if crew.pending:
-                tag, outcome = crew.next()
-                yield tag, outcome if isinstance(outcome, PairOutcome) else PairOutcome(0.0, outcome.why)
+            take(pair, compare_pair(pair.order))
+        else:
+            crew.submit(pair, compare_pair, pair.order)
 
-    for pair, outcome in outcomes():
+    def take(pair: PairEntry, outcome: Any) -> None:
+        if not isinstance(outcome, PairOutcome):
+            if pair.id not in lost:
+                lost.add(pair.id)
+                hand_out(pair)
+                return
+            outcome = PairOutcome(0.0, outcome.why)
         if outcome.hopeless:
             raise OutputError(outcome.why)
         done.pair(pair, outcome)
+
+    waiting = (pair for pair in plan.pairs if not pair.complete)
+    _by_turns(crew, lambda: next(waiting, None), hand_out, take)
+
+
+def _by_turns(
+    crew: Crew | None, ask: Callable[[], Any], hand_out: Callable[[Any], None], take: Callable[[Any, Any], None]
+) -> None:
+    """Hand out what is asked for as workers are free, and take what comes back; without a crew, one by one.
+
+    `ask` gives None where nothing is to be handed out, or not before something has come back.
+    """
+    while True:
+        item = ask() if crew is None or crew.pending < max(1, crew.threads) else None
+        if item is not None:
+            hand_out(item)
+        elif crew is not None and crew.pending:
+            take(*crew.next())
+        else:
+            return
 
 
 class _Predicted:
@@ -752,20 +830,12 @@ class _ByCrew:
     def run(self, entries: Iterable[SceneEntry]) -> None:
         """Do all of it."""
         tiles = self._tiles(entries)
-        more = True
-        while more or self._files or self._crew.pending:
-            while (more or self._files) and self._crew.pending < max(1, self._crew.threads):
-                item = self._files.popleft() if self._files else next(tiles, None)
-                if isinstance(item, _Tile):
-                    self._hand_out(item)
-                elif isinstance(item, _Files):
-                    self._have_made(item)
-                elif item is not None:
-                    self._close(item)
-                else:
-                    more = False
-            if self._crew.pending:
-                self._take(*self._crew.next())
+        _by_turns(
+            self._crew,
+            lambda: self._files.popleft() if self._files else next(tiles, None),
+            self._hand_out,
+            self._take,
+        )
 
     def _tiles(self, entries: Iterable[SceneEntry]) -> Iterator[_Tile | _Scene]:
         """What is missing of all scenes, as it is asked for: tiles, then the scene, all of whose tiles were given.
@@ -793,10 +863,17 @@ class _ByCrew:
             self._done.failed(_failure(order, str(error)))
             return None
 
-    def _hand_out(self, tile: _Tile) -> None:
-        if tile.tries == 1:
-            tile.scene.waiting += 1
-        self._crew.submit(tile, predict_tile, tile.scene.order, tile.core)
+    def _hand_out(self, item: _Tile | _Scene | _Files) -> None:
+        """A tile, or files; or a scene that has no more tiles."""
+        if isinstance(item, _Scene):
+            self._close(item)
+            return
+        if isinstance(item, _Files):
+            self._have_made(item)
+            return
+        if item.tries == 1:
+            item.scene.waiting += 1
+        self._crew.submit(item, predict_tile, item.scene.order, item.core)
 
     def _take(self, tag: _Tile | _Files, outcome: Any) -> None:
         if isinstance(tag, _Tile):

@@ -25,7 +25,7 @@ from geoseg.footprints import footprints
 from geoseg.io.store import ResultStore, chunks_of, entries_of, valid_by_chunk
 from geoseg.pipeline import layer_of
 from geoseg.raster import NODATA
-from geoseg.records import Listed, items_of, listed_in, read_list
+from geoseg.records import CHANGES, Listed, changes_of, items_of, listed_in, read_list
 from geoseg.tiling import CHUNK
 from geoseg.window import Window
 
@@ -67,6 +67,11 @@ def status(out: Path) -> tuple[list[SceneStatus], list[tuple[str, str]]]:
     """
     content = read_list(out)
     return [_status_of(out, scene) for scene in listed_in(content)], [(f["name"], f["why"]) for f in content["faults"]]
+
+
+def compared(out: Path) -> dict[str, bool]:
+    """Whether each comparison of the latest run in OUT is there. Raises `OutputError` if OUT holds no run."""
+    return {name: (out / name / "item.json").exists() for name in read_list(out).get("comparisons", ())}
 
 
 def _status_of(out: Path, scene: Listed) -> SceneStatus:
@@ -137,6 +142,9 @@ def verify(out: Path, observe: Observer = lambda _stage, _done, _total: None) ->
         pixels, found, again = pixels + look.pixels, found + look.footprints, again + look.again
         seen += entry.pixels
         observe("verifying", seen, total)
+    for pair in plan.pairs:
+        told = _file_findings(plan.out / pair.id) if pair.complete else ["was not compared"]
+        findings += [(pair.id, what) for what in told]
     findings += [("collection", what) for what in _collection_findings(plan)]
     return Proof(len(plan.entries), pixels, found, again, tuple(findings))
 
@@ -161,7 +169,7 @@ class _Look:
             planned, store = self._entry.order.planned(), ResultStore.open(self._folder)
             yield from self._ledger_findings(store)
             yield from self._pixel_findings(planned, store)
-            yield from self._file_findings()
+            yield from _file_findings(self._folder)
             yield from self._outline_findings(planned, store)
         except (GeosegError, OSError, ValueError, KeyError) as error:
             yield f"cannot be looked into: {error}"
@@ -190,16 +198,6 @@ class _Look:
                 if count != (told := int(store.valid_by_chunk[chunks_of(window)].sum())):
                     yield f"{window}: {count} pixels have labels, the ledger counted {told}"
 
-    def _file_findings(self) -> Iterator[str]:
-        item = json.loads((self._folder / "item.json").read_text(encoding="utf-8"))
-        for asset in item["assets"].values():
-            path = self._folder / asset["href"]
-            if not path.exists():
-                yield f"{asset['href']}: is not there"
-            elif MULTIHASH_SHA256 + sha256_of(path) != asset["file:checksum"]:
-                yield f"{asset['href']}: its checksum is not that of its item; it was changed or damaged"
-        yield from _dead_links(item, self._folder)
-
     def _outline_findings(self, planned: Plan, store: ResultStore) -> Iterator[str]:
         """Outlines found again in windows of another size are those of the file: no seam was left open."""
         names = ["labels", "confidence", *([INTERIOR] if layer_of(planned).separation else [])]
@@ -215,6 +213,18 @@ class _Look:
             yield f"footprints.parquet: its {len(kept)} outlines are not the {len(again)} of the labels"
 
 
+def _file_findings(folder: Path) -> Iterator[str]:
+    """What of the files that an item tells of is not as it says."""
+    item = json.loads((folder / "item.json").read_text(encoding="utf-8"))
+    for asset in item["assets"].values():
+        path = folder / asset["href"]
+        if not path.exists():
+            yield f"{asset['href']}: is not there"
+        elif MULTIHASH_SHA256 + sha256_of(path) != asset["file:checksum"]:
+            yield f"{asset['href']}: its checksum is not that of its item; it was changed or damaged"
+    yield from _dead_links(item, folder)
+
+
 def _dead_links(content: dict[str, Any], folder: Path) -> Iterator[str]:
     for link in content["links"]:
         href = link["href"]
@@ -223,15 +233,22 @@ def _dead_links(content: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _collection_findings(plan: ArchivePlan) -> Iterator[str]:
-    path = plan.out / COLLECTION
+    """What is wrong with the collection of the maps, and with that of the comparisons."""
+    alone = plan.model is not None and plan.model.dates == 1
+    yield from _listing_findings(plan.out / COLLECTION, plan.collection, wanted=alone and bool(plan.entries))
+    yield from _listing_findings(plan.out / CHANGES, changes_of(plan.collection), wanted=bool(plan.pairs))
+    if (plan.out / COLLECTION).exists():
+        yield from merge.findings(plan.out, wanted=plan.job.merge is not None)
+
+
+def _listing_findings(path: Path, collection: str, *, wanted: bool) -> Iterator[str]:
     if not path.exists():
-        if plan.entries:
+        if wanted:
             yield f"{path}: is not there"
         return
     content = json.loads(path.read_text(encoding="utf-8"))
-    yield from _dead_links(content, plan.out)
-    yield from merge.findings(plan.out, wanted=plan.job.merge is not None)
+    yield from _dead_links(content, path.parent)
     linked = {Path(link["href"]).parent.name for link in content["links"] if link["rel"] == "item"}
-    for item in items_of(plan.out, plan.collection):
+    for item in items_of(path.parent, collection):
         if item["id"] not in linked:
             yield f"{path}: does not have {item['id']}"

@@ -175,6 +175,8 @@ class Scene:
     stacked: bool = False
     """Whether the bands of its parts lie one behind the other's, as networks for two dates take them, and a pixel is
     valid where it is in all of them."""
+    moved: tuple[float, float] = (0.0, 0.0)
+    """By how much the first of those is moved before it is laid on the other: along x and y, in units of the CRS."""
     by_nearest: bool = False
     """Whether a pixel takes what it lies in of those, as codes want it, and not what is between."""
     clouds: tuple[str, str] | None = None

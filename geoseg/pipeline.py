@@ -729,6 +729,7 @@ def fingerprint(scene: Scene) -> dict[str, Any]:
         "name": scene.name,
         "shape": list(scene.shape),
         **state_of_scene(scene),
+        **({"moved": list(scene.moved)} if any(scene.moved) else {}),
         "datetime": scene.datetime and scene.datetime.isoformat(),
     }
 

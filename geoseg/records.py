@@ -99,14 +99,25 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def write_list(out: Path, job: dict[str, Any], data: Path, scenes: Iterable[Listed], faults: Iterable[Fault]) -> None:
-    """Write `run.json`: the job, the folder that its paths count from, its scenes, and those that are none."""
+def write_list(
+    out: Path,
+    job: dict[str, Any],
+    data: Path,
+    scenes: Iterable[Listed],
+    faults: Iterable[Fault],
+    comparisons: Iterable[str] = (),
+) -> None:
+    """Write `run.json`: the job, the folder that its paths count from, its scenes, and those that are none.
+
+    `comparisons`: ids of what is compared.
+    """
     content = {
         "began": _now().isoformat(),
         "job": job,
         "data": str(data),
         "scenes": [asdict(scene) for scene in scenes],
         "faults": [asdict(fault) for fault in faults],
+        "comparisons": list(comparisons),
     }
     write_json(out / RUN, content)
 
@@ -205,6 +216,21 @@ def write_collection(out: Path, collection: str, title: str, licence: str, model
     return sum(item["properties"]["geoseg:counts"]["footprints"] for item in items)
 
 
+def set_interval(item: pystac.Item, first: dt.datetime | None, last: dt.datetime | None) -> None:
+    """The interval between both dates; as in results of one scene, from 1970 to now where a date is not known."""
+    began, ended = first or dt.datetime(1970, 1, 1, tzinfo=dt.UTC), last or _now()
+    item.datetime = None
+    item.common_metadata.start_datetime, item.common_metadata.end_datetime = min(began, ended), max(began, ended)
+    item.properties["geoseg:datetime_known"] = first is not None and last is not None
+
+
+def derived_from(href: str, title: str) -> pystac.Link:
+    """A link to the item of what another one was derived from."""
+    import pystac
+
+    return pystac.Link("derived_from", href, media_type="application/geo+json", title=title)
+
+
 def join_changes(item: pystac.Item, collection: str | None) -> None:
     """Let a comparison's item belong to the comparisons of a run, if its maps belong to one."""
     import pystac
@@ -221,7 +247,7 @@ def changes_of(collection: str) -> str:
     return f"{collection}-changes"
 
 
-def write_changes(out: Path, collection: str, title: str, licence: str, model: ModelSpec) -> int:
+def write_changes(out: Path, collection: str, title: str, licence: str, product: str) -> int:
     """Write the STAC collection of all comparisons in OUT; how many there are, and nothing is written for none."""
     import pystac
 
@@ -235,14 +261,15 @@ def write_changes(out: Path, collection: str, title: str, licence: str, model: M
     interval: list[dt.datetime | None] = [ends[0][0], ends[1][-1]] if known else [None, None]
     made = pystac.Collection(
         id=changes_of(collection),
-        title=f"{title or model.product}: changes",
-        description=f"What has changed in {model.product} between {len(items)} pairs of scenes, compared by geoseg.",
+        title=f"{title or product}: changes",
+        description=f"What has changed between scenes: {len(items)} comparisons by geoseg, of {product}.",
         extent=pystac.Extent(pystac.SpatialExtent([around]), pystac.TemporalExtent([interval])),
         license=licence,
     )
     for item in items:
         made.add_link(pystac.Link("item", f"./{item['id']}/item.json", media_type="application/geo+json"))
-    made.add_link(pystac.Link("related", f"./{COLLECTION}", media_type="application/json", title="the maps"))
+    if (out / COLLECTION).exists():
+        made.add_link(pystac.Link("related", f"./{COLLECTION}", media_type="application/json", title="the maps"))
     content: dict[str, Any] = made.to_dict(include_self_link=False)
     content["links"] = [link for link in content["links"] if link["rel"] != "root"] + [
         {"rel": "root", "href": f"./{CHANGES}", "type": "application/json"}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pystac
 import pytest
 import rasterio
-from conftest import BANEPA, write_tif
+from conftest import BANEPA, chunks_of, write_tif
+from pydantic import ValidationError
 from pystac.validation import JsonSchemaSTACValidator
 from test_cli import command  # noqa: F401  # a fixture
+from test_two_dates import model as two_dates_model  # noqa: F401  # a fixture
 
 import geoseg
 from geoseg.archive import RunJob, plan_archive, run_archive
@@ -21,6 +25,7 @@ from geoseg.changes.by_series import SeriesJob, open_series
 from geoseg.changes.pair import run_change
 from geoseg.changes.planned import job_of as change_job
 from geoseg.changes.planned import plan_change
+from geoseg.cluster import crew, recipe_of
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.records import alone_in
 
@@ -166,6 +171,201 @@ def test_workers_make_the_same_comparisons(tiny_model: Path, imagery: Path, tmp_
     assert here == there
 
 
+def everything(out: Path) -> dict[str, bytes]:
+    """All that a run leaves and that does not tell when it was made, nor how fast."""
+    wanted = (".tif", ".geojson", ".csv")
+    paths = [path for path in sorted(out.glob("*/*")) if path.suffix in wanted or path.name == "summary.json"]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+
+
+def test_a_series_of_each_place(tiny_model: Path, imagery: Path, tmp_path: Path) -> None:
+    """By the rule, or of three ids; here and by workers the same; again, nothing is done."""
+    wanted = job(tiny_model, {"rule": "series"})
+    plan = plan_archive(wanted, imagery, tmp_path / "maps")
+    assert sorted(pair.id for pair in plan.pairs) == ["hill-2016--hill-2020--series", "town-2015--town-2024--series"]
+    report = run_archive(plan)
+    assert (report.compared, report.failures) == (2, ())
+    folder = plan.out / "town-2015--town-2024--series"
+    told = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert [each["datetime"][:4] for each in told["maps"]] == ["2015", "2019", "2024"]
+    alone = open_series(SeriesJob(tuple(plan.out / f"town-{year}" for year in (2015, 2019, 2024)), folder))
+    assert alone.complete
+    assert not replace(alone, job=replace(alone.job, stay=0.8)).complete
+    item = json.loads((folder / "item.json").read_text("utf-8"))
+    JsonSchemaSTACValidator().validate_core(item, pystac.STACObjectType.ITEM, item["stac_version"])
+    assert (item["properties"]["start_datetime"][:4], item["properties"]["end_datetime"][:4]) == ("2015", "2024")
+    sources = [link["href"] for link in item["links"] if link["rel"] == "derived_from"]
+    assert set(sources) >= {f"../town-{year}/item.json" for year in (2015, 2019, 2024)}
+    assert item["id"] in (plan.out / "changes.json").read_text("utf-8")
+    assert verify(plan.out).findings == ()
+    again = plan_archive(wanted, imagery, tmp_path / "maps")
+    assert not again.unfinished
+    (folder / "since.tif").unlink()
+    again = plan_archive(wanted, imagery, tmp_path / "maps")
+    assert [pair.complete for pair in again.pairs] == [pair.id[:4] == "hill" for pair in again.pairs]
+    assert ("town-2015--town-2024--series", "was not compared") in verify(plan.out).findings
+    three = job(tiny_model, {"pairs": [["town-2015", "town-2019", "town-2024"]]}, cluster="processes:2")
+    workers = Pickled()
+    assert run_archive(plan_archive(three, imagery, tmp_path / "there"), workers).compared == 1
+    assert workers.functions.count("compare_pair") == 1
+    here, there = everything(tmp_path / "maps"), everything(tmp_path / "there")
+    paths = [name for name in there if name.startswith(folder.name) and "summary" not in name]
+    assert len(paths) == 3
+    assert all(here.get(name, there[name]) == there[name] for name in paths)
+
+
+def test_a_series_that_cannot_be_is_told_before_anything_is_mapped(tiny_model: Path, imagery: Path) -> None:
+    backwards, elsewhere = ["town-2019", "town-2015", "town-2024"], ["hill-2016", "town-2019", "town-2024"]
+    twice = [["town-2015", "town-2019", "town-2024"], ["town-2015", "hill-2020", "town-2024"]]
+    plan = plan_archive(job(tiny_model, {"pairs": [backwards, elsewhere, *twice]}), imagery)
+    assert plan.pairs == ()
+    why = [fault.why for fault in plan.faults]
+    assert "is of 2019-07-25, not before" in why[0]
+    assert "no ground in common" in why[1]
+    assert all("town-2015--town-2024--series would be of 2 lists of scenes" in each for each in why[2:])
+    for alone in (["town-2015"], []):
+        with pytest.raises(ValidationError, match="at least 2 items"):
+            job(tiny_model, {"pairs": [alone]})
+
+
+def spectra(change: dict[str, Any] | None = None, **options: Any) -> RunJob:
+    values = {"product": "spectral", "scenes": {"files": ["*.tif"]}, "change": change or {}}
+    return RunJob.model_validate(values | options)
+
+
+def test_spectra_are_compared_without_any_map(imagery: Path, tmp_path: Path) -> None:
+    """Here and by workers the same, and as the command for two scenes has it; one that is gone stops no other."""
+    plan = plan_archive(spectra(), imagery, tmp_path / "here")
+    assert not plan.out.exists()
+    assert (plan.entries, plan.estimate().tiles) == ((), 0)
+    assert len(plan.pairs) == 3
+    report = run_archive(plan)
+    assert (report.compared, report.done, report.failures) == (3, 0, ())
+    assert [path.name for path in plan.out.glob("*") if path.is_dir() and "--" not in path.name] == []
+    assert '"town-2019--town-2024"' in (plan.out / "town-2019--town-2024" / "item.json").read_text("utf-8")
+    item = geoseg.Change(plan.out / "town-2019--town-2024").item
+    sources = [link["href"] for link in item["links"] if link["rel"] == "derived_from"]
+    assert [path.rsplit("/", 1)[1] for path in sources] == ["town-2019.tif", "town-2024.tif"]
+    assert (item["properties"]["start_datetime"][:4], item["properties"]["end_datetime"][:4]) == ("2019", "2024")
+    collection = json.loads((plan.out / "changes.json").read_text("utf-8"))
+    assert len([link for link in collection["links"] if link["rel"] == "item"]) == 3
+    assert verify(plan.out).findings == ()
+    assert not plan_archive(spectra(), imagery, tmp_path / "here").unfinished
+    assert plan_archive(spectra({"cut": "triangle"}), imagery, tmp_path / "here").unfinished
+    workers = Pickled()
+    run_archive(plan_archive(spectra(cluster="processes:2"), imagery, tmp_path / "there"), workers)
+    assert workers.functions.count("compare_pair") == 3
+    assert len(everything(tmp_path / "here")) == 12
+    assert everything(tmp_path / "here") == everything(tmp_path / "there")
+    one = geoseg.change(imagery / "town-2019.tif", imagery / "town-2024.tif", "spectral", tmp_path / "one").folder
+    assert (one / "changes.tif").read_bytes() == (tmp_path / "here" / one.name / "changes.tif").read_bytes()
+    plan = plan_archive(spectra(), imagery, tmp_path / "gone")
+    scene(imagery, 2024, "town-2024", 9)
+    report = run_archive(plan)
+    ((failed, why),) = [(failure.scene, failure.why) for failure in report.failures]
+    assert (failed, report.compared) == ("town-2019--town-2024", 2)
+    assert "has changed since the run was planned" in why
+
+
+def test_a_network_for_two_dates_maps_pairs_tile_by_tile(
+    two_dates_model: Path,  # noqa: F811  # the fixture
+    imagery: Path,
+    tmp_path: Path,
+) -> None:
+    wanted = job(two_dates_model)
+    plan = plan_archive(wanted, imagery, tmp_path / "here")
+    assert not plan.out.exists()
+    names = [f"{pair}--toy-change" for pair in ("hill-2016--hill-2020", "town-2015--town-2019", "town-2019--town-2024")]
+    assert sorted(pair.id for pair in plan.pairs) == names == sorted(entry.order.scene.id for entry in plan.entries)
+    report = run_archive(plan)
+    assert (report.done, report.compared, report.failures) == (3, 3, ())
+    one = geoseg.change(
+        imagery / "town-2015.tif", imagery / "town-2019.tif", "buildings", tmp_path / "one", model=str(two_dates_model)
+    ).folder
+    assert (one / "changes.geojson").read_bytes() == (plan.out / one.name / "changes.geojson").read_bytes()
+    assert names[0] in (plan.out / "changes.json").read_text("utf-8")
+    assert not (plan.out / "collection.json").exists()
+    assert verify(plan.out).findings == ()
+    # what was stopped between the map and its changes goes on with these
+    (plan.out / names[1] / "changes.parquet").unlink()
+    again = run_archive(plan_archive(wanted, imagery, tmp_path / "here"))
+    assert (again.done, again.compared, again.compared_before) == (0, 1, 2)
+    workers = Pickled()
+    with chunks_of(64):
+        many = wanted.model_copy(update={"cluster": "processes:2", "tile": 64})
+        run_archive(plan_archive(many, imagery, tmp_path / "there"), workers)
+    assert workers.functions.count("predict_tile") > 3 * 2
+    here, there = everything(tmp_path / "here"), everything(tmp_path / "there")
+    paths = [name for name in here if name.endswith(("changes.geojson", "confidence.tif"))]
+    assert len(paths) == 6
+    assert all(here[name] == there[name] for name in paths if name.endswith(".geojson"))
+    # one that cannot be mapped stops no other
+    plan = plan_archive(wanted, imagery, tmp_path / "gone")
+    scene(imagery, 2024, "town-2024", 9)
+    report = run_archive(plan)
+    assert ({failure.scene for failure in report.failures}, report.compared) == ({names[2]}, 2)
+
+
+def test_what_comparisons_without_maps_have_no_use_for_is_told(
+    two_dates_model: Path,  # noqa: F811  # the fixture
+    imagery: Path,
+) -> None:
+    for wanted, expected in (
+        (spectra(change=None).model_copy(update={"change": None}), "change: is missing, and spectral compares scenes"),
+        (spectra(merge={}), "merge: is of no use with spectral"),
+        (spectra(model="buildings-segformer"), "model: is of no use with spectral"),
+        (spectra(scenes={"files": ["town*.tif"], "mosaic": {}}), "scenes.mosaic: is of no use with spectral"),
+        (job(two_dates_model).model_copy(update={"change": None}), "toy-change, which takes two scenes, compares"),
+    ):
+        with pytest.raises(OptionError, match=expected):
+            plan_archive(wanted, imagery)
+    faults = plan_archive(spectra({"rule": "series"}), imagery).faults
+    assert all("is a series, which is of maps" in fault.why for fault in faults)
+    assert len(faults) == 2
+    (fault, *_) = plan_archive(spectra({"zones": "town-2015.tif"}), imagery).faults
+    assert "knows no objects; leave it out" in fault.why
+
+
+class Mortal(Pickled):
+    """The same, whose first comparison dies with its worker, or each."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__()
+        self.deaths = deaths
+
+    def next(self) -> tuple[Any, Any]:
+        if self.deaths and self.functions[-1] == "compare_pair":
+            self.deaths -= 1
+            return self.calls.pop()[0], SimpleNamespace(why="its worker died")
+        return super().next()
+
+
+@pytest.mark.parametrize(("deaths", "compared"), [(1, 1), (2, 0)])
+def test_a_comparison_whose_worker_died_is_tried_once_more(imagery: Path, deaths: int, compared: int) -> None:
+    wanted = spectra({"pairs": [["town-2015", "town-2019"]]}, cluster="processes:2")
+    report = run_archive(plan_archive(wanted, imagery), Mortal(deaths))
+    assert report.compared == compared
+    assert [failure.why for failure in report.failures] == ["its worker died"] * (1 - compared)
+
+
+def test_real_workers_compare_real_dates(shared_data: Path, tmp_path: Path) -> None:
+    """Three flights over one place, by spectra, as the command does it with `--cluster processes:2`."""
+    folder = shared_data / "scenes" / "naip_5m_timeseries"
+    files = [
+        {"href": str(path), "id": f"naip-{path.stem[-8:-4]}", "datetime": f"{path.stem[-8:-4]}-07-25"}
+        for path in sorted(folder.glob("*.tif"))
+    ]
+    wanted = spectra(scenes={"files": files}, bands={"red": 1, "green": 2, "blue": 3, "nir": 4})
+    here = run_archive(plan_archive(wanted, tmp_path, tmp_path / "here"))
+    assert (here.compared, here.failures) == (2, ())
+    many = plan_archive(wanted.model_copy(update={"cluster": "processes:2"}), tmp_path, tmp_path / "there")
+    with crew(recipe_of("processes:2")) as workers:
+        there = run_archive(many, workers)
+    assert (there.compared, there.failures) == (2, ())
+    assert len(everything(tmp_path / "here")) == 8
+    assert everything(tmp_path / "here") == everything(tmp_path / "there")
+
+
 def test_one_run_at_a_time_in_a_folder(tiny_model: Path, imagery: Path, tmp_path: Path) -> None:
     paths = imagery / "town-2015.tif", imagery / "town-2019.tif"
     (tmp_path / "maps").mkdir()
@@ -191,8 +391,14 @@ def test_the_command_runs_the_workflow(
     assert (status, err) == (0, "")
     assert "3 pairs compared, 0 were there already." in out
     assert str(tmp_path / "maps" / "changes.json") in out
+    status, out, _ = command("status", tmp_path / "maps")
+    assert (status, out.splitlines()[-1]) == (0, "3 of 3 comparisons are there.")
     status, out, _ = command("run", "--schema")
-    assert "Comparison" in json.loads(out)["$defs"]
+    keys = json.loads(out)["$defs"]["Comparison"]["properties"]
+    assert all(key["description"] for key in keys.values())
+    assert {"pairs", "rule", "cut", "index", "stay", "align"} <= keys.keys()
+    status, _, err = command("plan", *arguments, "--no-time", "--set", "change.stays=0.8")
+    assert (status, "change.stays is not a key of this job; did you mean stay?" in err) == (2, True), err
 
 
 def test_what_two_dates_cannot_be_is_one_sentence(tiny_model: Path, imagery: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from test_cli import command  # noqa: F401  # a fixture
 
 import geoseg
 from geoseg.changes import spectral
+from geoseg.changes.indices import IndexScales, Quantities
 from geoseg.errors import OptionError, SceneError
 
 if TYPE_CHECKING:
@@ -279,6 +280,140 @@ def test_the_command_tells_what_lies_above_the_threshold(
     assert (status, err) == (0, "")
     assert re.search(r"^above \d+\.\d: changed +0\.\d{4}$", out, re.MULTILINE)
     assert out.splitlines()[-1].endswith("item.json")
+
+
+# --- one index
+
+
+def fields(folder: Path) -> tuple[Path, Path]:
+    """Ground, uint16, whose NDVI is 0.5; at the second date it is 0.8 in one place, and 0 in another."""
+    red, nir = np.full((90, 120), 1000.0), np.full((90, 120), 3000.0)
+    bands = [np.stack([red, red, red, nir]) + np.random.default_rng(seed).normal(size=(4, 90, 120)) for seed in (1, 2)]
+    for band, value in ((2, 500.0), (3, 4500.0)):
+        bands[1][band, 10:40, 10:40] = value
+    bands[1][3, 50:80, 60:110] = 1000
+    paths = [
+        image(folder / f"{name}.tif", each.astype(np.uint16)) for name, each in zip(("then", "now"), bands, strict=True)
+    ]
+    return paths[0], paths[1]
+
+
+def difference(folder: Path) -> NDArray[np.float64]:
+    with rasterio.open(folder / "difference.tif") as dataset:
+        codes = dataset.read(1)
+        told: NDArray[np.float64] = codes * dataset.scales[0] + dataset.offsets[0]
+        return np.where(codes == 255, np.nan, told.round(6))
+
+
+def test_an_index_tells_what_has_risen_and_what_has_fallen(tmp_path: Path) -> None:
+    """By as much as the formula has it, to a hundredth; the threshold is found, or given."""
+    then, now = fields(tmp_path)
+    found = geoseg.change(then, now, "spectral", tmp_path / "maps", index="ndvi")
+    told = difference(found.folder)
+    assert told[12:38, 12:38] == pytest.approx(0.3, abs=0.011)
+    assert told[52:78, 62:108] == pytest.approx(-0.5, abs=0.011)
+    assert told[5, 50:] == pytest.approx(0, abs=0.011)
+    codes = rasterio.open(found.folder / "changes.tif").read(1)
+    assert (codes[11:39, 11:39] == 1).all()
+    assert (codes[51:79, 61:109] == 2).all()
+    assert (codes == 0).sum() > 0.95 * (90 * 120 - 30 * 30 - 30 * 50)
+    summary = found.summary
+    assert (summary["index"], summary["bands"]) == ("ndvi", ["nir", "red"])
+    assert summary["fallen_hectares"] == pytest.approx((codes == 2).sum() * 0.09 / 1e4, rel=2e-3)
+    assert sorted(found.changes["status"]) == ["fallen", "risen"]
+    assert sorted(found.changes["magnitude"]) == pytest.approx([0.3, 0.5], abs=0.05)
+    assert "difference" in found.item["assets"]
+    assert not (found.folder / "magnitude.tif").exists()
+    high = geoseg.change(then, now, "spectral", tmp_path / "maps", index="ndvi", cut=0.4)
+    assert (high.summary["threshold"], set(high.changes["status"])) == (0.4, {"fallen"})
+    assert "fallen" in high._repr_html_()
+
+
+def test_an_index_has_the_laws_of_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """change(a, a) is empty, change(b, a) falls where change(a, b) rises, windows do not matter; nodata stays."""
+    then, now, _ = two_dates(tmp_path)
+    with rasterio.open(then) as dataset:
+        same = image(tmp_path / "same.tif", dataset.read(), nodata=0)
+    options = {"index": "ndvi"}
+    assert geoseg.change(then, same, "spectral", tmp_path / "maps", **options).changes.empty
+    there = geoseg.change(then, now, "spectral", tmp_path / "maps", **options).folder
+    back = geoseg.change(now, then, "spectral", tmp_path / "maps", any_order=True, **options).folder
+    np.testing.assert_array_equal(difference(there), -difference(back))
+    codes = [rasterio.open(folder / "changes.tif").read(1) for folder in (there, back)]
+    assert set(np.unique(codes[0])) == {0, 1, 2, 255}
+    np.testing.assert_array_equal(np.array([0, 2, 1, *[0] * 252, 255])[codes[0]], codes[1])
+    for owner, name in (("_Pair", "magnitudes"), ("_Cut", "codes")):
+        monkeypatch.setattr(f"geoseg.changes.by_spectrum.{owner}.{name}.__defaults__", ((37, 53),))
+    small = geoseg.change(then, now, "spectral", tmp_path / "small", **options).folder
+    assert (small / "changes.geojson").read_bytes() == (there / "changes.geojson").read_bytes()
+    np.testing.assert_array_equal(difference(small), difference(there))
+
+
+def test_an_index_is_of_quantities(tmp_path: Path) -> None:
+    """As a scene's scale and offset make them of its numbers, whatever its bands are read as."""
+    then, now = fields(tmp_path)
+    with rasterio.open(now) as dataset:
+        shifted = image(tmp_path / "later.tif", ((dataset.read() + 1000) * 2).astype(np.uint16))
+    with rasterio.open(shifted, "r+") as dataset:
+        dataset.scales, dataset.offsets = (0.5,) * 4, (-1000.0,) * 4
+    one, other = (
+        difference(geoseg.change(then, each, "spectral", tmp_path / "maps", index="ndvi").folder)
+        for each in (now, shifted)
+    )
+    assert np.abs(one - other).max() < 0.021
+    small = np.array([[[10, 0]], [[30, 0]]], np.uint8)
+    assert Quantities((0.0, 0.0), (1.0, 1.0)).index(small).tolist() == [[-0.5, 0.0]]
+
+
+@given(seed=st.integers(0, 9), haze=st.floats(-0.2, 0.2), noise=st.floats(0.01, 0.05))
+@settings(max_examples=10)
+def test_what_all_of_the_ground_differs_by_is_no_difference(seed: int, haze: float, noise: float) -> None:
+    """Its median is taken off, half of it on either side; no threshold is below three robust deviations."""
+    rng = np.random.default_rng(seed)
+    one = rng.normal(0.1, 0.1, (60, 60))
+    other = one + haze + rng.normal(0, noise, one.shape)
+    bands = [np.stack([100 * (1 + each), 100 * (1 - each)]).round().astype(np.uint8) for each in (one, other)]
+    bytes_ = Quantities((0.0, 0.0), (1.0, 1.0))
+    scales = IndexScales.of((bytes_, bytes_), *bands, np.ones(one.shape, bool))
+    assert scales.offset == pytest.approx(-haze, abs=0.015)
+    assert scales.least == pytest.approx(300 * noise, abs=3)
+    before, after = scales.normalised(*bands)
+    assert np.median(after - before) * spectral.STEPS == pytest.approx(0, abs=1e-3)
+    quiet = np.bincount(np.zeros(500, int), minlength=251)
+    assert spectral.threshold_of(quiet, "otsu", scales.least) == scales.least
+
+
+def test_what_no_index_can_tell_is_said(tmp_path: Path) -> None:
+    then, now, _ = two_dates(tmp_path)
+    for options, error, says in (
+        (
+            {"index": "mndwi"},
+            SceneError,
+            "then.tif: has the bands blue, green, red, nir, and --index mndwi is of green",
+        ),
+        ({"index": "evi"}, OptionError, "--index evi: is one of ndvi, ndbi, mndwi"),
+        ({"cut": 0.0}, OptionError, r"--cut 0.0: is one of .*, or a threshold above 0"),
+    ):
+        with pytest.raises(error, match=says):
+            geoseg.change(then, now, "spectral", tmp_path / "maps", **options)
+    assert geoseg.change(then, now, "spectral", tmp_path / "m", index="ndbi", bands={"swir16": 1}).summary["bands"] == [
+        "swir16",
+        "nir",
+    ]
+
+
+def test_the_command_tells_by_how_much_an_index_differs(
+    command: Callable[..., tuple[int, str, str]],  # noqa: F811  # the fixture
+    tmp_path: Path,
+) -> None:
+    arguments = ("change", *fields(tmp_path), "spectral", "--out", tmp_path / "maps", "--index", "ndvi")
+    status, out, err = command(*arguments, "--cut", "0.25")
+    assert (status, err) == (0, "How the images lie beside each other is not known: 1 of 4 blocks agree.\n")
+    assert re.search(r"^risen by more than 0.25 +0.00\d\d$", out, re.MULTILINE)
+    assert re.search(r"^fallen by more than 0.25 +0.01\d\d$", out, re.MULTILINE)
+    status, _, err = command(*arguments, "--cut", "much")
+    assert status == 2
+    assert "'much' is not one of 'triangle', 'otsu', 'kittler'" in err
 
 
 def test_a_city_on_a_second_grid_is_compared(shared_data: Path, tmp_path: Path) -> None:

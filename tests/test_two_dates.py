@@ -27,7 +27,7 @@ from geoseg.catalog import MULTIHASH_SHA256, read_model
 from geoseg.changes.by_network import plan_pair
 from geoseg.changes.planned import job_of, plan_change
 from geoseg.cli import cli
-from geoseg.errors import ModelError, OptionError, SceneError
+from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.stacks import stacked
 from geoseg.jobs import read_job
@@ -134,6 +134,12 @@ def cells(seed: int, shape: tuple[int, int] = (150, 210)) -> NDArray[np.uint8]:
     """A picture of squares, with something in it for a network of random weights."""
     small = np.random.default_rng(seed).integers(0, 256, (3, -(-shape[0] // 8), -(-shape[1] // 8)))
     return small.repeat(8, 1).repeat(8, 2)[:, : shape[0], : shape[1]].astype(np.uint8)
+
+
+def textured(rows: int, cols: int) -> NDArray[np.uint8]:
+    """Squares with noise in them, by which a shift is known."""
+    noise = np.random.default_rng(11).integers(0, 60, (3, rows, cols))
+    return (cells(12, (rows, cols)) * 0.7 + noise).astype(np.uint8)
 
 
 def scene(path: Path, seed: int, year: int | None = None, **profile: Any) -> Path:
@@ -315,6 +321,31 @@ class TestCommand:
         assert (folder / "changes.geojson").exists()
         assert (folder / "labels.tif").stat().st_mtime_ns == labels
 
+    def test_a_pair_that_lies_aside_is_moved(self, tmp_path: Path, model: Path) -> None:
+        """By a known shift; what has changed is that of a pair that lies right, bit for bit."""
+        ground = textured(220, 260)
+        later = ground.copy()
+        later[:, 60:84, 100:130] = 250
+        other = write_tif(tmp_path / "b.tif", later)
+        right = write_tif(tmp_path / "right" / "a.tif", ground)
+        aside = BANEPA @ rasterio.Affine.translation(3, -2)
+        wrong = write_tif(tmp_path / "wrong" / "a.tif", ground, transform=aside)
+        args = ["change", str(wrong), str(other), "--model", str(model), "--out", str(tmp_path / "wrong")]
+        told = CliRunner().invoke(cli, [*args, "--align"])
+        assert told.exit_code == 0, told.output
+        assert "BEFORE was moved by 1.08 m (+2.00 rows, -3.00 columns; " in told.stdout
+        folder = tmp_path / "wrong" / "a--b--toy-change"
+        moved, asis = read(folder), read(changed(wrong, other, model, tmp_path / "asis"))
+        expected = read(changed(right, other, model, tmp_path / "out"))
+        inner = np.s_[70:-70, 70:-70]  # patches there see nothing of the rim that the wrong place leaves blank
+        assert np.array_equal(moved[inner], expected[inner])
+        assert (asis[inner] != expected[inner]).mean() > 0.02
+        item = json.loads((folder / "item.json").read_text("utf-8"))
+        assert item["properties"]["geoseg:parameters"]["shift"]["pixels"] == [2.0, -3.0]
+        assert "Nothing left to do" in CliRunner().invoke(cli, [*args, "--align"]).output
+        with pytest.raises(OutputError, match="holds results of another job"):  # the same folder has what was moved
+            changed(wrong, other, model, tmp_path / "wrong")
+
     def test_without_a_product_a_model_is_needed(self, tmp_path: Path) -> None:
         told = CliRunner().invoke(cli, ["change", "a.tif", "b.tif", "--out", str(tmp_path)])
         assert told.exit_code == 2
@@ -337,7 +368,7 @@ class TestRefused:
             geoseg.segment(pair, "buildings", tmp_path / "out", model=str(tiny_model))
 
     @pytest.mark.parametrize(
-        "options", [{"align": True}, {"tolerance": 2.0}, {"unchanged": True}, {"zones": "z.gpkg"}], ids=str
+        "options", [{"match": True}, {"tolerance": 2.0}, {"unchanged": True}, {"zones": "z.gpkg"}], ids=str
     )
     def test_options_of_maps_that_are_compared(self, options: dict[str, Any], tmp_path: Path, model: Path) -> None:
         one, other = scene(tmp_path / "a.tif", 1), scene(tmp_path / "b.tif", 2)

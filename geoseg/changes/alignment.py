@@ -40,7 +40,7 @@ class Measured:
             msg = (
                 f"--align: only {found.agreeing} of {found.blocks} blocks of {before.scene.path} agree on how it lies "
             )
-            raise SceneError(msg + f"beside {after.scene.path}; leave --align out, and choose a larger --tolerance")
+            raise SceneError(msg + f"beside {after.scene.path}; leave --align out, and give maps a larger --tolerance")
         return cls(found, cell, after.scene.ground_resolution, align)
 
     @property

@@ -16,22 +16,26 @@ import geopandas as gpd
 import pandas as pd
 
 from geoseg.catalog import file_asset, find_model
+from geoseg.changes.alignment import Measured
 from geoseg.changes.ground import seen_by_both, window_on
-from geoseg.changes.planned import ChangeJob, check_order, no_ground
+from geoseg.changes.planned import BETWEEN, ChangeJob, check_order, no_ground
 from geoseg.errors import OptionError
 from geoseg.io.geoparquet import write_parquet
-from geoseg.io.scenes import open_scene
+from geoseg.io.scenes import as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.stacks import stacked
 from geoseg.io.store import cannot_write
 from geoseg.io.vectors import write_geojson
-from geoseg.pipeline import Plan, Result, plan, run
-from geoseg.records import write_json
+from geoseg.pipeline import Plan, Result, asked_by, plan, run
+from geoseg.records import join_changes, set_interval, write_json
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geoseg.catalog import Scene
+    from geoseg.catalog import ModelSpec, Scene
     from geoseg.export import Observer
+    from geoseg.io.pixels import SceneSource
+    from geoseg.pipeline import SegmentJob
 
 COG: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
 ASSETS: Final = {
@@ -61,6 +65,8 @@ class PairPlan:
     job: ChangeJob
     before: Scene
     after: Scene
+    measured: Measured | None
+    """How the scenes lie beside each other, if the one before is moved."""
     mapped: Plan
     """Of both scenes as one."""
     complete: bool
@@ -81,28 +87,52 @@ def plan_pair(job: ChangeJob) -> PairPlan:
 
     Raises the errors of `geoseg.errors`, those of mapping a scene among them.
     """
-    _check_options(job)
     before, after = (open_scene(each.scene, select=each.select) for each in (job.before, job.after))
+    scene, measured = pair_of(job, before, after, find_model(job.after.product, job.after.model))
+    mapped = plan(job.after, scene)
+    return PairPlan(job, before, after, measured, mapped, mapped.complete and has_changes(mapped.folder))
+
+
+def pair_of(job: ChangeJob, before: Scene, after: Scene, model: ModelSpec) -> tuple[Scene, Measured | None]:
+    """Both scenes as the one that a network for two dates maps; and by how much the first was moved, if that is asked.
+
+    Reads blocks of both for that. Raises `OptionError` or `SceneError` for what cannot be a pair, `SceneError` if the
+    shift is to be corrected and not known.
+    """
+    _check_options(job)
     check_order(job, before, after)
     if window_on(after.geobox, before.geobox) is None:
         raise no_ground(before, after)
-    model = find_model(job.after.product, job.after.model)
-    pair = stacked(before, after)
-    mapped = plan(job.after, stacked(before, after, name=f"{pair.id}--{model.name}"))
-    return PairPlan(job, before, after, mapped, mapped.complete and _has_changes(mapped.folder))
+    name = f"{before.id}{BETWEEN}{after.id}{BETWEEN}{model.name}"
+    if not job.align:
+        return stacked(before, after, name=name), None
+    sources = [_source(scene, model, each) for scene, each in ((before, job.before), (after, job.after))]
+    grid = sources[1].scene.geobox
+    overlap = window_on(grid, sources[0].scene.geobox) or Window.of_shape(sources[1].shape)
+    measured = Measured.of(sources[0], sources[1], overlap, lambda _stage, _done, _total: None, align=True)
+    rows, cols = measured.applied
+    affine = grid.affine
+    moved = (affine.a * cols + affine.b * rows, affine.d * cols + affine.e * rows)
+    return stacked(before, after, name=name, moved=moved), measured
+
+
+def _source(scene: Scene, model: ModelSpec, job: SegmentJob) -> SceneSource:
+    """A scene as the network will see it."""
+    asked, bands = as_asked(scene, model.bands, asked_by(job))
+    return open_source(asked, bands, estimate_stretch(asked, bands))
 
 
 def _check_options(job: ChangeJob) -> None:
     """Refuse what is of use for maps that are compared only."""
     defaults = ChangeJob(job.before, job.after)
-    for option in ("tolerance", "align", "match", "min_confidence", "unchanged", "zones"):
+    for option in ("tolerance", "match", "min_confidence", "unchanged", "zones", "index"):
         if getattr(job, option) != getattr(defaults, option):
             msg = f"--{option.replace('_', '-')}: is for two maps that are compared, and {job.after.model} sees both "
             raise OptionError(msg + "scenes at once; leave it out, or choose a model of one scene")
 
 
-def _has_changes(folder: Path) -> bool:
-    """Whether the item of a folder tells of all files."""
+def has_changes(folder: Path) -> bool:
+    """Whether the item of a folder tells of all files of a comparison."""
     try:
         told = json.loads((folder / "item.json").read_text(encoding="utf-8"))["assets"]
     except (OSError, ValueError, KeyError):
@@ -115,9 +145,17 @@ def run_pair(planned: PairPlan, observe: Observer) -> Compared:
 
     Raises `SceneError` if no pixel is seen by both.
     """
-    folder, item = planned.folder, planned.folder / "item.json"
     if not planned.mapped.complete:
         run(planned.mapped, observe)
+    return tell_changes(planned)
+
+
+def tell_changes(planned: PairPlan) -> Compared:
+    """Write what has changed of a plan both of whose scenes are mapped as one.
+
+    Raises `SceneError` if no pixel is seen by both.
+    """
+    folder, item = planned.folder, planned.folder / "item.json"
     told = json.loads(item.read_text(encoding="utf-8"))
     if not told["properties"]["geoseg:counts"]["valid_pixels"]:
         raise seen_by_both(planned.before, planned.after)
@@ -145,6 +183,8 @@ def _changes(planned: PairPlan) -> gpd.GeoDataFrame:
 
 def _with_changes(item: dict[str, Any], planned: PairPlan) -> dict[str, Any]:
     """The item of the result, with the changes and the time between both dates."""
+    import pystac
+
     folder, properties = planned.folder, item["properties"]
     before, after = planned.before, planned.after
     extra = item["assets"]["labels"]
@@ -155,11 +195,12 @@ def _with_changes(item: dict[str, Any], planned: PairPlan) -> dict[str, Any]:
     names = f"{before.name} and {after.name}"
     properties["title"] = f"change of {planned.mapped.model.product}: {before.id} to {after.id}"
     properties["processing:lineage"] = f"{planned.mapped.model.name} on {names}"
-    known = [scene.datetime for scene in (before, after) if scene.datetime is not None]
-    properties["geoseg:datetime_known"] = len(known) == 2  # noqa: PLR2004  both
-    if known:
-        began, ended = (each.isoformat().replace("+00:00", "Z") for each in (min(known), max(known)))
-        ended = ended if after.datetime is not None else properties["created"]
-        began = began if before.datetime is not None else "1970-01-01T00:00:00Z"
-        properties |= {"datetime": None, "start_datetime": began, "end_datetime": ended}
-    return item
+    if planned.measured is not None:
+        properties["geoseg:parameters"]["shift"] = planned.measured.told()
+    made = pystac.Item.from_dict(item)
+    set_interval(made, before.datetime, after.datetime)
+    if (collection := planned.mapped.job.collection) is not None:
+        for rel in ("root", "parent", "collection"):
+            made.clear_links(rel)
+        join_changes(made, collection)
+    return made.to_dict(include_self_link=False, transform_hrefs=False)

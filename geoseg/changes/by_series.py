@@ -6,7 +6,8 @@ import datetime as dt
 import itertools
 import json
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 
-from geoseg.catalog import Legend, LegendClass
-from geoseg.changes.ground import AT_ONCE, around, padded
+from geoseg.catalog import Legend, LegendClass, Provenance, file_asset, result_item
+from geoseg.changes.ground import AT_ONCE, CACHED, around, padded
 from geoseg.changes.objects import Objects, Rules
 from geoseg.changes.planned import default_tolerance, reach_of
 from geoseg.changes.series import Stay, smoothed, tracks
@@ -30,9 +32,11 @@ from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import Look, write_cog
 from geoseg.io.geoparquet import write_parquet
 from geoseg.io.scenes import open_scene
+from geoseg.io.store import cannot_write, job_of
 from geoseg.io.vectors import write_geojson
+from geoseg.pipeline import fingerprint
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
-from geoseg.records import alone_in, write_json
+from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -70,6 +74,8 @@ class SeriesJob:
     """Square metres below which a place of change is dropped."""
     simplify: float = 1.0
     """Tolerance of outlines in pixels."""
+    collection: str | None = None
+    """Id of the STAC collection of the maps, if this is to be one of the comparisons beside it."""
 
     def __post_init__(self) -> None:
         """Refuse what is no series. Raises `OptionError`."""
@@ -105,6 +111,12 @@ class _Map:
     @property
     def told(self) -> str:
         return self.name if self.date is None else f"{self.date:%Y-%m-%d}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the map depends on, or else what tells it from another."""
+        made = job_of(Path(self.side.path)) if Path(self.side.path).is_dir() else None
+        return {"name": self.name, "date": self.date and self.date.isoformat(), "of": made or fingerprint(self.scene)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +154,32 @@ class Series:
         """Rows, columns."""
         return self.scene.shape
 
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """What the result depends on."""
+        job = self.job
+        told = {
+            "maps": [each.parameters for each in self.maps],
+            "stay": self.model.stay,
+            "confidence": job.confidence,
+            "tolerance": self.tolerance,
+            "min_area": job.min_area,
+            "simplify": job.simplify,
+        }
+        as_read: dict[str, Any] = json.loads(json.dumps(told))
+        return as_read
+
+    @property
+    def complete(self) -> bool:
+        """Whether the results of these parameters are there already."""
+        folder = Path(self.job.out)
+        try:
+            item = json.loads((folder / "item.json").read_text(encoding="utf-8"))
+            told, assets = item["properties"]["geoseg:parameters"], item["assets"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return bool(told == self.parameters) and all((folder / asset["href"]).exists() for asset in assets.values())
+
 
 def open_series(job: SeriesJob) -> Series:
     """Look at all maps. Raises the errors of `geoseg.errors`, among them for the wrong order, and other classes."""
@@ -153,10 +191,8 @@ def open_series(job: SeriesJob) -> Series:
             raise OptionError(msg)
         date, model = _told_of(Path(given), side.raster)
         maps.append(_Map(side, side.raster, job.dates[place] if job.dates else date, model))
+    check_dates([(str(each.side.path), each.date) for each in maps])
     for one, other in itertools.pairwise(maps):
-        if one.date is not None and other.date is not None and one.date >= other.date:
-            msg = f"{one.side.path} is of {one.told}, not before {other.side.path} of {other.told}; give the maps in "
-            raise OptionError(msg + "the order of their dates")
         if one.model is not None and other.model is not None and one.model != other.model:
             msg = (
                 f"{one.side.path} and {other.side.path} are maps of {one.model} and {other.model}; a series is of maps "
@@ -172,6 +208,14 @@ def open_series(job: SeriesJob) -> Series:
     scenes = [each.scene for each in maps]
     tolerance = max(default_tolerance(each, scenes[-1]) for each in scenes) if job.tolerance is None else job.tolerance
     return Series(job, tuple(maps), names, tolerance)
+
+
+def check_dates(dated: Sequence[tuple[str, dt.datetime | None]]) -> None:
+    """Refuse paths that are not in the order of their dates, as far as these are known. Raises `OptionError`."""
+    for (one, first), (other, second) in itertools.pairwise(dated):
+        if first is not None and second is not None and first >= second:
+            msg = f"{one} is of {first:%Y-%m-%d}, not before {other} of {second:%Y-%m-%d}; give the maps in "
+            raise OptionError(msg + "the order of their dates")
 
 
 def _told_of(path: Path, scene: Scene) -> tuple[dt.datetime | None, str | None]:
@@ -193,8 +237,12 @@ def run_series(series: Series, observe: Observer) -> Path:
     Raises `SceneError` if no two dates see anything in common.
     """
     out = Path(series.job.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    with alone_in(out), rasterio.Env(GDAL_CACHEMAX=CACHED):
+        (out / "item.json").unlink(missing_ok=True)
         swept = _Swept(series, Count(observe, "comparing", math.prod(series.shape)))
         tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}
         since = Legend(
@@ -220,6 +268,7 @@ def run_series(series: Series, observe: Observer) -> Path:
             write_parquet(layer, out / "objects.parquet")
             content["objects"] = layer["status"].value_counts().sort_index().to_dict()
         write_json(out / "summary.json", content)
+        _write_item(series, content)
     return out
 
 
@@ -337,6 +386,45 @@ def _summary(series: Series, frame: gpd.GeoDataFrame, swept: _Swept) -> dict[str
             for (a, b, status), area in dict(areas).items()
         ],
     }
+
+
+COG, GEOJSON, PARQUET = (
+    "image/tiff; application=geotiff; profile=cloud-optimized",
+    "application/geo+json",
+    "application/vnd.apache.parquet",
+)
+ASSETS: Final = {
+    "history": ("changes.geojson", GEOJSON, "what has changed and when, longitude and latitude"),
+    "history_parquet": ("changes.parquet", PARQUET, "what has changed and when, in the last map's CRS"),
+    "since": ("since.tif", COG, "since which date each pixel has its present class"),
+    "objects": ("objects.geojson", GEOJSON, "each object once, longitude and latitude"),
+    "objects_parquet": ("objects.parquet", PARQUET, "each object once, in the last map's CRS"),
+    "summary": ("summary.json", "application/json", "numbers of the series"),
+}
+"""File, media type and title of each asset; those of objects only where the maps have some."""
+
+
+def _write_item(series: Series, content: dict[str, Any]) -> None:
+    """Write the item, by which the series is complete."""
+    out, maps = Path(series.job.out), series.maps
+    scene = replace(series.scene, id=out.resolve().name, datetime=maps[-1].date)
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    counts = {"places": content["places"], **content.get("objects", {})}
+    made = Provenance(None, {"geoseg": version("geoseg")}, series.parameters, now, counts)
+    assets = {
+        key: file_asset(out / name, kind, title, ["data"], {})
+        for key, (name, kind, title) in ASSETS.items()
+        if "objects" in content or not name.startswith("objects")
+    }
+    item = result_item(scene, out, assets, made)
+    item.properties["title"] = f"series: {', '.join(each.name for each in maps)}"
+    item.properties["processing:lineage"] = f"{', '.join(each.told for each in maps)}, smoothed and compared"
+    set_interval(item, maps[0].date, maps[-1].date)
+    for each in maps:
+        path = Path(each.side.path)
+        item.add_link(derived_from(os.path.relpath(path / "item.json" if path.is_dir() else path, out), each.name))
+    join_changes(item, series.job.collection)
+    write_json(out / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
 # --- objects

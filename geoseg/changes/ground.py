@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 AT_ONCE: Final = (1024, 4096)
 """Rows and columns of the windows in which two maps are compared: some 30 bytes of memory for each pixel."""
 
+CACHED: Final = 192 << 20
+"""Bytes of blocks that GDAL may keep while maps are compared: those around some windows of a few rasters."""
+
 BLOCKS: Final = 5
 """Blocks along each side of the ground in common, at most, from which a shift is estimated."""
 

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import geopandas as gpd
+import rasterio
 
 from geoseg.catalog import Provenance, file_asset, result_item
 from geoseg.changes import transitions
@@ -26,12 +27,12 @@ from geoseg.changes.by_class import by_class
 from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, takes_two
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
-from geoseg.changes.ground import common_ground
+from geoseg.changes.ground import CACHED, common_ground
 from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
-from geoseg.records import alone_in, join_changes, write_json
+from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +141,11 @@ def measure(planned: ChangePlan, observe: Observer) -> Measured:
 
 def compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
     """Compare two scenes that are mapped, and write the files of it. Raises `SceneError` if nothing is seen by both."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHED):
+        return _compare(planned, maps, measured, observe)
+
+
+def _compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
     folder = _begun(planned.folder)
     ground = common_ground(maps[0].folder, maps[1].folder, measured.applied)
     if planned.by_class:
@@ -228,7 +234,7 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     item.properties["title"] = f"change of {planned.after.model.product}: {folder.name.replace(BETWEEN, ' to ')}"
     files = " and ".join(scene.name for scene in planned.scenes)
     item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
-    _set_dates(item, planned, made.created)
+    set_interval(item, *(scene.datetime for scene in planned.scenes))
     _link_sources(item, planned, maps)
     join_changes(item, planned.job.after.collection)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
@@ -245,23 +251,7 @@ def _extra(planned: ChangePlan, key: str) -> dict[str, Any]:
     return {"data_type": "uint8", "nodata": NODATA, "classification:classes": classes}
 
 
-def _set_dates(item: pystac.Item, planned: ChangePlan, created: dt.datetime) -> None:
-    """The interval between both scenes; as in results of one scene, from 1970 to now where a date is not known."""
-    known = [scene.datetime for scene in planned.scenes]
-    began, ended = known[0] or dt.datetime(1970, 1, 1, tzinfo=dt.UTC), known[1] or created
-    item.datetime = None
-    item.common_metadata.start_datetime, item.common_metadata.end_datetime = min(began, ended), max(began, ended)
-    item.properties["geoseg:datetime_known"] = None not in known
-
-
 def _link_sources(item: pystac.Item, planned: ChangePlan, maps: tuple[Result, Result]) -> None:
     """Both results, beside the scene after and the model; the scene before is found by its result."""
     for result in maps:
-        item.add_link(_derived_from(os.path.relpath(result.folder / "item.json", planned.folder), result.folder.name))
-
-
-def _derived_from(href: str, title: str) -> pystac.Link:
-    """A link to what an item was derived from."""
-    import pystac
-
-    return pystac.Link("derived_from", href, media_type=GEOJSON, title=title)
+        item.add_link(derived_from(os.path.relpath(result.folder / "item.json", planned.folder), result.folder.name))

@@ -13,6 +13,7 @@ import numpy as np
 
 from geoseg.catalog import sha256_of
 from geoseg.changes.ground import sample, seen_by_both, window_on
+from geoseg.changes.indices import INDICES, Index
 from geoseg.changes.spectral import CUTS, Cut, robust
 from geoseg.changes.transitions import MOST_CLASSES
 from geoseg.errors import ModelError, OptionError, SceneError
@@ -66,16 +67,21 @@ class ChangeJob:
     """Whether the scene before may be the later one."""
     match: bool = False
     """Whether the scene before is brought to the brightness and contrast of the one after before it is mapped."""
-    cut: Cut = "otsu"
-    """Without a model: how the threshold is found from which on a pixel has changed."""
+    cut: Cut | float = "otsu"
+    """Without a model: how the threshold is found from which on a pixel has changed, or what it is."""
+    index: Index | None = None
+    """Without a model: the spectral index whose difference is looked at; None: the vectors of all bands."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing. Raises `OptionError`."""
         if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
             msg = f"--tolerance {self.tolerance}: must be 0 metres or more"
             raise OptionError(msg)
-        if self.cut not in CUTS:
-            msg = f"--cut {self.cut}: is one of {', '.join(CUTS)}"
+        if self.cut not in CUTS if isinstance(self.cut, str) else not 0 < self.cut < math.inf:
+            msg = f"--cut {self.cut}: is one of {', '.join(CUTS)}, or a threshold above 0"
+            raise OptionError(msg)
+        if self.index is not None and self.index not in INDICES:
+            msg = f"--index {self.index}: is one of {', '.join(INDICES)}"
             raise OptionError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"
@@ -234,6 +240,11 @@ def check_order(job: ChangeJob, one: Scene, other: Scene) -> None:
 def _check_product(job: ChangeJob, after: Plan, reach: tuple[int, int]) -> None:
     """Refuse what one of the two kinds of comparison has no use for."""
     legend = after.model.legend
+    if job.index is not None:
+        msg = (
+            f"--index {job.index}: is of the bands of scenes (PRODUCT spectral), and maps of {after.model.product} are "
+        )
+        raise OptionError(msg + "compared; leave it out")
     if legend.background is None and job.zones is not None:
         msg = f"--zones {job.zones}: counts objects, and {after.model.product} has none; leave it out"
         raise OptionError(msg)

@@ -58,6 +58,17 @@ class Scales:
     noise: tuple[float, ...]
     """Robust deviation of that difference."""
 
+    @property
+    def least(self) -> int:
+        """The code that no threshold is below."""
+        return round(LEAST * STEPS)
+
+    def normalised(
+        self, before: NDArray[np.uint8], after: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `normalised`."""
+        return normalised(before, after, self)
+
 
 def scales_of(before: NDArray[np.uint8], after: NDArray[np.uint8], seen: NDArray[np.bool_]) -> Scales:
     """The scales of a sample (band, y, x) of both dates on one grid, of the pixels (y, x) that both see."""
@@ -105,12 +116,13 @@ def magnitudes(
     """
     there = _to_most_alike(before, after, seen_before, seen_after, reach)
     back = _to_most_alike(after, before, seen_after, seen_before, reach)
-    both = (seen_before & seen_after)[_inside(reach)]
+    both = (seen_before & seen_after)[inside(reach)]
     codes = np.rint(np.minimum(np.sqrt(np.maximum(there, back)) * STEPS, LARGEST)).astype(np.int32)
     return _mean(codes, both)
 
 
-def _inside(reach: tuple[int, int]) -> tuple[slice, slice]:
+def inside(reach: tuple[int, int]) -> tuple[slice, slice]:
+    """What is left of an array when the reach is taken off each side."""
     rows, cols = (slice(side, -side or None) for side in reach)
     return rows, cols
 
@@ -127,7 +139,7 @@ def _to_most_alike(
     Where it is not seen, or the other has nothing there, infinite.
     """
     rows, cols = (side - 2 * by for side, by in zip(seen.shape, reach, strict=True))
-    mine, found = one[:, *_inside(reach)], np.full((rows, cols), np.inf, np.float32)
+    mine, found = one[:, *inside(reach)], np.full((rows, cols), np.inf, np.float32)
     for down in range(2 * reach[0] + 1):
         for along in range(2 * reach[1] + 1):
             there = slice(down, down + rows), slice(along, along + cols)
@@ -141,12 +153,13 @@ def _to_most_alike(
 
 def _mean(codes: NDArray[np.int32], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Weighted means over 3 x 3 of codes (y, x), of a pixel more on each side than is given back, where it is seen."""
-    total, weight = _weighted(np.where(seen, codes, 0)), _weighted(seen.astype(np.int32))
+    total, weight = weighted(np.where(seen, codes, 0)), weighted(seen.astype(np.int32))
     mean = (2 * total + weight) // np.maximum(2 * weight, 1)
     return np.where(seen[1:-1, 1:-1], mean, 255).astype(np.uint8)
 
 
-def _weighted(values: NDArray[np.int32]) -> NDArray[np.int32]:
+def weighted(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sums over 3 x 3 of values (y, x), of a pixel more on each side than is given back, by their weights."""
     rows: NDArray[np.int32] = sum(w * values[i : len(values) - 2 + i] for i, w in enumerate(WEIGHTS))
     width = values.shape[1] - 2
     made: NDArray[np.int32] = sum(w * rows[:, i : width + i] for i, w in enumerate(WEIGHTS))
@@ -156,11 +169,11 @@ def _weighted(values: NDArray[np.int32]) -> NDArray[np.int32]:
 # --- where change begins
 
 
-def threshold_of(histogram: NDArray[np.int64], cut: Cut = "otsu") -> int:
-    """The code above which a pixel has changed, from how many have each of the codes 0 to 250."""
+def threshold_of(histogram: NDArray[np.int64], cut: Cut = "otsu", least: int = round(LEAST * STEPS)) -> int:
+    """The code above which a pixel has changed, from how many have each of the codes 0 to 250; not below the least."""
     if not histogram.sum():
         return LARGEST
-    return max(CUTS[cut](histogram.astype(np.float64)), round(LEAST * STEPS))
+    return max(CUTS[cut](histogram.astype(np.float64)), least)
 
 
 def _triangle(histogram: NDArray[np.float64]) -> int:

@@ -240,6 +240,8 @@ def status(out: Path, watch: float | None, report: Path | None) -> None:
         rate = (pixels - before[1]) / (now - before[0]) if before else None
         before = now, pixels
         _print_status(scenes, faults, rate)
+        if there := audit.compared(out):
+            click.echo(f"{sum(there.values())} of {len(there)} comparisons are there.")
         if watch is None or all(scene.how in {"complete", "failed"} for scene in scenes):
             break
         time.sleep(watch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,21 @@ from geoseg.cli.terminal import NEVER_FOLD, Kept, ProgressBar, say, start_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class _NameOrNumber(click.Choice[str]):
+    """One of some names, or a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click wants it."""
+        try:
+            return float(value)
+        except ValueError:
+            return super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002  # as click has it
+        """What may stand there."""
+        return f"[{'|'.join(self.choices)}|NUMBER]"
 
 
 @click.command(cls=Kept)
@@ -49,10 +65,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--cut",
-    type=click.Choice(["triangle", "otsu", "kittler"]),
+    type=_NameOrNumber(["triangle", "otsu", "kittler"]),
     default="otsu",
     show_default=True,
-    help="spectral: how the threshold is found above which a pixel has changed.",
+    help="spectral: how the threshold is found above which a pixel has changed, or what it is.",
+)
+@click.option(
+    "--index",
+    type=click.Choice(["ndvi", "ndbi", "mndwi"]),
+    help="spectral: look at the difference of this index.  [default: at the vectors of all bands]",
 )
 @click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
 @mapping_options
@@ -80,7 +101,8 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
     changes.geojson, changes.parquet and item.json.
 
     PRODUCT spectral needs no model: bands that both scenes have are compared, and changes.tif says what differs by more
-    than a threshold, magnitude.tif by how much.
+    than a threshold, magnitude.tif by how much. With --index it is the difference of an index, difference.tif, and
+    changes.tif has 1 where it has risen, 2 where it has fallen.
 
     The shift between the images is told, and corrected with --align. Whatever is within --tolerance of where it was is
     no change. A run that was stopped goes on where it was; another --tolerance compares the same maps again.
@@ -93,6 +115,7 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
       geoseg change town-2019.tif town-2024.tif landcover --out maps --tolerance 3 --min-area 50
       geoseg change town-2019.tif town-2024.tif --model models/change-buildings --out maps
       geoseg change S2-2016 S2-2018 spectral --out maps --mask clear.tif
+      geoseg change S2-2016 S2-2018 spectral --out maps --index ndvi --cut 0.2
     """
     start_log(verbose)
     from geoseg.catalog import find_model
@@ -111,6 +134,8 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
         found = run_change(planned, observe)
     if isinstance(found, Change):
         _print_change(found)
+    elif (shift := found.item["properties"]["geoseg:parameters"].get("shift")) is not None:
+        _print_shift(shift, math.inf)
     _print_files(found)
 
 
@@ -221,7 +246,7 @@ def _print_change(found: Any) -> None:
     if not console.is_terminal:
         console.width = NEVER_FOLD
     _print_shift(summary["shift"], summary["tolerance_m"])
-    if "changed_hectares" in summary:
+    if summary["product"] == "spectral":
         console.print(_spectral_table(summary))
     else:
         console.print(_status_table(summary) if "statuses" in summary else _class_table(summary))
@@ -243,10 +268,16 @@ def _print_shift(shift: Any, tolerance: float) -> None:
 
 
 def _spectral_table(summary: Any) -> Any:
-    table = _table(f"magnitude of change in {', '.join(summary['bands'])}", "hectares")
-    compared, changed = summary["compared_hectares"], summary["changed_hectares"]
-    table.add_row(f"above {summary['threshold']:.1f}: changed", f"{changed:.4f}")
-    table.add_row("below: unchanged", f"{compared - changed:.4f}")
+    index, threshold, compared = summary.get("index"), summary["threshold"], summary["compared_hectares"]
+    if index is None:
+        title = f"magnitude of change in {', '.join(summary['bands'])}"
+        rows = {f"above {threshold:.1f}: changed": summary["changed_hectares"]}
+    else:
+        title = f"difference of {index}"
+        rows = {f"{how} by more than {threshold:.2f}": summary[f"{how}_hectares"] for how in ("risen", "fallen")}
+    table = _table(title, "hectares")
+    for what, hectares in (rows | {"below: unchanged": compared - sum(rows.values())}).items():
+        table.add_row(what, f"{hectares:.4f}")
     return table
 
 

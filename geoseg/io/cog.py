@@ -49,6 +49,8 @@ class Look:
     """Colours and names of the values; None = a measured quantity."""
     scale: float | None = None
     """What a stored value is to be multiplied by."""
+    offset: float = 0.0
+    """What is added then."""
 
 
 CONFIDENCE = Look("confidence", scale=1 / CONFIDENCE_STEPS)
@@ -126,6 +128,7 @@ def _write_plain(
             levels[0].write_colormap(1, _colours(look.legend))
         if look.scale is not None:
             levels[0].scales = (look.scale,)
+            levels[0].offsets = (look.offset,)
         for window, values in bands:
             levels[0].write(values, 1, window=_place(window))
             for finest in levels[1:2]:

@@ -62,8 +62,8 @@ def file_of(path: str) -> tuple[str, float | None]:
     ('photo.png', 0.5)
     """
     where, labels = split_labels(path)
-    if not labels:
-        return path, None
+    if not labels or (labels[0][0] != PIXEL and not kind_of(where)):
+        return path, None  # a name may hold a sign that begins a label elsewhere: roof#1=2.tif
     (name, text), *more = labels
     try:
         side = float(text)

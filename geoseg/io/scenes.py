@@ -215,7 +215,7 @@ def _stacked_as_asked(scene: Scene, wanted: tuple[str, ...], asked: Asked) -> tu
     own = replace(asked, resolution=None, crs=None)
     each = [as_asked(part, wanted, own) for part in scene.parts]
     last = _regridded(each[-1][0], asked.resolution, asked.crs)
-    parts = parts_on([part for part, _ in each], last.geobox)
+    parts = parts_on([part for part, _ in each], last.geobox, scene.moved)
     scene = replace(scene, parts=parts, geobox=last.geobox, ground_resolution=last.ground_resolution)
     return scene, tuple(band for _, bands in each for band in bands)
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from odc.geo.geobox import GeoBox
+from rasterio import Affine
 
 from geoseg.io.grids import on_grid
 from geoseg.io.pixels import SceneSource, Stretch, Survey
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
 
     from geoseg.catalog import Scene
     from geoseg.window import Window
@@ -27,8 +28,11 @@ BETWEEN: Final = "--"
 """Between the ids of both scenes in the name of a pair."""
 
 
-def stacked(before: Scene, after: Scene, *, name: str | None = None) -> Scene:
-    """Both scenes as one on the grid of the later one; `name`: its id, or else both of theirs."""
+def stacked(before: Scene, after: Scene, *, name: str | None = None, moved: tuple[float, float] = (0.0, 0.0)) -> Scene:
+    """Both scenes as one on the grid of the later one.
+
+    `name`: its id, or else both of theirs. `moved`: by how much the earlier one is, along x and y of the other's CRS.
+    """
     return replace(
         after,
         id=name or f"{before.id}{BETWEEN}{after.id}",
@@ -41,14 +45,20 @@ def stacked(before: Scene, after: Scene, *, name: str | None = None) -> Scene:
         scaling=(),
         parts=(before, after),
         stacked=True,
+        moved=moved,
         file=None,
         memory=None,
     )
 
 
-def parts_on(scenes: Sequence[Scene], grid: GeoBox) -> tuple[Scene, ...]:
-    """Scenes on a grid; as they are where it is their own."""
-    return tuple(scene if scene.geobox == grid else on_grid(scene, grid) for scene in scenes)
+def parts_on(scenes: Sequence[Scene], grid: GeoBox, moved: tuple[float, float]) -> tuple[Scene, ...]:
+    """Scenes on a grid, as they are where it is their own; to move the first one is to read it the other way aside."""
+    along, down = moved
+    aside = GeoBox(grid.shape, Affine.translation(-along, -down) @ grid.affine, grid.crs) if any(moved) else grid
+    grids = [aside, *[grid] * (len(scenes) - 1)]
+    return tuple(
+        scene if scene.geobox == each else on_grid(scene, each) for scene, each in zip(scenes, grids, strict=True)
+    )
 
 
 def stretch_of(stretches: Sequence[Stretch | None], bands: int) -> Stretch | None:

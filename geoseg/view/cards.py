@@ -85,6 +85,8 @@ def change_card(folder: Path) -> str:
         item, summary = read_item(folder), read_summary(folder)
         if "statuses" in summary:
             told = [(name.replace("_", " "), f"{row['count']:,}") for name, row in summary["statuses"].items()]
+        elif "index" in summary:
+            told = [(f"{how}, ha", f"{summary[f'{how}_hectares']:,.2f}") for how in ("risen", "fallen")]
         elif "changed_hectares" in summary:
             told = [(f"above {summary['threshold']:g}, ha", f"{summary['changed_hectares']:,.2f}")]
         else:

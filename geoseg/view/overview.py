@@ -187,10 +187,15 @@ def archive_page(out: Path, archive: Archive, notes: tuple[str, ...] = ()) -> Pa
     )
 
 
+OF_NO_MAPS: Final = ("magnitude.tif", "difference.tif", "since.tif")
+"""What lies beside changes that are told without two maps, or from more of them."""
+
+
 def changes_in(out: Path) -> list[Path]:
     """Folders of changes between maps below a folder."""
     folders = (path.parent for path in out.glob("*/summary.json"))
-    return sorted(each for each in folders if (each / "item.json").exists() and not (each / "magnitude.tif").exists())
+    made = (each for each in folders if (each / "item.json").exists())
+    return sorted(each for each in made if not any((each / name).exists() for name in OF_NO_MAPS))
 
 
 def _title(out: Path, archive: Archive) -> str:
