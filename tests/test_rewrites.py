@@ -8,7 +8,10 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import rasterio
+import rasterio.windows
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,10 +32,11 @@ from geoseg.models.rewrites import (
     relative_difference,
     rewritten,
 )
-from geoseg.models.weights import load_network, network_to_predict
+from geoseg.models.weights import NetworkPredict, load_network, load_predict, network_to_predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from geoseg.catalog import ModelSpec
 
@@ -377,3 +381,19 @@ def test_differences_are_of_the_range() -> None:
     assert relative_difference(torch.ones(3), torch.ones(3)) == 0
     assert relative_difference(torch.ones(3), torch.ones(3) + 1) == float("inf")
     assert relative_difference(torch.ones(2), torch.ones(3)) == float("inf")
+
+
+@pytest.mark.parametrize("spec", [s for s in bundled_models() if s.product == "buildings"], ids=lambda spec: spec.name)
+@torch.inference_mode()
+def test_on_real_ground(spec: ModelSpec, shared_data: Path) -> None:
+    """Labels and probabilities of patches as the command predicts them."""
+    cpu = torch.device("cpu")
+    original = NetworkPredict(spec, at_own_stride(load_network(spec)), cpu)
+    with rasterio.open(shared_data / "banepa" / "labelled_train.tif") as dataset:
+        values = dataset.read((1, 2, 3), window=rasterio.windows.Window(600, 600, 1024, 512))
+    patches = torch.from_numpy(np.stack(np.split(values, 2, axis=2)))
+    expected, scores = (predict(patches) for predict in (original, load_predict(spec, cpu)))
+    assert 0.05 < expected[:, :2].argmax(1).float().mean() < 0.95
+    assert (scores[:, :2].argmax(1) == expected[:, :2].argmax(1)).float().mean() >= 0.9999
+    assert (scores.softmax(1) - expected.softmax(1)).abs().max() < 1e-3
+    assert (scores - expected).abs().max() < 1e-3
