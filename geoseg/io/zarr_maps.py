@@ -201,7 +201,7 @@ def _mean(four: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def maps_grid(store: Path) -> GeoBox:
     """The grid of a store of maps. Raises `OutputError` if there is none."""
     try:
-        told = zarr.open_group(store, mode="r").attrs.asdict()
+        told: dict[str, Any] = zarr.open_group(store, mode="r").attrs.asdict()
         code = told.get("proj:code") or told["proj:wkt2"]
         return GeoBox(tuple(told["spatial:shape"]), Affine(*told["spatial:transform"]), code)
     except (OSError, ValueError, KeyError, TypeError) as error:
