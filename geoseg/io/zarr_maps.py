@@ -176,7 +176,7 @@ def _halve(finer: zarr.Array[Any], coarser: zarr.Array[Any], *, classes: bool) -
 def maps_grid(store: Path) -> GeoBox:
     """The grid of a store of maps. Raises `OutputError` if there is none."""
     try:
-        told = zarr.open_group(store, mode="r").attrs.asdict()
+        told: dict[str, Any] = zarr.open_group(store, mode="r").attrs.asdict()
         code = told.get("proj:code") or told["proj:wkt2"]
         return GeoBox(tuple(told["spatial:shape"]), Affine(*told["spatial:transform"]), code)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -286,7 +286,7 @@ def map_source(folder: Path, name: str) -> Path:
 def _web_colours(mapped: Map, name: str) -> dict[int, tuple[int, int, int, int]]:
     if name == "confidence":
         codes = np.minimum(np.arange(NODATA) * 255 // CONFIDENCE_STEPS, 255)
-        return {code: (*map(int, ramp()[place]), 255) for code, place in enumerate(codes)}
+        return {code: (int(red), int(green), int(blue), 255) for code, (red, green, blue) in enumerate(ramp()[codes])}
     told = {value: bytes.fromhex(colour[1:]) for value, _, colour in mapped.classes}
     return {v: (rgb[0], rgb[1], rgb[2], 0 if v in mapped.background else 255) for v, rgb in told.items()}
 

@@ -137,8 +137,10 @@ class Server:
         self._socket = _listening(host, port)
         self._ended = threading.Event()
         self._ended.set()
-        told = {"log_config": None, "lifespan": "off", "ws": "none", "server_header": False}
-        self._server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **told))
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="off", ws="none", server_header=False, timeout_graceful_shutdown=2
+        )
+        self._server = uvicorn.Server(config)
 
     @property
     def server_address(self) -> tuple[str, int]:

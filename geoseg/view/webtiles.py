@@ -15,8 +15,9 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from fastapi import APIRouter, Depends
-from morecantile import TileMatrixSet
+from morecantile import Tile, TileMatrixSet
 from morecantile.defaults import TileMatrixSets, tms
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rio_tiler.errors import TileOutsideBounds
@@ -44,7 +45,8 @@ class SceneReader(BaseReader):
         grid = imagery.grid
         self.input, self.tms, self.whole = imagery, tms, whole
         self.crs = _crs(grid)
-        self.bounds = tuple(grid.boundingbox)
+        west, south, east, north = (float(side) for side in grid.boundingbox)
+        self.bounds = west, south, east, north
         self.transform, (self.height, self.width) = grid.affine, grid.shape
         self.minzoom, self.maxzoom = self._minzoom, self._maxzoom
 
@@ -53,7 +55,7 @@ class SceneReader(BaseReader):
         if not self.tile_exists(tile_x, tile_y, tile_z):
             msg = f"tile {tile_z}/{tile_x}/{tile_y} is outside of the scene"
             raise TileOutsideBounds(msg)
-        bounds, side = self.tms.xy_bounds(tile_x, tile_y, tile_z), 256
+        bounds, side = self.tms.xy_bounds(Tile(tile_x, tile_y, tile_z)), 256
         step = (bounds.right - bounds.left) / side
         grid = GeoBox((side, side), Affine(step, 0, bounds.left, 0, -step, bounds.top), 3857)
         fewer = self.whole[0].shape[0] / self.input.grid.shape[0]
@@ -67,9 +69,8 @@ class SceneReader(BaseReader):
 
     def info(self) -> Info:
         """What TileJSON tells."""
-        names = [(f"b{band}", {}) for band in (1, 2, 3)]
-        told = {"band_metadata": names, "band_descriptions": [], "dtype": "uint8", "nodata_type": "Mask"}
-        return Info(bounds=self.bounds, crs=self.crs.to_wkt(), **told)
+        told: dict[str, Any] = {"band_metadata": [(f"b{band}", {}) for band in (1, 2, 3)], "band_descriptions": []}
+        return Info(bounds=self.bounds, crs=self.crs.to_wkt(), dtype="uint8", nodata_type="Mask", **told)
 
     def statistics(self, *_: Any, **__: Any) -> dict[str, BandStatistics]:
         """Not told."""
@@ -89,11 +90,17 @@ class SceneReader(BaseReader):
 def _warped(grid: GeoBox, raster: Raster, to: GeoBox) -> Raster:
     """The nearest pixels on another grid."""
     cols, rows = np.meshgrid(np.arange(to.shape[1]) + 0.5, np.arange(to.shape[0]) + 0.5)
-    moved = Transformer.from_crs(to.crs, grid.crs, always_xy=True).transform(*(to.affine @ (cols, rows)))
-    col, row = ~grid.affine @ moved
+    moved = Transformer.from_crs(to.crs, grid.crs, always_xy=True).transform(*_placed(to.affine, cols, rows))
+    col, row = _placed(~grid.affine, *moved)
     inside = (row >= 0) & (row < grid.shape[0]) & (col >= 0) & (col < grid.shape[1])  # infinite is outside, too
     row, col = (np.where(inside, place, 0).astype(int) for place in (row, col))
     return Raster(raster.values[:, row, col], raster.valid[row, col] & inside)
+
+
+def _placed(
+    affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
 def _crs(grid: GeoBox) -> rasterio.crs.CRS:
@@ -108,14 +115,14 @@ class ZarrReader(XarrayReader):
         self.path = path
         super().__init__(_array(path, 1), tms)
 
-    def tile(self, tile_x: int, tile_y: int, tile_z: int, **options: Any) -> ImageData:
+    def tile(self, tile_x: int, tile_y: int, tile_z: int, *args: Any, **options: Any) -> ImageData:
         """A tile from the overview that fits."""
         level = level_for(self.path.parent, 2.0 ** max(0, self.maxzoom - tile_z))
-        return XarrayReader(_array(self.path, level), self.tms).tile(tile_x, tile_y, tile_z, **options)
+        return XarrayReader(_array(self.path, level), self.tms).tile(tile_x, tile_y, tile_z, *args, **options)
 
 
 def _array(path: Path, level: int) -> xr.DataArray:
-    store = xr.open_zarr(
+    store: xr.Dataset = xr.open_zarr(
         path.parent,
         group=str(level) if level > 1 else None,
         chunks=None,
@@ -123,12 +130,14 @@ def _array(path: Path, level: int) -> xr.DataArray:
         mask_and_scale=False,
         decode_coords="all",
     )
-    return store[path.name].rio.write_nodata(NODATA)
+    made: xr.DataArray = store[path.name].rio.write_nodata(NODATA)
+    return made
 
 
 def reader_of(layer: Layer, tms: TileMatrixSet, **_: Any) -> AbstractContextManager[BaseReader]:
     """What reads a layer."""
-    if isinstance(layer.source, Imagery) and layer.whole is not None:
+    if isinstance(layer.source, Imagery):
+        assert layer.whole is not None, "a scene comes with all of it in few pixels"  # noqa: S101  for mypy
         return SceneReader(layer.source, tms, layer.whole)
     if not layer.source.suffix:
         return ZarrReader(layer.source, tms)
@@ -140,8 +149,8 @@ class Tiles(TilerFactory):
 
     def register_routes(self) -> None:
         """Of the two."""
-        self.tile()
-        self.tilejson()
+        self.tile()  # type: ignore[no-untyped-call]  # theirs
+        self.tilejson()  # type: ignore[no-untyped-call]  # the same
 
 
 def web_tiles(layer_of: Callable[[str, str], Layer], *, within: bool) -> APIRouter:
@@ -160,7 +169,7 @@ def web_tiles(layer_of: Callable[[str, str], Layer], *, within: bool) -> APIRout
 
     made = Tiles(
         router_prefix=WITHIN if within else ALONE,
-        reader=reader_of,
+        reader=reader_of,  # type: ignore[arg-type]  # called, and nothing else
         path_dependency=which,
         colormap_dependency=colours,
         supported_tms=TileMatrixSets({GRID: tms.get(GRID)}),
