@@ -6,6 +6,7 @@
     result.footprints            # a GeoDataFrame
     result.labels                # an xarray view of the label map, read when used
     geoseg.explore(result)       # a map to move about in, in a notebook
+    geoseg.review(result)        # footprints to accept or reject, the least confident first
     geoseg.report("maps/scene")  # a page that needs neither server nor internet
     geoseg.evaluate("maps/scene", "reference.gpkg").objects  # how good it is
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from geoseg.polygons import vectorize
     from geoseg.view.explore import explore
     from geoseg.view.report import report
+    from geoseg.view.reviewing import review
 
 __all__ = [
     "Change",
@@ -35,6 +37,7 @@ __all__ = [
     "explore",
     "open_scene",
     "report",
+    "review",
     "segment",
     "vectorize",
 ]
@@ -49,6 +52,7 @@ _HOME = {
     "evaluate": "geoseg.evaluation.compare",
     "explore": "geoseg.view.explore",
     "report": "geoseg.view.report",
+    "review": "geoseg.view.reviewing",
     "Evaluation": "geoseg.evaluation.compare",
 }
 

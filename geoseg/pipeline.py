@@ -38,6 +38,7 @@ from geoseg.export import AT_ONCE, Count, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer
 from geoseg.io import clouds as sky
 from geoseg.io.cog import Look
+from geoseg.io.geoparquet import read_box
 from geoseg.io.layers import format_of, layers_of, remove_layers
 from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
@@ -65,6 +66,9 @@ log = logging.getLogger("geoseg")
 
 Machine: TypeAlias = dict[str, Any]
 """Device, batch and version of torch."""
+
+FOOTPRINTS = "footprints.parquet"
+"""The footprints of a scene, in its folder."""
 
 HERE = "this process"
 """The worker that the ledger names where there is no other."""
@@ -187,10 +191,24 @@ class Result:
 
     @property
     def footprints(self) -> gpd.GeoDataFrame:
-        """The footprints, in the scene's CRS."""
+        """The footprints, in the scene's CRS; all of them, read when used. Of many, see `footprints_in`."""
         import geopandas as gpd
 
-        return gpd.read_parquet(self.folder / "footprints.parquet")
+        return gpd.read_parquet(self.folder / FOOTPRINTS)
+
+    def footprints_in(
+        self,
+        bbox: tuple[float, float, float, float],
+        crs: Any = None,
+        columns: Sequence[str] | None = None,
+    ) -> gpd.GeoDataFrame:
+        """The footprints whose own boxes meet a box, in the scene's CRS; most of what lies elsewhere is not read.
+
+        `bbox`: west, south, east, north, in `crs` (anything that pyproj takes, such as "EPSG:4326"; None: the scene's).
+        `columns`: those wanted besides the geometry. Raises `OptionError` for what is no box or not among the columns,
+        `OutputError` for a file that cannot be read.
+        """
+        return read_box(self.folder / FOOTPRINTS, bbox, crs, columns)
 
     @property
     def item(self) -> dict[str, Any]:

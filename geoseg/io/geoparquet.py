@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
 
+from geoseg.errors import OptionError, OutputError
 from geoseg.io.curve import along_curve
 from geoseg.io.vectors import beside, offsets
 from geoseg.io.wkb import Polygons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    import geopandas as gpd
     from numpy.typing import NDArray
 
 ROWS_TOGETHER = 16384
@@ -39,6 +42,51 @@ _GEOMETRY_TYPES = {t.value: t.name.title() for t in shapely.GeometryType} | {
     7: "GeometryCollection",
     1: "LineString",
 }
+
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""West, south, east, north."""
+
+
+def read_box(path: Path, box: Box, crs: Any = None, columns: Sequence[str] | None = None) -> gpd.GeoDataFrame:
+    """The rows of a file of ours whose own boxes meet a box; row groups that hold none of them are not read.
+
+    `crs`: that of the box; None: the file's. Raises `OptionError` for what is no box, CRS or column, `OutputError` for
+    a file that cannot be read.
+    """
+    try:
+        known = pq.read_metadata(path)
+        meant = _box_in(box, crs, json.loads(known.metadata[b"geo"])["columns"]["geometry"]["crs"])
+        wanted = None if columns is None else _wanted(columns, known.schema.to_arrow_schema().names)
+        return gpd.read_parquet(path, columns=wanted, bbox=meant)
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        msg = f"{path}: cannot be read ({error}); make the result again"
+        raise OutputError(msg) from error
+
+
+def _box_in(box: Box, crs: Any, own: Any) -> Box:
+    """A box in the CRS of a file, all of whose points are in it."""
+    west, south, east, north = map(float, box)
+    if not (np.isfinite([west, south, east, north]).all() and west <= east and south <= north):
+        msg = f"bbox {tuple(box)}: give west, south, east, north, each a number, the lesser one first"
+        raise OptionError(msg)
+    if crs is None:
+        return west, south, east, north
+    try:
+        there = Transformer.from_crs(CRS.from_user_input(crs), CRS.from_json_dict(own), always_xy=True)
+    except CRSError as error:
+        msg = f"crs {crs!r}: is no CRS that is known; say it as in EPSG:4326"
+        raise OptionError(msg) from error
+    moved: Box = there.transform_bounds(west, south, east, north)
+    return moved
+
+
+def _wanted(columns: Sequence[str], known: Sequence[str]) -> list[str]:
+    there = [name for name in known if name not in {"geometry", "bbox"}]
+    if unknown := [name for name in columns if name not in {*there, "geometry"}]:
+        msg = f"there is no column {', '.join(unknown)}; there are {', '.join(there)}"
+        raise OptionError(msg)
+    return [*(name for name in columns if name != "geometry"), "geometry"]
 
 
 def write_parquet(footprints: gpd.GeoDataFrame, path: Path, *, sort: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from geoseg.errors import OptionError, OutputError
 from geoseg.raster import crs_of
-from geoseg.view.facts import CONFIDENCE_FILE, LABEL_FILE, Map, scene_below
+from geoseg.view.facts import CONFIDENCE_FILE, LABEL_FILE, Map, read_item, scene_below
 from geoseg.view.pages import SMALL, footprints_in
 from geoseg.view.pictures import RAMP, confidence_picture, labels_picture, read_map
 from geoseg.view.render import rendered, write_page
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 FIGURE: Final = 1600
 """Rows and columns at most of a picture in a figure."""
+
+MANY: Final = 20_000
+"""Footprints up to which a map holds them all; above, a browser that draws each of them is slow."""
 
 ROUND: Final = (5, 2, 1)
 """Lengths of a scale bar, times a power of ten."""
@@ -46,17 +50,45 @@ class Explorer:
         return write_page(Path(path), self.html)
 
 
-def explore(results: Result | Change | str | Path, *, height: int = 560) -> Explorer:
+def explore(
+    results: Result | Change | str | Path,
+    *,
+    height: int = 560,
+    live: bool | None = None,
+    basemap: bool = False,
+    source: str | Path | None = None,
+) -> Any:
     """A map of results or of a change to move about in: scene, labels, confidence, outlines by any attribute, swipe.
 
-    It is all in the notebook, without server or internet, and holds overviews: `geoseg serve` shows full resolution.
-    `height` is in CSS pixels. Raises `OutputError` for a folder that holds no results.
+    There are two, and neither asks the internet for anything. One is all in the notebook, an `Explorer`: it holds
+    overviews, and stays when the kernel is gone. The other (`live`, extra `jupyter`) has its kernel draw what is in
+    view, in full resolution, and holds any number of footprints. `live` None: that one from `MANY` footprints on,
+    if it is installed. With `basemap` it is a map of lonboard instead (the same extra), above streets from the web:
+    that one loads parts of itself and its tiles from the internet.
+
+    `height` is in CSS pixels; `source`: where the scene is, for a live map; None: where the results say. Raises
+    `OutputError` for a folder that holds no results, `OptionError` for what is not installed or not of one scene.
     """
     folder = Path(results) if isinstance(results, (str, Path)) else results.folder
     if not (folder / "item.json").exists():
         msg = f"{folder}: holds no complete result of one scene or change; for many, see `geoseg report`"
         raise OutputError(msg)
+    if basemap:
+        from geoseg.view.streets import map_on_streets
+
+        return map_on_streets(folder, height)
+    if _is_many(folder) if live is None else live:
+        from geoseg.view.live import live_map
+
+        return live_map(folder, height, source)
     return Explorer(rendered(page_of(folder, SMALL), bare=True), height)
+
+
+def _is_many(folder: Path) -> bool:
+    """Whether a live map is wanted and can be."""
+    told = read_item(folder)
+    footprints = told["properties"].get("geoseg:counts", {}).get("footprints", 0)
+    return "labels" in told["assets"] and footprints > MANY and find_spec("anywidget") is not None
 
 
 def plot(
