@@ -66,4 +66,6 @@ def _means(values: NDArray[np.uint8], two: NDArray[np.uint8], half: NDArray[np.u
                 count += value != NODATA
                 total += value if value != NODATA else 0
             # rounded as a float, for many at a time: a whole number and a half is exact, and so is what lies below
-            target[x] = np.uint8(np.float32(total) / np.float32(max(int(count), 1)) + np.float32(0.5)) if count else NODATA
+            target[x] = (
+                np.uint8(np.float32(total) / np.float32(max(int(count), 1)) + np.float32(0.5)) if count else NODATA
+            )
