@@ -44,7 +44,9 @@ class SceneFile(Strict):
     id: str | None = Field(
         default=None, pattern=r"^\w[\w .-]*$", description="name of the scene and of its folder; None: the file's"
     )
-    datetime: dt.datetime | None = Field(default=None, description="when it was taken; None: as the file says")
+    datetime: dt.datetime | None = Field(
+        default=None, description="when it was taken, in UTC if no zone is told; None: as the file says"
+    )
 
 
 class Search(Strict):

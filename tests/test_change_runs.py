@@ -87,6 +87,12 @@ def test_pairs_are_found_by_place_and_date(tiny_model: Path, imagery: Path) -> N
         plan_archive(job(tiny_model, scenes={"files": ["lake*.tif", "town-2015.tif"]}), imagery)
 
 
+def test_dates_that_the_job_tells_go_with_those_of_files(tiny_model: Path, imagery: Path) -> None:
+    listed = {"href": "town-2024.tif", "id": "later", "datetime": "2026-01-01"}
+    wanted = job(tiny_model, scenes={"files": ["town-2015.tif", listed]})
+    assert pairs(wanted, imagery) == ["town-2015--later"]
+
+
 def contents(out: Path) -> dict[str, bytes]:
     """What does not tell when it was made."""
     names = ("changes.geojson", "changes.tif", "summary.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,6 +138,8 @@ def scene_of(ref: SceneRef) -> Scene:
     unnamed = not any(name for name in scene.bands if name != "alpha")
     bands = ref.bands if unnamed and len(ref.bands) == len(scene.bands) else scene.bands
     when, item, masks = ref.datetime or scene.datetime, ref.item or scene.item, ref.masks or scene.masks
+    if when is not None and when.tzinfo is None:
+        when = when.replace(tzinfo=dt.UTC)  # so that it goes with those that files tell
     covered = scene.cloud_cover if ref.cloud_cover is None else ref.cloud_cover
     return replace(scene, id=ref.id, bands=bands, datetime=when, item=item, masks=masks, cloud_cover=covered)
 
