@@ -576,8 +576,10 @@ def _widened(box: _Floats, corners: _Floats) -> shapely.Polygon:
     sides = box.copy()
     for side, sign in enumerate((-1, -1, 1, 1)):
         away = sign * (corners[:, side % 2] - box[side])
-        sides[side] += sign * (away[(away >= 0) & (away <= NEAR)].min(initial=NEAR) % NEAR + _BEYOND)
+        near = away[(away >= 0) & (away <= NEAR)]
+        sides[side] += sign * (near.min() + _PAST_CORNERS if len(near) else _BEYOND)
     return shapely.box(*sides)
 
 
-_BEYOND: Final = 1e-6  # metres: more than rounding does
+_BEYOND: Final = 1e-6  # metres: more than computing does
+_PAST_CORNERS: Final = 1e-3  # more than corners of one line are apart, whose coordinates are rounded
