@@ -149,7 +149,7 @@ def simple(case: Case) -> Polygons:
 
 def regular(case: Case) -> Polygons:
     drawn, _ = regularised(case.polygons, case.block, 1.0, (case.pixel, case.pixel))
-    return without_overlaps(drawn)[0]
+    return without_overlaps(drawn, metres=(case.pixel, case.pixel))[0]
 
 
 def by_others(case: Case) -> Polygons | None:

@@ -294,6 +294,8 @@ class RunReport:
     """Pairs that were compared now."""
     compared_before: int = 0
     """Pairs whose comparison was there."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """Of all results together, as their items have them."""
 
     @property
     def forward_share(self) -> float:
@@ -593,13 +595,14 @@ def run_archive(
         finally:
             write_failures(plan.out, done.failures)
             about = plan.out, plan.collection, plan.job.title, plan.job.license
-            footprints = 0 if plan.model is None else write_collection(*about, plan.model)
+            counts = {} if plan.model is None else write_collection(*about, plan.model)
             write_changes(*about, plan.job.product)
+        footprints = int(counts.get("footprints", 0))
         merged = merge_results(plan.out, plan.job.merge) if plan.job.merge is not None and footprints else None
     kept = len(plan.entries) - len(plan.pending)
     wall = time.perf_counter() - began
     told = done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints, merged
-    return RunReport(*told, done.pairs, sum(pair.complete for pair in plan.pairs))
+    return RunReport(*told, done.pairs, sum(pair.complete for pair in plan.pairs), counts)
 
 
 def _check_room(plan: ArchivePlan) -> None:

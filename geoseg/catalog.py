@@ -23,7 +23,7 @@ from geoseg.globe import bbox_of, outline_of
 from geoseg.raster import crs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pystac
     from odc.geo.geobox import GeoBox
@@ -347,7 +347,7 @@ class Provenance:
     """Name and version of each package that has a say in the pixels."""
     parameters: dict[str, Any]
     created: dt.datetime
-    counts: dict[str, int]
+    counts: Mapping[str, float]
     """Pixels with data, footprints and the like."""
     collection: str | None = None
     """Id of the collection whose `collection.json` lies in the folder above, if the result belongs to one."""
@@ -373,7 +373,7 @@ def result_item(scene: Scene, folder: Path, assets: dict[str, pystac.Asset], mad
         "gsd": round(max(scene.ground_resolution), 4),
         **({"geoseg:model": {"name": made.model.name, "sha256": made.model.sha256}} if made.model else {}),
         "geoseg:parameters": made.parameters,
-        "geoseg:counts": made.counts,
+        "geoseg:counts": dict(made.counts),
         "geoseg:datetime_known": scene.datetime is not None,
     }
     item = pystac.Item(

@@ -286,14 +286,25 @@ def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame
 def _keep_apart(columns: dict[str, NDArray[Any]], layer: Layer) -> None:
     """Cut what straight walls have brought over those of other blocks, and measure it again."""
     before, firm = columns["geometry"], ~columns["regularised"]
-    apart, cut = without_overlaps(before, firm=firm)
+    metres = _metres_of(layer)
+    apart, cut = without_overlaps(before, firm=firm, metres=metres)
     # a shed beside a hall is not to lose its wall, where the hall loses a sliver
     hurt = shapely.area(apart) < (1 - MOST_CUT) * shapely.area(before)
     if hurt.any():
-        apart, cut = without_overlaps(before, firm=firm | hurt)
+        apart, cut = without_overlaps(before, firm=firm | hurt, metres=metres)
     columns["geometry"] = apart
     for name, values in shape_of(apart[cut], layer.geobox)[1].items():
         columns[name][cut] = values
+
+
+def _metres_of(layer: Layer) -> tuple[float, float]:
+    """Metres on the ground that a unit of the grid's CRS is wide and high; the same where the grid is turned."""
+    down, along = ground_resolution(layer.geobox)
+    a, b, _, d, e, _ = layer.geobox.affine[:6]
+    if b or d:
+        unit = math.sqrt(layer.pixel_area / abs(a * e - b * d))
+        return unit, unit
+    return along / abs(a), down / abs(e)
 
 
 def shape_of(

@@ -21,6 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import pyarrow.parquet as pq
 import rasterio
 
 from geoseg import outlines
@@ -585,7 +587,8 @@ def layer_of(planned: Plan) -> Layer:
 
 def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
-    counts = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
+    counts: dict[str, float] = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
+    counts |= _balance(store, layer_of(planned))
     hidden = sky.hidden_pixels(entries_of(planned.folder)) if planned.clouds else {}
     counts |= {f"{name}_pixels": count for name, count in hidden.items()}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -646,6 +649,24 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         raise cannot_write(folder / "item.json", error) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _balance(store: ResultStore, layer: Layer) -> dict[str, float]:
+    """How many pixels of the map are of classes that make objects, their area, and that of the footprints."""
+    pixels, background = 0, layer.legend.background
+    for band in store.bands():
+        for block in band.blocks(AT_ONCE):
+            labels = store.read_one("labels", block)
+            of_objects = labels != NODATA
+            if background is not None:
+                of_objects &= labels != background
+            pixels += int(np.count_nonzero(of_objects))
+    area = pq.read_table(store.folder / "footprints.parquet", columns=["area_m2"])["area_m2"].to_numpy().sum()
+    return {
+        "object_pixels": pixels,
+        "object_area_m2": round(pixels * layer.pixel_area, 2),
+        "footprint_area_m2": round(float(area), 2),
+    }
 
 
 def _check_numbers(job: SegmentJob) -> None:

@@ -200,20 +200,22 @@ def write_merged(out: Path, content: dict[str, Any], assets: dict[str, pystac.As
     write_json(out / COLLECTION, {**content, "assets": told, MERGE: record})
 
 
-def write_collection(out: Path, collection: str, title: str, licence: str, model: ModelSpec) -> int:
-    """Write the STAC collection of all results in OUT, and their index; how many footprints they hold.
+def write_collection(out: Path, collection: str, title: str, licence: str, model: ModelSpec) -> dict[str, float]:
+    """Write the STAC collection of all results in OUT, and their index; what all of them count, added up.
 
-    Nothing is written where there are no results.
+    Nothing is written where there are no results, and nothing counted.
     """
     items = list(items_of(out, collection))
     if not items:
-        return 0
+        return {}
     made = _collection(collection, title, licence, model, items, out)
     if (out / COLLECTION).exists():
         made = _with_merged(made, read_collection(out))
     write_json(out / COLLECTION, made)
     _write_index(out / INDEX, items)
-    return sum(item["properties"]["geoseg:counts"]["footprints"] for item in items)
+    counts = [item["properties"]["geoseg:counts"] for item in items]
+    # results of earlier versions do not tell areas, and a sum without them would be wrong
+    return {name: sum(each[name] for each in counts) for name in counts[0] if all(name in each for each in counts)}
 
 
 def set_interval(item: pystac.Item, first: dt.datetime | None, last: dt.datetime | None) -> None:

@@ -1,16 +1,17 @@
 """Buildings with straight walls and right angles, neighbours with the same walls still.
 
-Each building has one direction, found in its own outline; neighbours that share walls and nearly agree have one
-together. Walls are cut into a few long edges, each of which is along the direction or across it, unless it is long and
-clearly neither. Edges of one kind that follow each other are one straight line, which lies where the exact outline lies
-on average, so areas stay what they are. Then steps that are shorter than anybody builds are levelled, the shortest
-first.
+Each building has one direction, found in its own outline; neighbours that share walls, and whose directions differ by
+no more than their outlines leave open, have one together. Walls are cut into a few long edges, each of which is along
+the direction or across it, unless it is long and clearly neither.
+Edges of one kind that follow each other are one straight line, which lies where the exact outline lies
+on average, so areas stay what they are. Then steps that are no larger than an outline is rough are levelled, the
+shortest first.
 
 Every coordinate is a variable that all vertices of a line share, a vertex where walls meet being one vertex, so what
 was shared stays shared: the lines of all buildings are the components of a graph, and one weighted mean each. Round
-outlines become circles. A building whose new outline is invalid, overlaps another of its block or agrees too little
-with the exact one stays as it was simplified, and so do the walls it shares. Nothing loops over buildings, nothing
-depends on other blocks.
+outlines become circles. Where two overlap the smaller one gives way, at right angles if that costs little. A building
+whose new outline is invalid or agrees too little with the exact one stays as it was simplified, and so do the walls it
+shares. Nothing but giving way loops over buildings, nothing depends on other blocks.
 
 The ideas are those of feature-edge reconstruction (Wei, Ji & Lu 2020, "Toward automatic building footprint delineation
 from aerial images using CNN and regularization"); the shared walls are new here.
@@ -51,15 +52,19 @@ class Style:
     edge: float = 0.5
     """How far the exact outline may be from a long edge of it."""
     step: float = 1.0
-    """Shorter steps in a wall are levelled."""
+    """Shorter steps in a wall are levelled where the outline is rough."""
+    rough: float = 12.0
+    """How many times as large as an outline is rough a step has to be, where that is less; see `_Plan`."""
     small: float = 0.18
     """Neither is larger than this part of the side of a square as large as the building."""
     oblique: float = 5.0
     """Length from which on a wall may be neither along nor across."""
-    slant: float = 12.0
+    slant: float = 20.0
     """Degrees from which on it is neither."""
-    agree: float = 4.0
-    """Degrees by which the directions of neighbours differ at most that get one together."""
+    agree: tuple[float, float] = (1.0, 4.0)
+    """Degrees by which the directions of neighbours may always differ that get one together, and at most."""
+    unsure: float = 2.0
+    """Between these: how many times their outlines' roughness by their size, in radians."""
     iou: float = 0.7
     """Intersection over union with the exact outline below which a building is left as it was."""
     round: float = 0.97
@@ -125,17 +130,22 @@ def _of_blocks(
     whole = _without_specks(polygons, style.step**2 / scale.prod())
     out, best = simple.copy(), np.zeros(len(polygons))
     for some in style.ladder(max(pixel)):
-        drawn = _Plan.of(whole, block, scale, some).drawn()
-        agreement = np.zeros(len(polygons))
-        good = is_valid(drawn) & ~_turned_round(drawn, whole)
-        agreement[good] = _iou(drawn[good], polygons[good])
-        better = (agreement >= style.iou) & (agreement > best + np.where(best > 0, some.worth, 0))
-        out[better], best[better] = drawn[better], agreement[better]
+        # what agrees so well that nothing can be worth more is left, with its block
+        asked = np.flatnonzero(np.isin(block, block[(best == 0) | (best + some.worth < 1)]))
+        if not len(asked):
+            break
+        drawn = _Plan.of(whole[asked], block[asked], scale, some).drawn()
+        agreement = np.zeros(len(asked))
+        good = is_valid(drawn) & ~_turned_round(drawn, whole[asked])
+        agreement[good] = _iou(drawn[good], polygons[asked[good]])
+        before = best[asked]
+        better = (agreement >= style.iou) & (agreement > before + np.where(before > 0, some.worth, 0))
+        out[asked[better]], best[asked[better]] = drawn[better], agreement[better]
     done = best > 0
     circles, is_round = _circles(whole, block, pixel, is_valid, style)
     out[is_round], done[is_round] = circles[is_round], True
     while True:
-        apart, _ = without_overlaps(out, _same_block(out, block), ~done)
+        apart, _ = without_overlaps(out, _same_block(out, block), ~done, (pixel[1], pixel[0]))
         lost = done & ~is_valid(apart)
         asked = np.flatnonzero(done & ~lost)
         lost[asked] = _iou(apart[asked], polygons[asked]) < style.iou
@@ -199,6 +209,8 @@ class _Plan:
     """(n,): a number that neighbours of one direction share."""
     size: _Floats
     """(n,): the side of a square as large as the polygon."""
+    rough: _Floats
+    """(n,): standard deviation of its steps from straight lines through its edges, without pixels' stairs."""
     scale: _Floats
     style: Style
 
@@ -212,20 +224,23 @@ class _Plan:
         xy, end = steps.xy * scale, steps.end * scale
         least = FINEST_EDGE * scale.max()
         begin = _cut(xy, steps.ring, np.clip(style.small * size, least, max(style.edge, least))[polygon])
-        angle, weight = _directions(xy, end, begin)
+        angle, weight, spread, length = _directions(xy, end, begin)
         turned = weight[:, np.newaxis] * np.column_stack([np.cos(4 * angle), np.sin(4 * angle)])
         owner = polygon[steps.ring[begin]]
+        variance, total = (np.bincount(owner, sums, len(polygons)) for sums in (spread, length))
+        rough = np.sqrt(np.maximum(variance / total - _OF_STAIRS * scale.prod(), 0))
         vectors: _Floats = np.stack([np.bincount(owner, axis, len(polygons)) for axis in turned.T], axis=1)
         first, second = _shared(steps.side)
         pairs = polygon[steps.ring[first]], polygon[steps.ring[second]]
-        direction, family = _families(vectors, *pairs, style)
-        return cls(polygon, xy, end, steps.ring, steps.side, begin, direction, family, size, scale, style)
+        direction, family = _families(vectors, rough / size, *pairs, style)
+        return cls(polygon, xy, end, steps.ring, steps.side, begin, direction, family, size, rough, scale, style)
 
     def drawn(self) -> _Polygons:
         """(n,): the polygons with straight edges, in pixels; whatever they are like."""
         polygon = self.polygon[self.ring[self.begin]]
         net = _Net(self, self.direction[polygon])
-        step = np.minimum(self.style.step, self.style.small * self.size)[polygon]
+        seen = np.maximum(self.style.rough * self.rough, FINEST_STEP * self.scale.max())
+        step = np.minimum(np.minimum(seen, self.style.step), self.style.small * self.size)[polygon]
         while net.level(step):
             pass
         net.share(*self._shared_edges(net), self.style.step)
@@ -270,11 +285,18 @@ def _shared(side: _Ints) -> tuple[_Ints, _Ints]:
     return order[same], order[same + 1]
 
 
-def _families(vectors: _Floats, first: _Ints, second: _Ints, style: Style) -> tuple[_Floats, _Ints]:
-    """(n,) the direction of each polygon in radians, and (n,) the number of the family that has it, by neighbours."""
+_OF_STAIRS: Final = 1 / 12
+"""Variance of a slanting line's pixels about it, in square pixels."""
+
+
+def _families(vectors: _Floats, unsure: _Floats, first: _Ints, second: _Ints, style: Style) -> tuple[_Floats, _Ints]:
+    """(n,) the direction of each polygon in radians, and (n,) the number of the family that has it, by neighbours.
+
+    `unsure` (n,): roughness by size.
+    """
     own = np.arctan2(vectors[:, 1], vectors[:, 0])
     apart = np.abs((own[first] - own[second] + np.pi) % (2 * np.pi) - np.pi)
-    related = apart < 4 * np.radians(style.agree)
+    related = apart < 4 * np.clip(style.unsure * (unsure[first] + unsure[second]), *np.radians(style.agree))
     family = connect(len(own), first[related], second[related]).astype(np.int64)
     sums = [np.bincount(family, axis) for axis in vectors.T]
     return (np.arctan2(sums[1], sums[0]) / 4)[family], family
@@ -300,8 +322,11 @@ def _keys(xy: _Floats, ring: _Ints) -> NDArray[np.void]:
     return keys
 
 
-def _directions(xy: _Floats, end: _Floats, begin: _Ints) -> tuple[_Floats, _Floats]:
-    """(edges,): the angle of the steps along each edge in radians (their principal axis), and its length's square."""
+def _directions(xy: _Floats, end: _Floats, begin: _Ints) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """(edges,) each: the angle of the steps along each edge in radians (their principal axis), its length's square.
+
+    And the sum of the squares of their distances to that axis, each weighted by its length, and of those lengths.
+    """
     length = np.diff(np.append(begin, len(xy)))
     origin = np.repeat(xy[begin], length, axis=0)
     middle, way = (xy + end) / 2 - origin, end - xy
@@ -314,7 +339,9 @@ def _directions(xy: _Floats, end: _Floats, begin: _Ints) -> tuple[_Floats, _Floa
         for i, j in ((0, 0), (0, 1), (1, 1))
     ]
     chord = end[np.append(begin[1:], len(xy)) - 1] - xy[begin]
-    return np.arctan2(2 * moments[1], moments[0] - moments[2]) / 2, (chord**2).sum(axis=1)
+    across = moments[0] - moments[2], 2 * moments[1]
+    spread = (moments[0] + moments[2] - np.hypot(*across)) / 2
+    return np.arctan2(across[1], across[0]) / 2, (chord**2).sum(axis=1), spread, total
 
 
 def _turned(xy: _Floats, angle: _Floats) -> _Floats:
@@ -477,12 +504,16 @@ _LONGEST: Final = 1.12
 
 
 def without_overlaps(
-    polygons: _Polygons, pairs: tuple[_Ints, _Ints] | None = None, firm: _Bools | None = None
+    polygons: _Polygons,
+    pairs: tuple[_Ints, _Ints] | None = None,
+    firm: _Bools | None = None,
+    metres: tuple[float, float] | None = None,
 ) -> tuple[_Polygons, _Bools]:
     """Polygons (n,) that overlap in these pairs, or any: the smaller one gives way; and (n,) which are others now.
 
     One that is `firm` (n,) does so only before another. Of two as large it is the later one. What is cut off is a
-    sliver; where nothing else would be left, it is kept.
+    sliver; where nothing else would be left, it is kept. With `metres`, those that a unit is wide and high, it is cut
+    along its own walls, at right angles, where that costs little more than along those of the other.
     """
     if pairs is None:
         one, two = shapely.STRtree(polygons).query(polygons)
@@ -498,7 +529,57 @@ def without_overlaps(
     order = np.lexsort((larger, smaller))
     for some in np.split(order, np.flatnonzero(np.diff(smaller[order])) + 1) if len(order) else ():
         place = smaller[some[0]]
-        rest = shapely.get_parts(shapely.difference(polygons[place], shapely.union_all(polygons[larger[some]])))
-        if len(rest):
-            out[place], cut[place] = rest[np.argmax(shapely.area(rest))], True
+        others = shapely.union_all(polygons[larger[some]])
+        rest = _largest(shapely.difference(polygons[place], others))
+        if rest is not None:
+            straight = metres and _cut_straight(polygons[place], others, np.array(metres))
+            keeps = straight and straight.area >= LEAST_LEFT * rest.area
+            out[place], cut[place] = straight if keeps else rest, True
     return out, cut
+
+
+LEAST_LEFT: Final = 0.93
+"""Of what is left of a polygon that is cut along another's walls: what is to be left if it is cut along its own."""
+
+NEAR: Final = 1.0
+"""Metres from a corner within which a cut goes to it, that no step is left."""
+
+
+def _cut_straight(polygon: shapely.Polygon, others: shapely.Geometry, metres: _Floats) -> shapely.Polygon | None:
+    """The largest part of a polygon without the boxes, along its longest wall, round what lies in others."""
+    way = np.diff(shapely.get_coordinates(polygon.exterior) * metres, axis=0)
+    longest = way[np.argmax((way**2).sum(axis=1))]
+    angle = np.arctan2(longest[1], longest[0])
+
+    def seen(xy: _Floats) -> _Floats:
+        return _turned(xy * metres, np.full(len(xy), angle))
+
+    def back(xy: _Floats) -> _Floats:
+        return _turned(xy, np.full(len(xy), -angle)) / metres
+
+    along = shapely.transform(polygon, seen)
+    over = shapely.get_parts(shapely.transform(shapely.intersection(polygon, others), seen))
+    corners = shapely.get_coordinates(along)
+    boxes = [_widened(box, corners) for box in shapely.bounds(over[shapely.area(over) > 0])]
+    left = _largest(shapely.difference(along, shapely.union_all(boxes)))
+    return None if left is None else shapely.transform(left, back)
+
+
+def _largest(geometry: shapely.Geometry) -> shapely.Polygon | None:
+    parts = shapely.get_parts(geometry)
+    parts = parts[shapely.area(parts) > 0]
+    return parts[np.argmax(shapely.area(parts))] if len(parts) else None
+
+
+def _widened(box: _Floats, corners: _Floats) -> shapely.Polygon:
+    """A box (west, south, east, north) whose sides lie a little beyond the next corner outwards, if that is near."""
+    sides = box.copy()
+    for side, sign in enumerate((-1, -1, 1, 1)):
+        away = sign * (corners[:, side % 2] - box[side])
+        near = away[(away >= 0) & (away <= NEAR)]
+        sides[side] += sign * (near.min() + _PAST_CORNERS if len(near) else _BEYOND)
+    return shapely.box(*sides)
+
+
+_BEYOND: Final = 1e-6  # metres: more than computing does
+_PAST_CORNERS: Final = 1e-3  # more than corners of one line are apart, whose coordinates are rounded

@@ -251,8 +251,15 @@ def test_a_run_says_what_it_made_and_a_second_that_nothing_is_left(
     arguments = ("segment", scene, "buildings", "--out", tmp_path / "maps", "--model", tiny_model)
     status, out, err = command(*arguments)
     assert (status, err) == (0, "")
-    head, *paths = out.splitlines()
+    head, balance, *paths = out.splitlines()
     assert re.fullmatch(r"\d+ footprints; 100\.0% of 0\.0 megapixels have data\.", head)
+    told = re.fullmatch(r"Raster: (\d+) pixels of objects, (\d+) m2; layer: (\d+) footprints, (\d+) m2\.", balance)
+    assert told is not None
+    with rasterio.open(tmp_path / "maps" / "town" / "labels.tif") as labels:
+        pixels = int((labels.read(1) == 1).sum())
+    frame = gpd.read_parquet(tmp_path / "maps" / "town" / "footprints.parquet")
+    assert [int(told[1]), int(told[3])] == [pixels, len(frame)]
+    assert int(told[4]) == round(frame["area_m2"].sum())
     assert [Path(path).name for path in paths] == [
         "footprints.geojson",
         "footprints.parquet",

@@ -111,7 +111,16 @@ def test_all_files_are_there_and_belong_together(finished: Result) -> None:
     assert set(np.unique(labels)) == {0, 1, 255}
     assert 125 <= confidence[valid].min() <= confidence[valid].max() <= 250
     counts = finished.item["properties"]["geoseg:counts"]
-    assert counts == {"valid_pixels": valid.sum(), "pixels": valid.size, "footprints": len(finished.footprints)}
+    objects = int((labels == 1).sum())
+    pixel_area = np.prod(geoseg.open_scene(finished.folder.parents[1] / "town.tif").ground_resolution)
+    assert counts == {
+        "valid_pixels": valid.sum(),
+        "pixels": valid.size,
+        "footprints": len(finished.footprints),
+        "object_pixels": objects,
+        "object_area_m2": pytest.approx(objects * pixel_area, abs=0.01),
+        "footprint_area_m2": pytest.approx(finished.footprints["area_m2"].sum()),
+    }
     assert counts["footprints"] > 0
     assert {str(when) for when in finished.footprints["datetime"]} == {"2022-07-25 10:11:12+00:00"}
     assert (finished.footprints["area_m2"] >= 4).all()

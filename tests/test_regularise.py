@@ -137,7 +137,62 @@ def test_what_would_be_another_is_left_as_it_was_simplified() -> None:
     assert polygon.equals_exact(simplified(objects.geometry, objects.block, 1.0)[0])
 
 
+def test_a_step_is_levelled_where_the_outline_is_as_rough() -> None:
+    """A bay of three pixels, 0.75 m: it has its corners where walls are even, and none where they are not."""
+    even = np.zeros((120, 140), np.uint8)
+    even[23:100, 20:120], even[20:100, 30:110] = 1, 1
+    rough = even.copy()
+    wave = np.arange(140) // 2 % 2 * 2 - 1
+    for col in range(20, 120):
+        top = (20 if 30 <= col < 110 else 23) + wave[col]
+        rough[15:30, col] = np.arange(15, 30) >= top
+    for labels, corners in ((even, 8), (rough, 4)):
+        (polygon,), (done,) = drawn(polygonise_whole(labels))
+        assert done
+        assert shapely.get_num_coordinates(polygon) - 1 == corners
+
+
 # --- neighbours
+
+
+def test_neighbours_whose_walls_tell_their_directions_keep_them() -> None:
+    """Three degrees apart, which outlines as exact as these leave no doubt about."""
+    one = shapely.box(10, 20, 60, 100)
+    other = shapely.affinity.rotate(shapely.box(60, 20, 112, 100), 3, origin=(60, 60))
+    polygons, done = drawn(traced([one, other - one]))
+    assert done.all()
+    ways = [np.diff(shapely.get_coordinates(p.exterior), axis=0) for p in polygons]
+    turns = [np.degrees(np.arctan2(w[:, 1], w[:, 0])) for w in ways]
+    longest = [turn[np.argmax(np.hypot(*w.T))] % 90 for turn, w in zip(turns, ways, strict=True)]
+    apart = abs(longest[0] - longest[1]) % 90
+    assert min(apart, 90 - apart) == pytest.approx(3, abs=0.7)
+    assert polygons[0].intersection(polygons[1]).area < 1e-3
+
+
+@pytest.mark.parametrize("metres", [(0.25, 0.25), (0.2, 0.3)])
+def test_what_gives_way_keeps_its_right_angles(metres: tuple[float, float]) -> None:
+    """Cut along its own walls on the ground, where a unit is not as wide as high, too; without a step at the end."""
+    hall = shapely.affinity.rotate(shapely.box(0, 0, 20, 30), 3)
+    east = hall.bounds[2]
+    shed = shapely.box(east - 2, 3, east + 15, 26)
+    units = np.array([shapely.transform(p, lambda xy: xy / metres) for p in (hall, shed)], object)
+    (hall_now, shed_now), cut = without_overlaps(units, metres=metres)
+    assert cut.tolist() == [False, True]
+    assert hall_now.intersection(shed_now).area == 0
+    ground = shapely.transform(shed_now, lambda xy: xy * metres)
+    assert shapely.get_num_coordinates(ground) == 5
+    np.testing.assert_allclose(angles(ground), 90, atol=1e-6)
+    assert 0.93 * (shed - hall).area <= ground.area < (shed - hall).area
+    slanting = shapely.transform(without_overlaps(units)[0][1], lambda xy: xy * metres)
+    assert not np.allclose(angles(slanting), 90, atol=1), "as the other lies"
+
+
+def test_what_gives_way_is_cut_along_the_other_where_square_cuts_cost_too_much() -> None:
+    hall = shapely.affinity.rotate(shapely.box(0, 0, 40, 40), 45)
+    shed = shapely.box(40, 5, 58, 35)
+    (_, left), cut = without_overlaps(np.array([hall, shed], object), metres=(1.0, 1.0))
+    assert cut.tolist() == [False, True]
+    assert left.equals(shed - hall)
 
 
 @pytest.mark.parametrize("turn", [0, 11, 33, 45])

@@ -18,6 +18,7 @@ from geoseg.cli.terminal import (
     INCOMPLETE,
     Kept,
     ProgressBar,
+    balance_line,
     say,
     start_log,
     write_report,
@@ -418,6 +419,8 @@ def _print_report(report: Any, planned: Any) -> None:
         f"{report.done} scenes mapped, {report.kept} were there already, {len(report.failures)} failed{outside}; "
         f"{report.footprints} footprints in all."
     )
+    if "object_pixels" in report.counts:
+        click.echo(balance_line(report.counts))
     if planned.pairs:
         click.echo(f"{report.compared} pairs compared, {report.compared_before} were there already.")
     if report.merged is not None:

@@ -11,6 +11,7 @@ from geoseg.cli.terminal import (
     NEVER_FOLD,
     Kept,
     ProgressBar,
+    balance_line,
     say,
     start_log,
 )
@@ -239,6 +240,7 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     counts = result.item["properties"]["geoseg:counts"]
     seen = counts["valid_pixels"] / counts["pixels"]
     click.echo(f"{counts['footprints']} footprints; {seen:.1%} of {counts['pixels'] / 1e6:.1f} megapixels have data.")
+    click.echo(balance_line(counts))
     more = layers_of(options["formats"])
     for name in ("footprints.geojson", "footprints.parquet", *more, "labels.tif", "confidence.tif", "item.json"):
         click.echo(str(result.folder / name))

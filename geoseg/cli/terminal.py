@@ -117,3 +117,11 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+def balance_line(counts: dict[str, float]) -> str:
+    """How much of the raster is of objects, and how much of it the layer has, as an item's counts tell."""
+    return (
+        f"Raster: {counts['object_pixels']} pixels of objects, {counts['object_area_m2']:.0f} m2; "
+        f"layer: {counts['footprints']} footprints, {counts['footprint_area_m2']:.0f} m2."
+    )
