@@ -917,8 +917,8 @@ class _ByCrew:
     def _have_made(self, files: _Files) -> None:
         scene = files.scene
         if files.names == (ITEM,):
-            kept = scene.made["footprints"].footprints
-            self._crew.submit(files, make_item, scene.order, kept, scene.machine)
+            counts = {name: count for made in scene.made.values() for name, count in made.counts.items()}
+            self._crew.submit(files, make_item, scene.order, counts, scene.machine)
         else:
             self._crew.submit(files, make_files, scene.order, files.names)
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+
+import numpy as np
 
 from geoseg import outlines
 from geoseg.footprints import Layer, Outlined, assemble, outline
@@ -20,13 +22,13 @@ from geoseg.io.geoparquet import write_parquet
 from geoseg.io.layers import About, write_layer
 from geoseg.io.vectors import write_geojson
 from geoseg.io.zarr_maps import MAPS, write_zarr
+from geoseg.raster import NODATA
 from geoseg.tiling import CHUNK
 from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from geoseg.io.store import ResultStore
@@ -46,6 +48,10 @@ SIDE_BY_SIDE = 2
 
 Before, one at a time keeps up with the network, and takes half the memory.
 """
+
+
+Counts: TypeAlias = "dict[str, float]"
+"""What a scene's files hold, as its item tells it."""
 
 
 class Observer(Protocol):
@@ -105,9 +111,10 @@ class Exports:
     def __enter__(self) -> Self:
         """Start following the store."""
         self._pool = ThreadPoolExecutor(2 + len(self._looks))
-        self._kept = self._pool.submit(self.write_footprints)
-        self._rasters = [self._pool.submit(self.write_raster, name) for name in self._looks]
-        self._rasters += [self._pool.submit(self.write_maps)] if self._in_zarr else []
+        self._footprints = self._pool.submit(self.write_footprints)
+        rasters = [self._pool.submit(self.write_raster, name) for name in self._looks]
+        maps = [self._pool.submit(self.write_maps)] if self._in_zarr else []
+        self._files = [*rasters, *maps, self._footprints]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -116,14 +123,12 @@ class Exports:
             self._store.abandon()
         self._pool.shutdown()
 
-    def footprints_kept(self) -> int:
-        """Wait until all files are there; how many footprints they hold. Raises what went wrong with any."""
-        for raster in self._rasters:
-            raster.result()
-        return self._kept.result()
+    def counts(self) -> Counts:
+        """Wait until all files are there; what was counted for each. Raises what went wrong with any."""
+        return {name: count for file in self._files for name, count in file.result().items()}
 
-    def write_footprints(self) -> int:
-        """Write all files of footprints; how many each holds."""
+    def write_footprints(self) -> Counts:
+        """Write all files of footprints; how many each holds, and their area in square metres."""
         found, folder = assemble(self._outlined_windows(), self._layer), self._store.folder
         with ThreadPoolExecutor(1) as beside:
             parquet = beside.submit(write_parquet, found, folder / "footprints.parquet")
@@ -133,7 +138,7 @@ class Exports:
         about = About(colours={c.name: c.colour for c in classes}, geobox=self._layer.geobox, image="labels.tif")
         for name in self._layers:
             write_layer(found, folder / name, about)
-        return len(found)
+        return {"footprints": len(found), "footprint_area_m2": round(float(found["area_m2"].sum()), 2)}
 
     def _outlined_windows(self) -> Iterator[Outlined]:
         """All of the store, in order; the windows of the last rows of chunks side by side."""
@@ -165,8 +170,8 @@ class Exports:
         self._outlined.add(window.size)
         return found
 
-    def write_maps(self) -> None:
-        """Write labels and confidence as one Zarr store with overviews."""
+    def write_maps(self) -> Counts:
+        """Write labels and confidence as one Zarr store with overviews; counts nothing."""
 
         def blocks() -> Iterator[tuple[str, Window, NDArray[np.uint8]]]:
             for band in self._store.bands():
@@ -176,19 +181,31 @@ class Exports:
                 self._written.add(band.size * len(self._looks))
 
         write_zarr(self._store.folder / MAPS, blocks(), self._layer.geobox, self._looks, self._tags)
+        return {}
 
-    def write_raster(self, name: str) -> None:
-        """Write `labels` or `confidence` as a COG."""
+    def write_raster(self, name: str) -> Counts:
+        """Write `labels` or `confidence` as a COG; of labels, how many pixels are of objects, and their area."""
+        pixels = 0
 
         def bands() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+            nonlocal pixels
             for band in self._store.bands():
                 self._store.wait(band)
                 for block in band.blocks(AT_ONCE):
-                    yield block, self._store.read_one(name, block)
+                    values = self._store.read_one(name, block)
+                    if name == "labels":
+                        pixels += self._pixels_of_objects(values)
+                    yield block, values
                 self._written.add(band.size)
 
         path = self._store.folder / f"{name}.tif"
         write_cog(path, bands(), self._layer.geobox, self._looks[name], self._tags)
+        area = round(pixels * self._layer.pixel_area, 2)
+        return {"object_pixels": pixels, "object_area_m2": area} if name == "labels" else {}
+
+    def _pixels_of_objects(self, labels: NDArray[np.uint8]) -> int:
+        known, background = labels != NODATA, self._layer.legend.background
+        return int(np.count_nonzero(known if background is None else known & (labels != background)))
 
 
 def arrays_of(layer: Layer) -> tuple[str, ...]:

@@ -21,8 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-import pyarrow.parquet as pq
 import rasterio
 
 from geoseg import outlines
@@ -36,7 +34,7 @@ from geoseg.catalog import (
     sha256_of,
 )
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError
-from geoseg.export import AT_ONCE, Count, Exports, Observer
+from geoseg.export import AT_ONCE, Count, Counts, Exports, Observer
 from geoseg.footprints import GroundSeparation, Layer
 from geoseg.io import clouds as sky
 from geoseg.io.cog import Look
@@ -407,8 +405,8 @@ def run(
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
         if store.shape[0] * store.shape[1] >= LARGE:
             give_back_freed_memory()
-        kept = exports.footprints_kept()
-    return complete(planned, store, kept, machine)
+        counts = exports.counts()
+    return complete(planned, store, counts, machine)
 
 
 @contextmanager
@@ -449,9 +447,9 @@ def exports_of(planned: Plan, store: ResultStore, observe: Observer = lambda _st
     return Exports(store, layer, look, tags, observe, in_zarr=planned.job.zarr, layers=layers)
 
 
-def complete(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> Result:
-    """Write a scene's item, by which it is complete, beside its other files."""
-    _write_item(planned, store, footprints_kept, machine)
+def complete(planned: Plan, store: ResultStore, counts: Counts, machine: Machine) -> Result:
+    """Write a scene's item, by which it is complete, beside its other files; `counts`: what was counted for these."""
+    _write_item(planned, store, counts, machine)
     outlines.forget(planned.folder)
     return Result(planned.folder)
 
@@ -585,10 +583,9 @@ def layer_of(planned: Plan) -> Layer:
     )
 
 
-def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine: Machine) -> None:
+def _write_item(planned: Plan, store: ResultStore, counted: Counts, machine: Machine) -> None:
     total = planned.scene.shape[0] * planned.scene.shape[1]
-    counts: dict[str, float] = {"valid_pixels": store.valid_pixels, "pixels": total, "footprints": footprints_kept}
-    counts |= _balance(store, layer_of(planned))
+    counts: Counts = {"valid_pixels": store.valid_pixels, "pixels": total, **dict(sorted(counted.items()))}
     hidden = sky.hidden_pixels(entries_of(planned.folder)) if planned.clouds else {}
     counts |= {f"{name}_pixels": count for name, count in hidden.items()}
     folder, now = planned.folder, dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -649,24 +646,6 @@ def _write_item(planned: Plan, store: ResultStore, footprints_kept: int, machine
         raise cannot_write(folder / "item.json", error) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _balance(store: ResultStore, layer: Layer) -> dict[str, float]:
-    """How many pixels of the map are of classes that make objects, their area, and that of the footprints."""
-    pixels, background = 0, layer.legend.background
-    for band in store.bands():
-        for block in band.blocks(AT_ONCE):
-            labels = store.read_one("labels", block)
-            of_objects = labels != NODATA
-            if background is not None:
-                of_objects &= labels != background
-            pixels += int(np.count_nonzero(of_objects))
-    area = pq.read_table(store.folder / "footprints.parquet", columns=["area_m2"])["area_m2"].to_numpy().sum()
-    return {
-        "object_pixels": pixels,
-        "object_area_m2": round(pixels * layer.pixel_area, 2),
-        "footprint_area_m2": round(float(area), 2),
-    }
 
 
 def _check_numbers(job: SegmentJob) -> None:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from geoseg.catalog import ModelSpec, Scene
+    from geoseg.export import Counts
     from geoseg.footprints import Layer
     from geoseg.io.clouds import Clouds
     from geoseg.io.pixels import Stretch
@@ -138,8 +139,8 @@ class FilesOutcome:
     """What comes back for files of a scene."""
 
     seconds: float
-    footprints: int | None = None
-    """How many there are, if that was asked for."""
+    counts: Counts = field(default_factory=dict)
+    """What was counted for them."""
     why: str | None = None
     hopeless: bool = False
 
@@ -177,37 +178,39 @@ def files_of(job: SegmentJob) -> tuple[str, ...]:
 def make_files(order: SceneOrder, names: Sequence[str]) -> FilesOutcome:
     """Make some of the `files_of` a scene that is predicted. What goes wrong is told in the outcome."""
 
-    def make(planned: Plan, store: ResultStore) -> int | None:
-        exports, kept = exports_of(planned, store), None
+    def make(planned: Plan, store: ResultStore) -> Counts:
+        exports = exports_of(planned, store)
+        counts: Counts = {}
         for name in names:
             if name == "footprints":
-                kept = exports.write_footprints()
+                counts |= exports.write_footprints()
             elif name == MAPS:
-                exports.write_maps()
+                counts |= exports.write_maps()
             else:
-                exports.write_raster(name)
-        return kept
+                counts |= exports.write_raster(name)
+        return counts
 
     return _finishing(order, make)
 
 
-def make_item(order: SceneOrder, footprints: int, machine: Machine | None) -> FilesOutcome:
+def make_item(order: SceneOrder, counts: Counts, machine: Machine | None) -> FilesOutcome:
     """Write the item of a scene whose files are made, by which it is complete. What goes wrong is told."""
 
-    def make(planned: Plan, store: ResultStore) -> None:
-        complete(planned, store, footprints, machine or machine_of(order.job))
+    def make(planned: Plan, store: ResultStore) -> Counts:
+        complete(planned, store, counts, machine or machine_of(order.job))
         remove_torn(order.folder)
+        return {}
 
     return _finishing(order, make)
 
 
-def _finishing(order: SceneOrder, make: Callable[[Plan, ResultStore], int | None]) -> FilesOutcome:
+def _finishing(order: SceneOrder, make: Callable[[Plan, ResultStore], Counts]) -> FilesOutcome:
     began = time.perf_counter()
     try:
         planned = replace(order, job=replace(order.job, aoi=None)).planned()  # no pixel of the scene is read
         made = make(planned, ResultStore.open(order.folder))
     except Exception as error:  # noqa: BLE001  # a night's work goes on without this scene
-        return FilesOutcome(time.perf_counter() - began, None, _why(error), isinstance(error, OutputError))
+        return FilesOutcome(time.perf_counter() - began, {}, _why(error), isinstance(error, OutputError))
     return FilesOutcome(time.perf_counter() - began, made)
 
 

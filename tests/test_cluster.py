@@ -220,8 +220,8 @@ def test_threads_of_one_worker_do_not_meet(
         for outcome in outcomes:
             store.enter(*outcome.entries)
         made = make_files(order, FILES)
-        assert made.footprints is not None
-        assert make_item(order, made.footprints, outcomes[0].machine).why is None
+        assert made.counts["footprints"]
+        assert make_item(order, made.counts, outcomes[0].machine).why is None
     assert met == []
     assert_same(tmp_path, small / "through", ("a",))
 

@@ -565,7 +565,18 @@ def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: P
 
 def test_the_public_names() -> None:
     assert geoseg.__all__ == [
-        *("Change", "Evaluation", "Result", "change", "evaluate", "explore", "open_scene", "report", "segment"),
+        *(
+            "Change",
+            "Evaluation",
+            "Result",
+            "change",
+            "evaluate",
+            "explore",
+            "open_scene",
+            "report",
+            "review",
+            "segment",
+        ),
         "vectorize",
     ]
     assert all(callable(getattr(geoseg, name)) for name in geoseg.__all__)
