@@ -33,7 +33,7 @@ def report(out: Path, verbose: int, **options: Any) -> None:
       maps/old--new       what has changed: both dates with a swipe, numbers, outlines
       maps                a run's --out: where its scenes are, totals, a table; and report.html in
                           the folder of each scene
-      town.pmtiles        town.html beside it: the vector tiles on a web map, for localhost or any host
+      town.pmtiles        town.html beside it: the vector tiles on a web map, for any web host
 
     Beside it, in the folder of each scene, lies project.qgs: the same layers with their colours in QGIS.
 
