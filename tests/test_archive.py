@@ -21,6 +21,7 @@ from pystac.validation import JsonSchemaSTACValidator
 
 from geoseg.archive import RunJob, RunReport, plan_archive, run_archive
 from geoseg.audit import verify
+from geoseg.cli.terminal import balance_line
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import entries_of
 from geoseg.jobs import read_job
@@ -406,7 +407,9 @@ def test_the_command_maps_and_tells(
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("1 scenes mapped, 0 were there already, 0 failed; ")
-    assert [line.split()[0] for line in lines[1:6]] == ["stage", "read", "forward", "blend", "write"]
+    item = json.loads((tmp_path / "out" / "a" / "item.json").read_text("utf-8"))
+    assert lines[1] == balance_line(item["properties"]["geoseg:counts"])
+    assert [line.split()[0] for line in lines[2:7]] == ["stage", "read", "forward", "blend", "write"]
     assert "megapixels per second; forward passes are" in lines[-2]
     assert lines[-1] == str(tmp_path / "out" / "collection.json")
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
