@@ -5,6 +5,7 @@ brought to another grid, labels by the nearest pixel.
 """
 
 # No postponed annotations: FastAPI reads those of endpoints.
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,11 +20,13 @@ from morecantile import Tile, TileMatrixSet
 from morecantile.defaults import TileMatrixSets, tms
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from PIL import Image
 from pyproj import Transformer
 from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.io import BaseReader, Reader, XarrayReader
 from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from titiler.core.factory import TilerFactory
+from titiler.core.resources.enums import ImageType
 
 from geoseg.io.zarr_maps import level_for
 from geoseg.raster import NODATA, Raster, crs_of
@@ -35,6 +38,10 @@ GRID = "WebMercatorQuad"
 
 ALONE, WITHIN = "/web/{layer}", "/{folder}/web/{layer}"
 """Below which addresses the tiles of a scene's folder are, and those of many."""
+
+
+KINDS = {"jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP"}
+"""Kinds of pictures besides PNG."""
 
 
 class SceneReader(BaseReader):
@@ -144,6 +151,23 @@ def reader_of(layer: Layer, tms: TileMatrixSet, **_: Any) -> AbstractContextMana
     return Reader(str(layer.source), dataset=rasterio.open(layer.source, driver="GTiff"), tms=tms)
 
 
+def encoded(
+    image: ImageData, colormap: Any = None, output_format: ImageType | None = None, **_: Any
+) -> tuple[bytes, str]:
+    """A tile as a PNG, or what else is asked for, with its type; what has no data is clear.
+
+    TiTiler's own way goes through a file of GDAL's and silences a warning in all threads at once, which fails now and
+    then where several answer.
+    """
+    shown = image.apply_colormap(colormap) if colormap else image
+    bands = [Image.fromarray(np.ascontiguousarray(band)) for band in (*shown.data, shown.mask)]
+    picture = Image.merge("LA" if shown.count == 1 else "RGBA", bands)
+    kind = KINDS.get(output_format.value if output_format else "", "PNG")
+    stream = io.BytesIO()
+    (picture.convert("RGB") if kind == "JPEG" else picture).save(stream, kind)
+    return stream.getvalue(), f"image/{kind.lower()}"
+
+
 class Tiles(TilerFactory):
     """Tiles and their TileJSON, and nothing else of what TiTiler can give out."""
 
@@ -168,6 +192,7 @@ def web_tiles(layer_of: Callable[[str, str], Layer], *, within: bool) -> APIRout
         return layer.colours
 
     made = Tiles(
+        render_func=encoded,
         router_prefix=WITHIN if within else ALONE,
         reader=reader_of,  # type: ignore[arg-type]  # called, and nothing else
         path_dependency=which,
