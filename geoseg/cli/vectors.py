@@ -197,7 +197,8 @@ def convert(source: Path, out: Path, image: str | None) -> None:
     r"""Bring a vector file into another format: the suffixes say from which and to which.
 
     IN is any of them but PMTiles, or what else GDAL reads. Nothing is lost or made up: polygons and their attributes
-    stay as they are, but for what a format wants (RFC 7946: longitude and latitude; PMTiles: tiles).
+    stay as they are, but for what a format wants (RFC 7946: longitude and latitude; PMTiles: tiles; COCO: classes and
+    scores alone).
 
     FORMATS
 
