@@ -10,7 +10,8 @@ IoU of each class over all of them, the mean of building, vegetation and ground,
 
 A building model is measured on three kinds of ground, each as the intersection
 over union of all building pixels of the place, and where there are footprints as objects too (matched one to one at IoU
-above 0.5: F1, and how many too many or too few there are):
+above 0.5: F1, and how many too many or too few there are; the same with houses that touch left as one, and whether
+telling them apart leaves each pixel what it was, so that IoU is the same):
 
 * Banepa: the eastern third of `banepa/labelled_train.tif`, left out of training (the rest of that town was not);
   at its own 0.13 m (which the model takes at its finest resolution) and resampled to 0.3 and 0.5 m;
@@ -100,9 +101,10 @@ def predict(image: NDArray[np.uint8], resolution: float, engine: Engine, model: 
     return whole
 
 
-def outlines(found: Whole, resolution: float, model: ModelSpec) -> NDArray[np.object_]:
+def outlines(found: Whole, resolution: float, model: ModelSpec, *, separated: bool = True) -> NDArray[np.object_]:
     """The buildings of a prediction as a run would have them, without simplification, in metres."""
-    apart = GroundSeparation(*model.separation).in_pixels(resolution**2) if model.separation else None
+    told = model.separation if separated else None
+    apart = GroundSeparation(*told).in_pixels(resolution**2) if told else None
     score = found.auxiliary[model.auxiliary.index("interior")] if apart else None
     objects = polygonise_whole(found.labels, score=score, separation=apart)
     large = objects.pixels * resolution**2 >= LEAST_AREA
@@ -172,6 +174,7 @@ def buildings(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:
         counts[name] += [(found & truth).sum(), found.sum(), truth.sum()]
         if houses is not None:
             objects[name] = object_scores(outlines(whole, resolution, model), in_metres(houses, resolution))
+            print_unseparated(name, whole, in_metres(houses, resolution), resolution, model)
     scores = {}
     for name, (both, found, true) in counts.items():
         scores[f"IoU, {name}"] = float(both / (found + true - both))
@@ -179,6 +182,19 @@ def buildings(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:
     for name, each in objects.items():
         scores[f"object F1, {name}"], scores[f"count error, {name}"] = each.f1, each.count_error
     return scores
+
+
+def print_unseparated(
+    name: str, whole: Whole, houses: NDArray[np.object_], resolution: float, model: ModelSpec
+) -> None:
+    """What object F1 would be if houses that touch were one, and whether telling them apart leaves each pixel alone."""
+    score = object_scores(outlines(whole, resolution, model, separated=False), houses)
+    apart = GroundSeparation(*model.separation).in_pixels(resolution**2) if model.separation else None
+    interior = whole.auxiliary[model.auxiliary.index("interior")] if apart else None
+    pixels = rasterize(polygonise_whole(whole.labels, score=interior, separation=apart).geometry, whole.shape)
+    same = np.array_equal(pixels == 1, whole.labels == 1)
+    print(f"{name}: unseparated object F1 {score.f1:.3f}, count error {score.count_error:+.0%}; ", end="")
+    print(f"pixels of the separated are {'the same' if same else 'OTHERS'}")
 
 
 def landcover(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:

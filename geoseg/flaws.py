@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
+from geoseg.errors import OptionError
 from geoseg.io.layers import read_layer
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class Flaws:
 
 
 def check(path: Path, limits: Limits | None = None) -> Flaws:
-    """Look for flaws in a vector file of any format that is read. Raises `OptionError` if it is none."""
+    """Look for flaws in a vector file of any format that is read. Raises `OptionError` if it is none or has no CRS."""
     frame = read_layer(path)
+    if frame.crs is None:
+        msg = f"{path}: names no CRS, so nobody knows where it is; assign one first, as with ogr2ogr -a_srs EPSG:XXXX"
+        raise OptionError(msg)
     flaws = flaws_of(frame, limits or Limits())
     if _has_crs_member(path):
         flaws = Flaws(flaws.features, pd.concat([_row(frame, "crs member"), flaws.places], ignore_index=True))
@@ -90,21 +94,21 @@ def flaws_of(frame: gpd.GeoDataFrame, limits: Limits) -> Flaws:
     valid = shapely.is_valid(flat)
     whole = flat.copy()
     whole[~valid] = shapely.make_valid(flat[~valid])
+    touching, at = _touches_itself(shapes)
     single = {
         "invalid": ~shapely.is_valid(shapes),
-        "touches itself": _touches_itself(shapes),
+        "touches itself": touching,
         "duplicate": _is_duplicate(shapes),
         "sliver": np.zeros(len(shapes), np.bool_) if misplaced else _is_sliver(whole, limits.sliver),
         "area off": np.zeros(len(shapes), np.bool_) if misplaced else _is_off(frame, whole, limits.area),
     }
-    found += [_rows(kind, ids[some], points[some]) for kind, some in single.items()]
+    places = {"touches itself": at}
+    found += [_rows(kind, ids[some], places.get(kind, points)[some]) for kind, some in single.items()]
     one, two, shared = _overlaps(whole, 0.0 if misplaced else limits.overlap)
     fresh = ~(single["duplicate"][one] | single["duplicate"][two])
     one, two, shared = one[fresh], two[fresh], shared[fresh]
-    places = shapely.point_on_surface(
-        shapely.intersection(shapely.make_valid(shapes[one]), shapely.make_valid(shapes[two]))
-    )
-    found.append(_rows("overlap", ids[one], places, ids[two], shared))
+    both = shapely.intersection(shapely.make_valid(shapes[one]), shapely.make_valid(shapes[two]))
+    found.append(_rows("overlap", ids[one], shapely.point_on_surface(both), ids[two], shared))
     if misplaced:
         found.insert(0, _row(frame, "axis order"))
     table = pd.concat(found, ignore_index=True)
@@ -131,8 +135,8 @@ def _row(frame: gpd.GeoDataFrame, kind: str) -> pd.DataFrame:
     return gpd.GeoDataFrame(_rows(kind, [""], [middle]), geometry="geometry", crs=frame.crs)
 
 
-def _touches_itself(shapes: _Polygons) -> NDArray[np.bool_]:
-    """(n,): whether a vertex of a polygon's part is another of its vertices, too."""
+def _touches_itself(shapes: _Polygons) -> tuple[NDArray[np.bool_], NDArray[np.object_]]:
+    """(n,): whether a vertex of a polygon's part is another of its vertices, too; and the point where that is."""
     parts, owner = shapely.get_parts(shapes, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
     xy, ring = shapely.get_coordinates(rings, return_index=True)
@@ -143,9 +147,11 @@ def _touches_itself(shapes: _Polygons) -> NDArray[np.bool_]:
     keep = ~first & ~(again & ~first)
     told = np.column_stack([part[ring[keep]], xy[keep]])
     _, place, count = np.unique(told, axis=0, return_inverse=True, return_counts=True)
-    touching = np.zeros(len(shapes), np.bool_)
-    touching[owner[part[ring[keep]][count[place.ravel()] > 1]]] = True
-    return touching
+    twice = np.flatnonzero(keep)[count[place.ravel()] > 1]
+    touching, at = np.zeros(len(shapes), np.bool_), np.full(len(shapes), shapely.Point(), object)
+    whose = owner[part[ring[twice]]]
+    touching[whose], at[whose] = True, shapely.points(xy[twice])
+    return touching, at
 
 
 def _is_duplicate(shapes: _Polygons) -> NDArray[np.bool_]:
@@ -156,8 +162,8 @@ def _is_duplicate(shapes: _Polygons) -> NDArray[np.bool_]:
 
 
 def _is_sliver(flat: _Polygons, width: float) -> NDArray[np.bool_]:
-    perimeter = shapely.length(flat)
-    narrow: NDArray[np.bool_] = 2 * shapely.area(flat) < width * perimeter
+    area = shapely.get_dimensions(flat) == 2  # noqa: PLR2004  # lines have no width to be asked for
+    narrow: NDArray[np.bool_] = area & (2 * shapely.area(flat) < width * shapely.length(flat))
     return narrow
 
 
@@ -226,9 +232,14 @@ def _is_inside(crs: CRS, west: float, south: float, east: float, north: float) -
 
 
 def _has_crs_member(path: Path) -> bool:
-    """Whether a file is GeoJSON that names a CRS before its features."""
+    """Whether a file is GeoJSON that names a CRS before or behind its features."""
     if not path.name.lower().endswith((".geojson", ".json")):
         return False
     with path.open("rb") as stream:
-        head, _, _ = stream.read(1 << 16).partition(b'"features"')
-    return re.search(rb'"crs"\s*:\s*\{', head) is not None
+        head, _, _ = stream.read(_ENDS).partition(b'"features"')
+        stream.seek(max(path.stat().st_size - _ENDS, 0))
+        *_, tail = re.split(rb"[\[}]\s*\]", stream.read())
+    return any(re.search(rb'"crs"\s*:\s*\{', part) for part in (head, tail))
+
+
+_ENDS = 1 << 16  # bytes

@@ -21,7 +21,6 @@ from pystac.validation import JsonSchemaSTACValidator
 
 from geoseg.archive import RunJob, RunReport, plan_archive, run_archive
 from geoseg.audit import verify
-from geoseg.cli.terminal import balance_line
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import entries_of
 from geoseg.jobs import read_job
@@ -407,8 +406,13 @@ def test_the_command_maps_and_tells(
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("1 scenes mapped, 0 were there already, 0 failed; ")
-    item = json.loads((tmp_path / "out" / "a" / "item.json").read_text("utf-8"))
-    assert lines[1] == balance_line(item["properties"]["geoseg:counts"])
+    told = re.fullmatch(r"Raster: (\d+) pixels of objects, (\d+) m2; layer: (\d+) footprints, (\d+) m2\.", lines[1])
+    assert told is not None
+    with rasterio.open(tmp_path / "out" / "a" / "labels.tif") as labels:
+        pixels, ground = int((labels.read(1) == 1).sum()), abs(labels.transform.determinant)
+    frame = gpd.read_parquet(tmp_path / "out" / "a" / "footprints.parquet")
+    assert [int(told[1]), int(told[3]), int(told[4])] == [pixels, len(frame), round(frame["area_m2"].sum())]
+    assert int(told[2]) == pytest.approx(pixels * ground, rel=0.01, abs=1)
     assert [line.split()[0] for line in lines[2:7]] == ["stage", "read", "forward", "blend", "write"]
     assert "megapixels per second; forward passes are" in lines[-2]
     assert lines[-1] == str(tmp_path / "out" / "collection.json")

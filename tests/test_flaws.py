@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.cli import main
+from geoseg.errors import OptionError
 from geoseg.flaws import KINDS, Limits, check, flaws_of
 from geoseg.io.layers import read_layer, write_layer
 from geoseg.io.vectors import write_geojson
@@ -53,6 +54,8 @@ def test_each_flaw_is_found_alone(kind: str) -> None:
         assert shapely.box(5, 5, 10, 12).contains(shapely.Point(np.array(row.geometry.coords[0]) - ORIGIN))
     else:
         assert row["feature"] == "h5"
+    if kind == "touches itself":
+        assert shapely.equals_exact(row.geometry, shapely.Point(ORIGIN[0], ORIGIN[1] + 50)), "where it does"
 
 
 def test_neighbours_and_courtyards_are_no_flaws() -> None:
@@ -107,6 +110,22 @@ def test_a_crs_member_is_told_and_believed(tmp_path: Path) -> None:
     assert {k: n for k, n in check(tmp_path / "utm.geojson").counts.items() if n} == {"crs member": 1}
     write_geojson(layer(*HOUSES, crs_=["crs"] * 5), tmp_path / "a.geojson")
     assert sum(check(tmp_path / "a.geojson").counts.values()) == 0
+    told = json.loads((tmp_path / "a.geojson").read_text("utf-8"))
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}
+    (tmp_path / "a.geojson").write_text(json.dumps({**told, "crs": crs}), encoding="utf-8")
+    assert check(tmp_path / "a.geojson").counts["crs member"] == 1, "behind its features"
+
+
+def test_what_has_no_crs_is_refused(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="crs"):
+        gpd.GeoDataFrame(geometry=HOUSES).to_file(tmp_path / "a.fgb")
+    with pytest.raises(OptionError, match=r"a\.fgb: names no CRS, .* assign one"):
+        check(tmp_path / "a.fgb")
+
+
+def test_lines_are_no_slivers() -> None:
+    lines = layer(shapely.LineString([(0, 0), (10, 0), (10, 10)]), shapely.LineString([(5, -5), (5, 5)]))
+    assert sum(flaws_of(lines, Limits()).counts.values()) == 0
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet", ".fgb"])

@@ -24,7 +24,7 @@ from scipy import ndimage
 import geoseg
 from geoseg import polygons
 from geoseg.cli import cli
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.label_rasters import open_labels
 from geoseg.polygons import Shaping, trace
 
@@ -290,6 +290,8 @@ def test_the_command_writes_and_counts(tmp_path: Path) -> None:
         (["--out", "a.gpkg", "--simplify", "-1"], "--simplify -1.0: must be 0 or more"),
         (["--out", "a.gpkg", "--background", "255"], "--background 255: is a value from 0 to 254, or none"),
         (["--out", "a.gpkg", "--class", "lake"], "--class lake: the raster has no class of this name"),
+        (["--out", "a.gpkg", "--classes", "roof"], "--classes roof: 'roof' is not VALUE=NAME, such as 1=roof"),
+        (["--out", "a.gpkg", "--dtm", "b.tif"], "add --dsm, or leave out --dtm b.tif"),
     ],
 )
 def test_what_is_refused(arguments: list[str], error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +300,24 @@ def test_what_is_refused(arguments: list[str], error: str, tmp_path: Path, monke
     with pytest.raises(OptionError, match=error):
         CliRunner().invoke(cli, ["vectorize", "a.tif", *arguments], catch_exceptions=False)
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.parametrize("out", ["none/b.gpkg", "a.tif/b.geojson", "folder.fgb", "none/b.pmtiles"])
+@pytest.mark.parametrize(
+    "asked", [["vectorize", "a.tif", "--out"], ["convert", "a.gpkg"], ["check", "a.gpkg", "--out"]]
+)
+def test_where_nothing_can_be_written(
+    asked: list[str], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before anything is done, whichever library would write."""
+    monkeypatch.chdir(tmp_path)
+    to_file(tmp_path / "a.tif", blobs((9, 9), 1))
+    (tmp_path / "folder.fgb").mkdir()
+    gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 5, 5)], crs=32645).to_file("a.gpkg")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=f"^{out}: cannot be written: .*; make its folder, or choose another place$"):
+        CliRunner().invoke(cli, [*asked, out], catch_exceptions=False)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_simplify_of_the_function_is_in_pixels() -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import json
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,6 +287,42 @@ def test_geojson_is_what_rfc_7946_wants(name: str, tmp_path: Path) -> None:
     assert properties["class"] == "building"
     assert properties["touches_nodata"] is False
     assert properties["datetime"].startswith("2022-07-25T10:11:12")
+
+
+@pytest.mark.parametrize("west", [180 - 20e-6, 190, -180 - 20e-6, -200])
+def test_degrees_that_go_on_beyond_half_a_turn_are_turned_back(west: float, tmp_path: Path) -> None:
+    frame = outlined(GeoBox(SHAPE, Affine(1e-6, 0, west, 0, -1e-6, -17.0), 4326), picture())
+    write_geojson(frame, tmp_path / "a.geojson")
+    told = gpd.read_file(tmp_path / "a.geojson")
+    assert told.is_valid.all()
+    bounds = shapely.bounds(shapely.get_parts(told.geometry.to_numpy()))
+    assert (np.abs(bounds[:, [0, 2]]) <= 180).all()
+    assert (bounds[:, 2] - bounds[:, 0] < 1e-4).all()
+    areas = [shapely.area(each.geometry.to_numpy()) for each in (told, frame)]
+    assert areas[0] == pytest.approx(areas[1], rel=0.2), "pixels are ten steps wide"
+    shifted = shapely.transform(told.geometry.to_numpy(), lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
+    assert shapely.bounds(shifted)[:, 0].min() == pytest.approx(frame.total_bounds[0] % 360, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["points", "lines", "multipolygons"])
+def test_geojson_of_any_kind_has_seven_digits(kind: str, tmp_path: Path) -> None:
+    xy = np.random.default_rng(0).uniform([85, 27], [86, 28], (400, 2))
+    xy[:2, 0] = told_longer = 85.5199821, 85.5197018  # 85.51998209999999 as GEOS has it
+    squares = shapely.box(np.arange(100), 0, np.arange(100) + np.sqrt(0.5), 1 / 3)
+    squares[0] = shapely.box(min(told_longer), 0.5, max(told_longer), 0.6)
+    shapes = {
+        "points": shapely.points(xy),
+        "lines": shapely.linestrings(xy.reshape(-1, 4, 2)),
+        "multipolygons": shapely.multipolygons(squares.reshape(-1, 2)),
+    }
+    frame = gpd.GeoDataFrame(geometry=shapes[kind], crs=4326)
+    write_geojson(frame, tmp_path / "a.geojson")
+    found: list[str] = []
+    told = json.loads((tmp_path / "a.geojson").read_text("utf-8"), parse_float=lambda n: found.append(n) or float(n))
+    assert found
+    assert all(-Decimal(number).as_tuple().exponent <= 7 for number in found)  # type: ignore[operator]  # finite
+    back = gpd.GeoDataFrame.from_features(told)
+    assert shapely.hausdorff_distance(back.geometry, frame.geometry).max() < 1e-7
 
 
 def test_geojson_is_read_by_others(tmp_path: Path) -> None:

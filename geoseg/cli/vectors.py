@@ -94,15 +94,19 @@ def vectorize(
     from geoseg.centrelines import Thinning, centrelines
     from geoseg.heights import heights
     from geoseg.io.layers import About, format_of, write_layer
+    from geoseg.io.vectors import check_place
     from geoseg.memory import keep_freed_memory
     from geoseg.polygons import Shaping, trace
 
     format_of(out)
+    check_place(out)
     if (dsm is None) != (dtm is None):
-        msg = "--dsm and --dtm go together: heights are those of the surface above the ground"
+        given, missing = (f"--dsm {dsm}", "--dtm") if dtm is None else (f"--dtm {dtm}", "--dsm")
+        msg = "--dsm and --dtm go together: heights are those of the surface above the ground; "
+        msg += f"add {missing}, or leave out {given}"
         raise OptionError(msg)
     keep_freed_memory()
-    named = None if classes is None else class_values(classes)
+    named = None if classes is None else _names(classes)
     lines, spur = shape.pop("lines"), shape.pop("spur")
     if lines:
         _refuse_outlines(out, shape, height=dsm)
@@ -149,6 +153,14 @@ def _write_lines(found: Centrelines, out: Path, labels: str) -> None:
     click.echo(str(out))
 
 
+def _names(text: str) -> dict[int, str]:
+    """`1=roof,2=road` by value; names alone would count from 0, which makes no objects."""
+    if bare := [part.strip() for part in text.split(",") if "=" not in part]:
+        msg = f"--classes {text}: {bare[0]!r} is not VALUE=NAME, such as 1=roof"
+        raise OptionError(msg)
+    return class_values(text)
+
+
 def _value(text: str) -> int | None:
     if text == "none":
         return None
@@ -185,7 +197,8 @@ def convert(source: Path, out: Path, image: str | None) -> None:
     r"""Bring a vector file into another format: the suffixes say from which and to which.
 
     IN is any of them but PMTiles, or what else GDAL reads. Nothing is lost or made up: polygons and their attributes
-    stay as they are, but for what a format wants (RFC 7946: longitude and latitude; PMTiles: tiles).
+    stay as they are, but for what a format wants (RFC 7946: longitude and latitude; PMTiles: tiles; COCO: classes and
+    scores alone).
 
     FORMATS
 
@@ -197,8 +210,10 @@ def convert(source: Path, out: Path, image: str | None) -> None:
     """
     from geoseg.io.layers import About, format_of, read_layer, write_layer
     from geoseg.io.scenes import open_scene
+    from geoseg.io.vectors import check_place
 
     format_of(out)
+    check_place(out)
     frame = read_layer(source)
     about = About(out.name.split(".")[0])
     if image is not None:
@@ -236,9 +251,11 @@ def check(source: Path, out: Path | None, *, overlap: float, sliver: float) -> N
     from geoseg.flaws import KINDS, Limits
     from geoseg.flaws import check as look
     from geoseg.io.layers import format_of, write_layer
+    from geoseg.io.vectors import check_place
 
     if out is not None:
         format_of(out)
+        check_place(out)
     found = look(source, Limits(overlap, sliver))
     for kind, count in found.counts.items():
         if count:

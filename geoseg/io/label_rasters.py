@@ -63,8 +63,8 @@ def open_labels(labels: str | Path | xr.DataArray) -> LabelRaster:
 def _of_file(path: str) -> LabelRaster:
     scene = open_scene(path)
     if scene.dtype != "uint8" or len(scene.bands) != 1:
-        msg = f"{path}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}"
-        raise SceneError(msg)
+        msg = f"{path}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}; "
+        raise SceneError(msg + "choose or convert it (gdal_translate -b 1 -ot Byte)")
     source = open_source(scene, (1,))
     told: tuple[dict[int, str], dict[int, str]] = ({}, {}) if is_zarr(path) else _told_by_gdal(path)
     return LabelRaster(scene.geobox, scene.id, lambda window: _labels_of(source, window), *told)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
+import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ from pyproj import Transformer
 from rasterio import Affine
 from rasterio.features import rasterize
 
-from geoseg.errors import OptionError
+from geoseg.errors import OptionError, OutputError
 from geoseg.io.store import cannot_write
 from geoseg.io.texts import DIGITS, STEPS, Ragged, decimal_texts, polygon_texts
 from geoseg.raster import crs_of
@@ -116,7 +119,20 @@ def beside(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # no folder to be in
+            part.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Raise `OutputError` if no file can be written there."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}; make its folder, or choose another place"
+        raise OutputError(msg) from error
 
 
 def _is_plain(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -243,7 +259,7 @@ def _geometry_texts(footprints: gpd.GeoDataFrame) -> pa.Array:
     lonlat = _lonlat_of(footprints)
     is_polygon = (shapely.get_type_id(exact) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(exact)
     if not is_polygon.all() or not np.isfinite(lonlat).all():
-        return pa.array(shapely.to_geojson(to_lonlat(footprints)), pa.large_string())
+        return _one_by_one(footprints)
     rings, polygons = offsets(exact)
     shapes = Ragged(np.rint(lonlat * STEPS).astype(np.int64), rings, polygons)
     texts, sure = polygon_texts(shapes)
@@ -255,8 +271,18 @@ def _geometry_texts(footprints: gpd.GeoDataFrame) -> pa.Array:
     broken = asked[_is_broken(rounded)]
     if not len(broken):
         return texts
-    mended = pa.array(shapely.to_geojson(to_lonlat(footprints.iloc[broken])), pa.large_string())
+    mended = _one_by_one(footprints.iloc[broken])
     return pc.replace_with_mask(texts, pa.array(np.isin(np.arange(len(exact)), broken)), mended)
+
+
+def _one_by_one(footprints: gpd.GeoDataFrame) -> pa.Array:
+    """The same for geometries of any kind; some numbers come with more digits than they have."""
+    texts = shapely.to_geojson(to_lonlat(footprints))
+    short = [None if text is None else _LONG.sub(lambda n: repr(round(float(n[0]), DIGITS)), text) for text in texts]
+    return pa.array(short, pa.large_string())
+
+
+_LONG = re.compile(rf"-?\d+\.\d{{{DIGITS + 1},}}(?:e-?\d+)?")
 
 
 def offsets(
@@ -277,10 +303,13 @@ def offsets(
 
 
 def _lonlat_of(footprints: gpd.GeoDataFrame) -> NDArray[np.float64]:
-    """(vertices, 2): longitude and latitude of all."""
+    """(vertices, 2): longitude, from -180 to 180 even if the CRS is geographic and goes on, and latitude of all."""
     transformer = Transformer.from_crs(footprints.crs, 4326, always_xy=True)
     xy = shapely.get_coordinates(footprints.geometry.to_numpy())
-    return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
+    lon, lat = transformer.transform(xy[:, 0], xy[:, 1])
+    beyond = np.isfinite(lon) & (np.abs(lon) > HALF_TURN)
+    lon[beyond] = (lon[beyond] + HALF_TURN) % (2 * HALF_TURN) - HALF_TURN
+    return np.column_stack([lon, lat])
 
 
 def _is_broken(rounded: NDArray[np.object_]) -> NDArray[np.bool_]:
