@@ -8,8 +8,8 @@ footprints:
 * what a model finds on the eastern third of Banepa's `labelled_train.tif`, which the bundled ones were not trained on;
 * the footprints themselves, burnt into pixels of 0.25 m and traced: the geometry without any network.
 
-Then footprints of Kampala, Zanzibar and another part of Banepa, burnt and traced as well. How buildings are made regular
-was chosen with all of these in view: other places may say something else.
+Then footprints of Kampala, Zanzibar and another part of Banepa, burnt and traced as well. How buildings are made
+regular was chosen with all of these in view: other places may say something else.
 
 Each is taken as it is traced, as a run simplifies it (one pixel), regular, and, if it is installed, as
 `buildingregulariser` makes it regular of the simplified outlines. For each: how many match the reference at IoU 0.5
