@@ -308,6 +308,8 @@ def test_pmtiles_hold_everything_at_the_last_zoom(tmp_path: Path) -> None:
     assert header["max_lat_e7"] / 1e7 == pytest.approx(north, abs=1e-4)
     back = pyogrio.read_dataframe(tmp_path / "a.pmtiles", layer="town")
     assert set(back["id"]) == set(frame["id"])
+    whole = pyogrio.read_dataframe(tmp_path / "a.pmtiles", layer="town", ZOOM_LEVEL=header["min_zoom"])
+    assert set(whole["id"]) == set(frame["id"])
     area = back.dissolve("id").to_crs(32645).area
     np.testing.assert_allclose(area[frame["id"]], frame.area, rtol=0.15, atol=0.3)
 

@@ -96,9 +96,8 @@ def _write_pmtiles(frame: gpd.GeoDataFrame, path: Path, about: About) -> None:
         if lonlat[name].dtype.kind == "M":  # tiles know no dates
             lonlat[name] = lonlat[name].map(lambda when: when.isoformat(), na_action="ignore").astype(str)
     with beside(path, keep_suffix=True) as part:
-        pyogrio.write_dataframe(
-            lonlat, part, driver="PMTiles", layer=about.name, MINZOOM=lowest, MAXZOOM=highest, NAME=about.name
-        )
+        zooms = {"MINZOOM": lowest, "MAXZOOM": highest, "MAX_SIZE": TILE_BYTES}
+        pyogrio.write_dataframe(lonlat, part, driver="PMTiles", layer=about.name, NAME=about.name, **zooms)
 
 
 def _without_tiles(layer: str) -> bytes:
@@ -125,6 +124,8 @@ def _without_tiles(layer: str) -> bytes:
 _HEADER = 127  # bytes
 
 EARTH = 40_075_017.0  # metres round the equator
+TILE_BYTES = 4 << 20
+"""Of a tile at most, compressed; GDAL leaves out what is beyond without a word, by default from half a megabyte on."""
 TILE_UNITS = 4096
 """Steps of a vector tile's coordinates along a side."""
 ACROSS = 64
@@ -136,9 +137,12 @@ LEVELS = 5
 
 
 def _zooms(lonlat: gpd.GeoDataFrame) -> tuple[int, int]:
-    """From the zoom at which one tile holds about all, or half of the outlines are visible, to where they are true."""
+    """From the zoom at which half a tile holds all, or half of the outlines are visible, to where they are true.
+
+    Of half a tile, for a map that shows all of it may be small, and shows nothing below the first zoom.
+    """
     west, south, east, north = lonlat.total_bounds
-    lowest = math.floor(math.log2(360 / max(east - west, north - south, 1e-6)))
+    lowest = math.floor(math.log2(180 / max(east - west, north - south, 1e-6)))
     shapes = lonlat.geometry.to_numpy()
     # a line is as large as a quarter of it
     area = shapely.area(shapes)
