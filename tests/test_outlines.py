@@ -101,7 +101,7 @@ def test_what_is_kept_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             outlines.keep(tmp_path, each)
     exports = exported(tmp_path, whole, layer)
     monkeypatch.setattr("geoseg.export.outline", lambda *_, **__: pytest.fail("outlined again"))
-    assert exports.write_footprints() > 5
+    assert exports.write_footprints()["footprints"] > 5
     assert not list((tmp_path / outlines.FOLDER).glob(".*"))
 
 
