@@ -36,7 +36,7 @@ from geoseg.changes.many import (
     plan_pairs,
 )
 from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run time
-from geoseg.errors import GeosegError, OptionError, OutputError
+from geoseg.errors import GeosegError, OptionError, OutputError, reason_of
 from geoseg.export import Count, Observer
 from geoseg.globe import outline_of
 from geoseg.io.catalogs import Fault, SceneRef
@@ -705,11 +705,9 @@ def _here(plan: ArchivePlan, done: _Done) -> None:
             remove_torn(order.folder)
         except OutputError:
             raise  # there is no room for the other scenes either
-        except GeosegError as error:
-            done.failed(_failure(order, str(error)))
         except Exception as error:
             log.debug("", exc_info=True)
-            done.failed(_failure(order, f"a defect: {type(error).__name__}: {error}"))
+            done.failed(_failure(order, reason_of(error)))
         else:
             done.scene(order, time.perf_counter() - began)
         for line in islice(entries_of(order.folder), before, None):

@@ -51,3 +51,8 @@ class SampleError(GeosegError):
 
 class ClusterError(GeosegError):
     """A cluster cannot be started or joined, or does not answer any more."""
+
+
+def reason_of(error: Exception) -> str:
+    """What is told of an error that is not raised, for the rest of a night's work goes on without what failed."""
+    return str(error) if isinstance(error, GeosegError) else f"a defect: {type(error).__name__}: {error}"

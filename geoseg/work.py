@@ -28,7 +28,7 @@ import rasterio
 
 from geoseg import outlines
 from geoseg.catalog import find_model
-from geoseg.errors import GeosegError, ModelError, OutputError, SceneError
+from geoseg.errors import ModelError, OutputError, SceneError, reason_of
 from geoseg.export import arrays_of, outlined
 from geoseg.io.array_scenes import refuse
 from geoseg.io.remote import REMOTE_WAITS, differs, is_gone, is_remote, state_of_scene
@@ -222,7 +222,7 @@ def remove_torn(folder: Path) -> None:
 
 def _why(error: Exception) -> str:
     log.debug("", exc_info=error)
-    return str(error) if isinstance(error, GeosegError) else f"a defect: {type(error).__name__}: {error}"
+    return reason_of(error)
 
 
 @dataclass

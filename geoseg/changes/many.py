@@ -27,7 +27,7 @@ from geoseg.changes.indices import Index  # noqa: TC001  # pydantic wants it at 
 from geoseg.changes.pair import compare, measure
 from geoseg.changes.planned import BETWEEN, ChangeJob, ChangePlan, is_compared, no_ground, planned_of
 from geoseg.changes.spectral import Cut  # noqa: TC001  # pydantic wants it at run time
-from geoseg.errors import GeosegError, OptionError, OutputError, SceneError
+from geoseg.errors import GeosegError, OptionError, OutputError, SceneError, reason_of
 from geoseg.globe import outline_of
 from geoseg.io.catalogs import Fault
 from geoseg.jobs import Strict
@@ -374,8 +374,7 @@ def compare_pair(order: Order) -> PairOutcome:
         order.carry_out()
     except Exception as error:  # a night's work goes on without this one
         log.debug("", exc_info=error)
-        why = str(error) if isinstance(error, GeosegError) else f"a defect: {type(error).__name__}: {error}"
-        return PairOutcome(time.perf_counter() - began, why, isinstance(error, OutputError))
+        return PairOutcome(time.perf_counter() - began, reason_of(error), isinstance(error, OutputError))
     return PairOutcome(time.perf_counter() - began)
 
 
