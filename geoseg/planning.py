@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from geoseg.pipeline import Plan, Predictor
     from geoseg.raster import Band
 
-LIBRARIES = 1.1e9
+LIBRARIES = 1.0e9
 """Bytes of a process that has loaded what it needs, and no model."""
 
 ACTIVATIONS = 900
@@ -121,24 +121,40 @@ def memory_of(tiling: Tiling, model: ModelSpec, batch: int, lanes: int) -> int:
 
 
 def fitting_tile(tiling: Tiling, model: ModelSpec, batch: int, lanes: int, limit: int) -> tuple[Tiling, int]:
-    """The widest tile, and the largest batch up to `batch`, that a process with `limit` bytes can do.
+    """Tiles as wide as fit, and the largest batch up to `batch`, that a process with `limit` bytes can do.
 
     Raises `OptionError` if even the smallest is too large.
     """
     while True:
-        wide = tiling.tile[1]
-        while True:
+        for wide in (tiling.tile[1], *range((tiling.tile[1] - 1) // CHUNK * CHUNK, 0, -CHUNK)):
             tried = tiling if wide == tiling.tile[1] else replace(tiling, tile=(tiling.tile[0], wide), first=None)
             if memory_of(tried, model, batch, lanes) <= limit:
-                return tried, batch
-            if wide <= CHUNK:
-                break
-            wide = max(CHUNK, (math.ceil(wide / 2 / CHUNK)) * CHUNK)
+                return (tiling if wide == tiling.tile[1] else _narrowed(tiling, wide)), batch
         if batch == 1:
             need = memory_of(tried, model, 1, lanes)
             msg = f"{limit / 1e9:.2g} GB of memory are too little: this scene needs up to {need / 1e9:.2g} GB"
             raise OptionError(msg)
         batch //= 2
+
+
+@lru_cache(maxsize=1024)
+def _narrowed(tiling: Tiling, wide: int) -> Tiling:
+    """Tiles at most so wide, none with more to do than the largest was to have, that repeat the fewest passes.
+
+    They may be higher than they were, for that takes no memory.
+    """
+    down, along = tiling.axes
+    most = math.prod(int(axis.touched(each).max()) for axis, each in zip(tiling.axes, tiling.bounds, strict=True))
+    as_it_is = (-(-side // CHUNK) for side in (tiling.tile[0], (tiling.first or tiling.tile)[0]))
+    rows = [*_cuts(down), _cut_at(down, *as_it_is)]
+    cols = [cut for cut in _cuts(along) if cut.tile <= wide] or [_cut_at(along, wide // CHUNK, wide // CHUNK)]
+    _, _, high, broad = min(
+        (each.passes * other.passes, each.most * other.most, each, other)
+        for each in rows
+        for other in cols
+        if each.most * other.most <= most
+    )
+    return replace(tiling, tile=(high.tile, broad.tile), first=(high.first, broad.first))
 
 
 @lru_cache(maxsize=1024)
