@@ -48,7 +48,7 @@ def read_job(path: Path, kind: type[Job], settings: Iterable[str] = ()) -> Job:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        msg = f"{path}: " + "; ".join(_sentence(detail, kind) for detail in error.errors())
+        msg = f"{path}: " + "; ".join(_sentences(error.errors(), kind))
         raise OptionError(msg) from error
 
 
@@ -69,17 +69,59 @@ def _set(values: dict[str, Any], setting: str) -> None:
         raise OptionError(msg) from error
 
 
-def _sentence(detail: Any, kind: type[BaseModel]) -> str:
-    """One of pydantic's complaints, as a person would say it."""
-    *outer, last = detail["loc"] or ("",)
-    place = ".".join(str(part) for part in (*outer, last))
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(last), _keys_at(kind, tuple(outer)), 1)
-        return f"{place} is not a key of this job" + (f"; did you mean {near[0]}?" if near else "")
-    if detail["type"] == "missing":
-        return f"{place} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{place}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+def _sentences(details: Iterable[Any], kind: type[BaseModel]) -> Iterator[str]:
+    """Pydantic's complaints, as a person would say them: one for each place of a job.
+
+    Where a value may be one of several kinds, pydantic has a complaint for each.
+    """
+    told: dict[str, list[Any]] = {}
+    for detail in details:
+        told.setdefault(_place(detail, kind), []).append(detail)
+    for place, (detail, *others) in told.items():
+        if detail["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(detail["loc"][-1]), _keys_at(kind, detail["loc"][:-1]), 1)
+            yield f"{place} is not a key of this job" + (f"; did you mean {near[0]}?" if near else "")
+        elif detail["type"] == "missing":
+            yield f"{place} is missing"
+        else:
+            first, *further = dict.fromkeys(_wanted(each) for each in (detail, *others))
+            wanted = " or ".join((first, *(each.removeprefix("should be ") for each in further)))
+            yield f"{place}: {wanted}, got {detail['input']!r}"
+
+
+def _place(detail: Any, kind: type[BaseModel]) -> str:
+    """Where in a job a complaint is about; pydantic names the kind of value that it has tried, too."""
+    place: list[int | str] = []
+    for part in detail["loc"]:
+        if isinstance(part, int) or part in _keys_at(kind, tuple(place)):
+            place.append(part)
+    if detail["type"] in {"extra_forbidden", "missing"} and detail["loc"][-1] not in place[-1:]:
+        place.append(detail["loc"][-1])
+    return ".".join(map(str, place))
+
+
+WANTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a table of keys and values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "model_type": "a table of keys and values",
+    "string_type": "a text",
+    "tuple_type": "a list",
+}
+"""What pydantic wants to have, by the name of its complaint, in the words of a job file."""
+
+
+def _wanted(detail: Any) -> str:
+    """What a value should be."""
+    if detail["type"] in WANTED:
+        return f"should be {WANTED[detail['type']]}"
+    message: str = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return message[:1].lower() + message[1:]
 
 
 def _keys_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

@@ -392,13 +392,18 @@ def test_the_command_runs_the_workflow(
     arguments = (workflow, "--data", imagery, "--out", tmp_path / "maps", "--set", f"model={tiny_model}")
     status, out, err = command("plan", *arguments, "--no-time")
     assert (status, err) == (0, "")
-    assert "pairs                  3 (0 complete)" in out
+    assert "comparisons            3 (0 complete)" in out
     status, out, err = command("run", *arguments)
     assert (status, err) == (0, "")
-    assert "3 pairs compared, 0 were there already." in out
+    assert "3 comparisons made, 0 were there already." in out
     assert str(tmp_path / "maps" / "changes.json") in out
     status, out, _ = command("status", tmp_path / "maps")
     assert (status, out.splitlines()[-1]) == (0, "3 of 3 comparisons are there.")
+    status, out, err = command(
+        "run", workflow, "--data", imagery, "--out", tmp_path / "spectra", "--set", "product=spectral"
+    )
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "3 comparisons made, 0 were there already, 0 failed."
     status, out, _ = command("run", "--schema")
     keys = json.loads(out)["$defs"]["Comparison"]["properties"]
     assert all(key["description"] for key in keys.values())

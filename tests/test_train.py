@@ -132,7 +132,7 @@ class TestJobs:
         [
             ("optimizer.steps=9", "optimizer is not a key of this job; did you mean optimiser"),
             ("optimiser.step=9", r"optimiser\.step is not a key of this job; did you mean steps"),
-            ("optimiser.steps=-1", r"optimiser\.steps: input should be greater than 0, got -1"),
+            ("optimiser.steps=-1", r"optimiser\.steps: should be greater than 0, got -1"),
             ("background=lake", "background 'lake' must be one of the classes"),
             ("stride=65", "stride 65 must not exceed the patch 64"),
             ("resolution=[2, 1]", "from fine to coarse"),

@@ -201,7 +201,7 @@ def _plan_lines(planned: Any, *, measured: bool) -> Iterator[tuple[str, str]]:
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield "scenes", f"{len(planned.entries)} ({told or 'none'}), {len(planned.faults)} cannot be mapped"
     if planned.pairs:
-        yield "pairs", f"{len(planned.pairs)} ({sum(pair.complete for pair in planned.pairs)} complete)"
+        yield "comparisons", f"{len(planned.pairs)} ({sum(pair.complete for pair in planned.pairs)} complete)"
     wanted = planned.estimate()
     if not wanted.scenes:
         yield "to be mapped", "nothing"
@@ -415,14 +415,17 @@ def _print_report(report: Any, planned: Any) -> None:
     for failure in report.failures:
         say(f"Failed: {failure.scene}: {failure.why}")
     outside = f", {planned.outside} outside the area or dates" if planned.outside else ""
-    click.echo(
-        f"{report.done} scenes mapped, {report.kept} were there already, {len(report.failures)} failed{outside}; "
-        f"{report.footprints} footprints in all."
-    )
-    if "object_pixels" in report.counts:
-        click.echo(balance_line(report.counts))
-    if planned.pairs:
-        click.echo(f"{report.compared} pairs compared, {report.compared_before} were there already.")
+    failed = f"{len(report.failures)} failed{outside}"
+    compared = f"{report.compared} comparisons made, {report.compared_before} were there already"
+    if planned.model is None:
+        click.echo(f"{compared}, {failed}.")
+    else:
+        mapped = f"{report.done} scenes mapped, {report.kept} were there already"
+        click.echo(f"{mapped}, {failed}; {report.footprints} footprints in all.")
+        if "object_pixels" in report.counts:
+            click.echo(balance_line(report.counts))
+        if planned.pairs:
+            click.echo(f"{compared}.")
     if report.merged is not None:
         click.echo(_merged_line(report.merged))
     if report.pixels:
