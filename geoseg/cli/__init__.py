@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import signal
 import sys
 from importlib.metadata import version
 
@@ -70,15 +68,6 @@ for each in (
     ),
 ):
     cli.add_command(each)
-
-
-def program() -> None:
-    """The process `geoseg`: the command, and a quick end."""
-    try:
-        main()
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to stop
-        gc.freeze()  # at its end Python would look through a million objects of libraries, for a second and more
 
 
 def main() -> None:
