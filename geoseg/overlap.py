@@ -336,7 +336,7 @@ class _Remembering:
 
     def __call__(self, patches: Any, cells: tuple[int, int]) -> Any:
         """Scores (n, outputs, *cells) of patches (n, bands, y, x)."""
-        key = hashlib.sha256(np.ascontiguousarray(patches.numpy())).digest(), cells
+        key = hashlib.sha256(patches.numpy().tobytes()).digest(), cells
         if key not in self._known:
             scores = self._predict(patches, cells)
             self._observe()
@@ -525,7 +525,7 @@ def _seams(stride: int, tiling: Tiling, counts: NDArray[np.float64]) -> StrideSe
         for name, ground, share in (("near", "near_ground", near), ("far", "far_ground", far))
     ]
     scatter = rest[0] - rest[1]
-    boundaries = [_share(total[f"off_{zone}"], total[f"edge_{zone}"]) for zone in ("near", "far")]
+    off_near, off_far = (_share(total[f"off_{zone}"], total[f"edge_{zone}"]) for zone in ("near", "far"))
     patches, alone = (
         math.prod(len(axis.starts) for axis in each.axes) for each in (tiling, replace(tiling, stride=tiling.patch))
     )
@@ -539,8 +539,9 @@ def _seams(stride: int, tiling: Tiling, counts: NDArray[np.float64]) -> StrideSe
         far,
         near - far,
         SURE * math.sqrt(len(scatter) / max(len(scatter) - 1, 1) * float((scatter**2).sum())),
-        *boundaries,
-        boundaries[0] - boundaries[1],
+        off_near,
+        off_far,
+        off_near - off_far,
     )
 
 
