@@ -90,6 +90,7 @@ def stages(planned: Plan, labels: NDArray[np.uint8], folder: Path) -> dict[str, 
     bytes_of_cells = 4 * predict.outputs * down.cells * along.cells / (tiling.patch[0] * tiling.patch[1])
 
     def read() -> None:
+        planned.source.close()  # GDAL remembers the blocks of a file that is open
         for window in Window.of_shape((rows, cols)).blocks((height, cols)):
             planned.source.read(window)
 

@@ -110,6 +110,8 @@ class StrideSeams:
     """The first less the second."""
     excess_error: float
     """Half of the interval in which the excess of more ground like this lies, in 95 of 100 cases."""
+    excess_of_all: float
+    """The excess as a share of all pixels, most of which are not near borders."""
     boundary_near: float
     """Share of the boundaries near borders that are off."""
     boundary_far: float
@@ -466,11 +468,11 @@ class Laid:
 
 
 COLUMNS = (
-    *("pixels", "differ", "near_ground", "near", "off_near", "edge_near"),
+    *("pixels", "differ", "beside", "near_ground", "near", "off_near", "edge_near"),
     *("far_ground", "far", "off_far", "edge_far"),
 )
-"""What `counts_of` counts: pixels compared and those that differ; then near borders the ground, how much of it differs,
-boundaries that are off, and all of them; and the same far from borders."""
+"""What `counts_of` counts: pixels compared, those that differ, those near borders; then near borders the ground, how
+much of it differs, boundaries that are off, and all of them; and the same far from borders."""
 
 
 def counts_of(expected: NDArray[np.uint8], laid: Sequence[Laid], zones: Zones) -> NDArray[np.float64]:
@@ -493,7 +495,7 @@ def counts_of(expected: NDArray[np.uint8], laid: Sequence[Laid], zones: Zones) -
                 sums[at] += zone * values
     ground = seen if len(laid) == 1 else (sums[0] > 0) & (sums[4] > 0)
     zone_sums = [each * (ground / np.maximum(each[0], 1)) for each in (sums[:4], sums[4:])]
-    layers = (seen, differ, *zone_sums[0], *zone_sums[1])
+    layers = (seen, differ, sums[0] / len(laid), *zone_sums[0], *zone_sums[1])
     squares = Window.of_shape(expected.shape).blocks((zones.block, zones.block))
     return np.array([[layer[square.slices].sum() for layer in layers] for square in squares], float)
 
@@ -539,6 +541,7 @@ def _seams(stride: int, tiling: Tiling, counts: NDArray[np.float64]) -> StrideSe
         far,
         near - far,
         SURE * math.sqrt(len(scatter) / max(len(scatter) - 1, 1) * float((scatter**2).sum())),
+        (near - far) * _share(total["beside"], total["pixels"]),
         off_near,
         off_far,
         off_near - off_far,

@@ -247,6 +247,7 @@ def seams(scene: str, model: str, report: Path | None, verbose: int, **options: 
       near, far      the same beside borders of patches (8 pixels on either side), and the same
                      pixels where patches lie so that they are far from borders
       seam excess    near less far: what the borders do; with its 95 % interval
+      of all         the same as a share of all pixels, near borders or not
       boundaries     of the lines between classes, how much is more than 2 pixels off: near
                      borders less far from them
 
@@ -284,7 +285,7 @@ def _print_seams(found: Seams) -> None:
         f"{found.pixels / 1e6:.1f} megapixels with data; against a patch every {dense} pixels.\n"
     )
     table = Table(box=None, pad_edge=False)
-    for column in ("stride", "passes/Mpx", "time", "differ", "near", "far", "seam excess", "boundaries"):
+    for column in ("stride", "passes/Mpx", "time", "differ", "near", "far", "seam excess", "of all", "boundaries"):
         table.add_column(column, justify="right")
     for each in found.strides:
         table.add_row(
@@ -293,6 +294,7 @@ def _print_seams(found: Seams) -> None:
             f"{each.relative_time:.2f}",
             *(_percent(value) for value in (each.differ, each.near, each.far)),
             f"{_percent(each.excess)} ± {_percent(each.excess_error)}",
+            _percent(each.excess_of_all),
             _percent(each.boundary_excess),
         )
     console.print(table)
