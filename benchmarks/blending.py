@@ -3,11 +3,12 @@
     python benchmarks/blending.py DATA [--models buildings-deeplabv3plus buildings-segformer]
 
 DATA is the folder of labelled imagery that `benchmarks/accuracy.py` takes. The ground is the Banepa block that was left
-out of training, at its own 0.13 m and brought to 0.3 m. "own stride" is what the command does: scores of cells are
-blended, and brought to pixels once. "each pixel" brings every patch's scores to pixels first, and blends those: sixteen
-times the numbers. Prints IoU of buildings, the F1 of their boundaries within half a metre, the seam excess as `geoseg
-seams` has it (against a patch every quarter of one, blended in the same way), how many labels the two ways tell
-differently, and the milliseconds of one megapixel's blending and deciding.
+out of training, at its own 0.13 m and brought to 0.3 m, as far as whole strides go, so that both see the same patches.
+"own stride" is what the command does: scores of cells are blended, and brought to pixels once. "each pixel" brings every
+patch's scores to pixels first, and blends those: sixteen times the numbers. Prints IoU of buildings, the F1 of their
+boundaries within half a metre, the seam excess as `geoseg seams` has it (against a patch every quarter of one, blended
+in the same way), how many labels the two ways tell differently, and the milliseconds of one megapixel's blending and
+deciding.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ WITHIN = 0.5  # metres
 def compare(
     model: ModelSpec, lanes: Lanes, name: str, resolution: float, image: NDArray[np.uint8], truth: NDArray[np.bool_]
 ) -> None:
+    patch, stride, _ = patch_on_scene(model, (resolution, resolution))
+    rows, cols = (
+        side + max(0, size - side) // step * step for size, side, step in zip(truth.shape, patch, stride, strict=True)
+    )
+    image, truth = image[:, :rows, :cols], truth[:rows, :cols]  # whole strides, so that both ways see the same patches
     predict, decision = load_predict(model, choose_device("cpu")), Decision(model.legend)
     fill = tuple(round(255 * mean) for mean in model.mean)
     shape = (truth.shape[0], truth.shape[1])

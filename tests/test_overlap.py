@@ -249,12 +249,16 @@ def test_a_patch_goes_through_the_network_once(lanes: Lanes) -> None:
 
 
 def test_scores_beyond_what_is_kept_are_found_again(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = scene_of(8 * PATCH)
-    all_kept = compared(values, Painted(2), (32, 24), lanes)
-    monkeypatch.setattr(overlap, "KEPT", 5 * 2 * PATCH * PATCH * 4)
-    predict = Painted(2)
-    assert compared(values, predict, (32, 24), lanes) == all_kept
-    assert predict.calls > 4 * 23**2
+    """And those that are kept are what the network gave, however often they are blended."""
+    values = np.random.default_rng(2).integers(0, 256, (2, 5 * PATCH, 5 * PATCH), dtype=np.uint8)
+    all_kept = compared(values, MixingPredict(2, 2, (PATCH, PATCH)), (32, 24), lanes, count=1)
+    calls = []
+    for kept in (5, 0):
+        monkeypatch.setattr(overlap, "KEPT", kept * 2 * PATCH * PATCH * 4)
+        predict = MixingPredict(2, 2, (PATCH, PATCH))
+        assert compared(values, predict, (32, 24), lanes, count=1) == all_kept
+        calls.append(len(predict.shapes))
+    assert 23**2 < calls[0] < calls[1]
 
 
 @settings(max_examples=60)
