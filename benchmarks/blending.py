@@ -4,11 +4,11 @@
 
 DATA is the folder of labelled imagery that `benchmarks/accuracy.py` takes. The ground is the Banepa block that was left
 out of training, at its own 0.13 m and brought to 0.3 m, as far as whole strides go, so that both see the same patches.
-"own stride" is what the command does: scores of cells are blended, and brought to pixels once. "each pixel" brings every
-patch's scores to pixels first, and blends those: sixteen times the numbers. Prints IoU of buildings, the F1 of their
-boundaries within half a metre, the seam excess as `geoseg seams` has it (against a patch every quarter of one, blended
-in the same way), how many labels the two ways tell differently, and the milliseconds of one megapixel's blending and
-deciding.
+"own stride" is what the command does: scores of cells are blended, and brought to pixels once. "each pixel" brings
+every patch's scores to pixels first, and blends those: sixteen times the numbers. Prints IoU of buildings, the F1 of
+their boundaries within half a metre, the seam excess as `geoseg seams` has it (against a patch every quarter of one,
+blended in the same way), how many labels the two ways tell differently, and the milliseconds of one megapixel's
+blending and deciding.
 """
 
 from __future__ import annotations
