@@ -219,9 +219,10 @@ def test_more_windows_are_surer(lanes: Lanes) -> None:
 # --- lattices and windows
 
 
-def test_labels_are_those_of_a_run_of_the_scene_from_there_on(lanes: Lanes) -> None:
+@pytest.mark.parametrize("shape", [(150, 170), (80, 70)])  # the second leaves no room to move by 24, or by more than 4
+def test_labels_are_those_of_a_run_of_the_scene_from_there_on(shape: tuple[int, int], lanes: Lanes) -> None:
     rng = np.random.default_rng(3)
-    source = ArraySource(rng.integers(0, 256, (2, 150, 170), dtype=np.uint8), rng.random((150, 170)) < 0.9)
+    source = ArraySource(rng.integers(0, 256, (2, *shape), dtype=np.uint8), rng.random(shape) < 0.9)
     predict = MixingPredict(3, 2, (PATCH, PATCH))
     decision = Decision(legend_of(3))
     comparison = Comparison(predict, decision, (127, 3), lanes)
@@ -233,7 +234,7 @@ def test_labels_are_those_of_a_run_of_the_scene_from_there_on(lanes: Lanes) -> N
             cut = tiling_of(part.shape, 24)
             with Engine(predict, decision, (127, 3), 1, lanes) as engine:
                 engine.run(part, next(cut.tiles()), cut, whole)
-            expected = whole.labels[window.relative_to(Window(shift[0], 150, shift[1], 170)).slices]
+            expected = whole.labels[window.relative_to(Window(shift[0], shape[0], shift[1], shape[1])).slices]
             assert np.array_equal(comparison._labels(predict, block, tiling, shift, window), expected)
 
 
