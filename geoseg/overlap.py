@@ -144,6 +144,12 @@ class Seams:
         """The first whose seam excess is under the limit."""
         return next((each for each in self.strides if each.excess < self.limit), None)
 
+    @property
+    def uncertain(self) -> tuple[StrideSeams, ...]:
+        """Those up to the cheapest of which the limit is inside the interval: more ground could say otherwise."""
+        last = len(self.strides) if self.cheapest is None else self.strides.index(self.cheapest) + 1
+        return tuple(each for each in self.strides[:last] if abs(each.excess - self.limit) <= each.excess_error)
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
         told = asdict(self)
@@ -153,6 +159,7 @@ class Seams:
             for each in told["strides"]
         ]
         told["cheapest"] = None if self.cheapest is None else self.cheapest.stride
+        told["uncertain"] = [each.stride for each in self.uncertain]
         return told
 
 

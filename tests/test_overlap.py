@@ -23,6 +23,7 @@ from geoseg.overlap import (
     COLUMNS,
     Comparison,
     Laid,
+    Seams,
     StrideSeams,
     Zones,
     boundary,
@@ -314,11 +315,32 @@ def test_a_real_town(
         assert each["stride_on_scene"] == [side * each["stride"] // 512 for side in told["patch_on_scene"]]
         assert 0 < each["differ"] < 0.2
         assert each["excess"] == pytest.approx(each["near"] - each["far"])
-    assert [each["passes_per_megapixel"] for each in told["strides"]] == pytest.approx([4 / 0.684] * 3)
+    assert [each["passes_per_megapixel"] for each in told["strides"]] == pytest.approx([4 / 0.684, 4 / 0.684, 6 / 0.684])
     lines = [line.split() for line in out.splitlines()]
     assert [line[0] for line in lines if line and line[0].rstrip("*").isdecimal()] == ["512", "384*", "256"]
-    best = "none of these is." if told["cheapest"] is None else f"stride {told['cheapest']}."
-    assert best in out
+    best = (
+        "None of these has a seam excess under 0.10 %."
+        if told["cheapest"] is None
+        else f"The cheapest with a seam excess under 0.10 %: {told['cheapest']}."
+    )
+    assert best in out.splitlines()
+    assert ("Not certain" in out) == bool(told["uncertain"])
+
+
+def test_the_cheapest_is_under_the_limit_and_doubt_is_told() -> None:
+    def of(*told: tuple[int, float, float]) -> Seams:
+        strides = (StrideSeams(s, (s, s), 1, 1, 0, 0, 0, excess, error, 0, 0, 0, 0) for s, excess, error in told)
+        return Seams("town.tif", "tiny", 64, (64, 64), 48, 8, 8, 16, (), 9, 0.001, tuple(strides))
+
+    for strides, cheapest, uncertain in (
+        (((64, 0.02, 0.005), (48, 0.0005, 0.0002), (32, 0.001, 0.01)), 48, []),
+        (((64, 0.002, 0.0015), (48, 0.0005, 0.0002)), 48, [64]),
+        (((64, 0.02, 0.005), (48, 0.0009, 0.0002), (32, -0.001, 0.01)), 48, [48]),
+        (((64, 0.02, 0.005), (48, math.nan, math.nan)), None, []),
+        (((64, 0.02, 0.03), (48, 0.001, 0.0001)), None, [64, 48]),
+    ):
+        told = of(*strides).to_dict()
+        assert (told["cheapest"], told["uncertain"]) == (cheapest, uncertain)
 
 
 def test_what_cannot_be_measured_is_told(

@@ -251,7 +251,7 @@ def seams(scene: str, model: str, report: Path | None, verbose: int, **options: 
       boundaries     of the lines between classes, how much is more than 2 pixels off: near
                      borders less far from them
 
-    The cheapest stride with a seam excess below 0.1 % is told. Lengths are pixels of the model's input. What differs
+    The cheapest stride with a seam excess under 0.1 % is told. Lengths are pixels of the model's input. What differs
     far from borders is no seam: near the model's limits a label depends on what else is seen.
 
     \b
@@ -298,13 +298,12 @@ def _print_seams(found: Seams) -> None:
             _percent(each.boundary_excess),
         )
     console.print(table)
-    best, limit = found.cheapest, _percent(found.limit)
-    click.echo(
-        f"\n* the model's own stride. Percentages; the seam excess of the cheapest is to be under {limit}: ", nl=False
-    )
-    click.echo("none of these is." if best is None else f"stride {best.stride}.")
-    if best is not None and best.excess + best.excess_error > found.limit:
-        click.echo("That is not certain, as its interval reaches beyond: look at more --windows, or at a larger scene.")
+    click.echo("\nPercentages, but for passes and time. * is the model's own stride.")
+    best, limit = found.cheapest, f"a seam excess under {_percent(found.limit)} %"
+    click.echo(f"None of these has {limit}." if best is None else f"The cheapest with {limit}: {best.stride}.")
+    if found.uncertain:
+        strides = ", ".join(str(each.stride) for each in found.uncertain)
+        click.echo(f"Not certain, for the limit is in the interval of {strides}: look at more --windows or scenes.")
 
 
 def _percent(share: float) -> str:
