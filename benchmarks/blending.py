@@ -69,8 +69,11 @@ def compare(
         f1 = boundary_scores(boundary_counts(found, truth, everywhere, Window.of_shape(shape), ruler), ruler).f1
         reference = replace(laid, stride=tiling(model.patch // 4, own=own).stride)
         comparison = Comparison(predict, decision, fill, lanes)
-        windows = list(windows_of(Whole(image, 0), reference, 2))
-        (seams,) = comparison.run(reference, {model.stride: laid}, windows, Zones.of(model.patch, max(laid.patch)))
+        source = Whole(image, 0)
+        windows = list(windows_of(source, reference, 2))
+        (seams,) = comparison.run(
+            source, reference, {model.stride: laid}, windows, Zones.of(model.patch, max(laid.patch))
+        )
         blended = 1e9 * report.seconds["blend"] / truth.size
         print(
             f"| {model.name}, {name} | {way} | {iou:.4f} | {f1:.4f} | "

@@ -222,7 +222,9 @@ def measure_seams(
             tuple(round(255 * m) for m in spec.mean) * spec.dates,
             lanes,
         )
-        found = comparison.run(reference, {stride: tiling(stride) for stride in wanted[::-1]}, places, zones, observe)
+        found = comparison.run(
+            planned.source, reference, {stride: tiling(stride) for stride in wanted[::-1]}, places, zones, observe
+        )
     finally:
         lanes.close()
     return Seams(
@@ -234,15 +236,15 @@ def measure_seams(
         max(1, spec.patch // DENSE),
         zones.near,
         zones.far,
-        tuple(window for window, _ in places),
+        places,
         comparison.pixels,
         LIMIT,
         tuple(found),
     )
 
 
-def windows_of(source: Source, tiling: Tiling, count: int, name: str = "the scene") -> Iterator[tuple[Window, Block]]:
-    """Some windows of two patches by two, spread evenly over what has data, and all that their patches see.
+def windows_of(source: Source, tiling: Tiling, count: int, name: str = "the scene") -> Iterator[Window]:
+    """Some windows of two patches by two, spread evenly over what has data.
 
     A patch away from the scene's edges, as far as it has room, for there patches lie closer. Raises `SceneError` if no
     window has data, or if the scene is no larger than a patch.
@@ -261,10 +263,10 @@ def windows_of(source: Source, tiling: Tiling, count: int, name: str = "the scen
         first, stop = (at * len(every) // min(count, len(every)) for at in (index, index + 1))
         middle = (first + stop) // 2
         for window in every[middle:stop] + every[first:middle]:
-            block = Block.read(source, window, tiling.patch)
-            if block.valid_in(window).mean() > 1 / 2 or (len(every) == 1 and block.valid_in(window).any()):
+            valid = source.read(window).valid
+            if valid.mean() > 1 / 2 or (len(every) == 1 and valid.any()):
                 chosen += 1
-                yield window, block
+                yield window
                 break
     if not chosen:
         msg = f"{name}: none of {len(every)} windows of {down} x {along} pixels has data in half of it: "
@@ -295,10 +297,6 @@ class Block:
             min(cols, window.col_stop + along),
         )
         return cls(wide, source.read(wide))
-
-    def valid_in(self, window: Window) -> NDArray[np.bool_]:
-        """Validity (y, x) of a window in it."""
-        return self.raster.valid[window.relative_to(self.window).slices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,19 +366,19 @@ class Comparison:
 
     def run(
         self,
+        source: Source,
         reference: Tiling,
         tilings: dict[int, Tiling],
-        windows: Sequence[tuple[Window, Block]],
+        windows: Sequence[Window],
         zones: Zones,
         observe: Observer = lambda _stage, _done, _total: None,
     ) -> list[StrideSeams]:
         """Seams and cost of each stride, `tilings` being those of the whole scene by their stride."""
         lattices = {
-            stride: [shifts_of(tiling, reference, window) for window, _ in windows]
-            for stride, tiling in tilings.items()
+            stride: [shifts_of(tiling, reference, window) for window in windows] for stride, tiling in tilings.items()
         }
         total = 0
-        for at, (window, _) in enumerate(windows):
+        for at, window in enumerate(windows):
             distinct = set(_patches(reference, (0, 0), window))
             for stride, tiling in tilings.items():
                 distinct.update(*(_patches(tiling, shift, window) for shift in lattices[stride][at]))
@@ -393,7 +391,9 @@ class Comparison:
             observe("comparing", min(done, total), total)
 
         counts: dict[int, list[NDArray[np.float64]]] = {stride: [] for stride in tilings}
-        for at, (window, block) in enumerate(windows):
+        down, along = zip(*(tiling.patch for tiling in (reference, *tilings.values())), strict=True)
+        for at, window in enumerate(windows):
+            block = Block.read(source, window, (max(down), max(along)))
             predict = _Remembering(self._predict, passed)
             expected = self._labels(predict, block, reference, (0, 0), window)
             self.pixels += int((expected != NODATA).sum())

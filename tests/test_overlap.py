@@ -21,6 +21,7 @@ from geoseg import overlap
 from geoseg.errors import ModelError, OptionError, SceneError
 from geoseg.overlap import (
     COLUMNS,
+    Block,
     Comparison,
     Laid,
     Seams,
@@ -95,7 +96,7 @@ def compared(
     comparison = Comparison(predict, Decision(legend_of(2)), (128,) * len(values), lanes)
     windows = list(windows_of(source, reference, count))
     tilings = {stride: tiling_of(source.shape, stride) for stride in strides}
-    return {each.stride: each for each in comparison.run(reference, tilings, windows, ZONES, **told)}
+    return {each.stride: each for each in comparison.run(source, reference, tilings, windows, ZONES, **told)}
 
 
 # --- the measure
@@ -155,8 +156,8 @@ def test_only_what_has_data_counts(lanes: Lanes) -> None:
     source, reference = ArraySource(values, valid), tiling_of(values.shape[1:], 4)
     comparison = Comparison(Painted(ZONES.near), Decision(legend_of(2)), (128, 0), lanes)
     windows = list(windows_of(source, reference, 99))
-    (found,) = comparison.run(reference, {32: tiling_of(source.shape, 32)}, windows, ZONES)
-    assert comparison.pixels == sum(int(valid[window.slices].sum()) for window, _ in windows)
+    (found,) = comparison.run(source, reference, {32: tiling_of(source.shape, 32)}, windows, ZONES)
+    assert comparison.pixels == sum(int(valid[window.slices].sum()) for window in windows)
     assert (found.near, found.far) == (1, 0)
 
 
@@ -210,8 +211,9 @@ def test_more_windows_are_surer(lanes: Lanes) -> None:
     errors = []
     for count in (2, 18):
         comparison = Comparison(Painted(1), Decision(legend_of(2)), (128, 0), lanes)
-        windows = list(windows_of(ArraySource(values), reference, count))
-        (found,) = comparison.run(reference, {32: tiling_of(values.shape[1:], 32)}, windows, ZONES)
+        source = ArraySource(values)
+        windows = list(windows_of(source, reference, count))
+        (found,) = comparison.run(source, reference, {32: tiling_of(values.shape[1:], 32)}, windows, ZONES)
         assert abs(found.near - 1 / 3) < 0.1
         errors.append(found.excess_error)
     assert 1.5 < errors[0] / errors[1] < 6  # the root of 9, as far as chance lets it
@@ -228,7 +230,8 @@ def test_labels_are_those_of_a_run_of_the_scene_from_there_on(shape: tuple[int, 
     decision = Decision(legend_of(3))
     comparison = Comparison(predict, decision, (127, 3), lanes)
     tiling = tiling_of(source.shape, 24)
-    for window, block in windows_of(source, tiling, 4):
+    for window in windows_of(source, tiling, 4):
+        block = Block.read(source, window, tiling.patch)
         for shift in shifts_of(tiling, tiling_of(source.shape, 4), window):
             part = ArraySource(source.values[:, shift[0] :, shift[1] :], source.valid[shift[0] :, shift[1] :])
             whole = overlap._Labels(Window.of_shape(part.shape))
@@ -263,11 +266,22 @@ def test_scores_beyond_what_is_kept_are_found_again(lanes: Lanes, monkeypatch: p
     assert 23**2 < calls[0] < calls[1]
 
 
+def test_all_that_the_largest_patch_sees_is_read(lanes: Lanes) -> None:
+    """Where a scene is resampled, patches of another stride may have a few pixels more."""
+    source, reference = ArraySource(scene_of(8 * PATCH)), tiling_of((8 * PATCH, 8 * PATCH), 4)
+    (window,) = windows_of(source, reference, 1)
+    larger = replace(reference, patch=(PATCH + 4, PATCH), stride=(PATCH, PATCH))
+    source.windows.clear()
+    Comparison(Painted(), Decision(legend_of(2)), (128, 0), lanes).run(source, reference, {32: larger}, [window], ZONES)
+    (row, row_stop), (col, col_stop) = window.row_range, window.col_range
+    assert source.windows == [Window(row - PATCH - 4, row_stop + PATCH + 4, col - PATCH, col_stop + PATCH)]
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(33, 400), st.integers(1, 9))
 def test_windows_lie_in_the_scene_and_apart(rows: int, cols: int, count: int) -> None:
     source, tiling = ArraySource(np.zeros((1, rows, cols), np.uint8)), tiling_of((rows, cols), 24)
-    windows = [window for window, _ in windows_of(source, tiling, count)]
+    windows = list(windows_of(source, tiling, count))
     assert 1 <= len(windows) <= count
     seen = np.zeros((rows, cols), int)
     for window in windows:
@@ -282,7 +296,7 @@ def test_windows_without_data_are_passed_over() -> None:
     valid[-3 * PATCH :, -3 * PATCH :] = True
     source = ArraySource(np.zeros((1, *valid.shape), np.uint8), valid)
     (each,) = windows_of(source, tiling_of(valid.shape, 24), 3)
-    assert valid[each[0].slices].mean() > 0.5
+    assert valid[each.slices].mean() > 0.5
     source = ArraySource(np.zeros((1, *valid.shape), np.uint8), np.zeros_like(valid))
     with pytest.raises(SceneError, match=r"town.tif: none of 16 windows of 64 x 64 pixels has data in half of it"):
         list(windows_of(source, tiling_of(valid.shape, 24), 3, "town.tif"))
@@ -315,7 +329,9 @@ def test_a_real_town(
         assert each["stride_on_scene"] == [side * each["stride"] // 512 for side in told["patch_on_scene"]]
         assert 0 < each["differ"] < 0.2
         assert each["excess"] == pytest.approx(each["near"] - each["far"])
-    assert [each["passes_per_megapixel"] for each in told["strides"]] == pytest.approx([4 / 0.684, 4 / 0.684, 6 / 0.684])
+    assert [each["passes_per_megapixel"] for each in told["strides"]] == pytest.approx(
+        [4 / 0.684, 4 / 0.684, 6 / 0.684]
+    )
     lines = [line.split() for line in out.splitlines()]
     assert [line[0] for line in lines if line and line[0].rstrip("*").isdecimal()] == ["512", "384*", "256"]
     best = (
