@@ -88,6 +88,7 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
         "check",
         "catalog",
         "evaluate",
+        "seams",
         "models",
         "sample",
         "train",
@@ -155,6 +156,10 @@ def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None
         "evaluate": (
             *("PREDICTION", "REFERENCE", "255 = nodata", "GeoPackage", "a folder that `geoseg segment` wrote"),
             *("--aoi", "--classes", "--class-column", "--objects", "--tolerance", "--iou", "--json", "[default: 0.5]"),
+        ),
+        "seams": (
+            *("SCENE [MODEL]", "--strides", "--aoi", "--windows", "--json", "passes/Mpx", "seam excess", "0.1 %"),
+            *("one every eighth of a patch", "[default: 4]"),
         ),
         "catalog": (
             *("collection.json", "items/ID.json", "--out", "--license", "--checksum", "--datetime-pattern", "yearday"),

@@ -10,7 +10,7 @@ import click
 
 from geoseg.cli.archives import catalog, merge, plan_, run, status, verify
 from geoseg.cli.changing import change, series
-from geoseg.cli.evaluating import evaluate
+from geoseg.cli.evaluating import evaluate, seams
 from geoseg.cli.scenes import models, sample, segment
 from geoseg.cli.seeing import report, serve
 from geoseg.cli.terminal import INTERRUPTED, Ordered, say
@@ -42,6 +42,7 @@ def cli() -> None:
       geoseg catalog imagery                         make a STAC catalog of a folder of scenes
       geoseg models                                  which models there are
       geoseg evaluate maps/SCENE drawn.gpkg          how well a map agrees with a reference
+      geoseg seams SCENE.tif buildings               what the overlap of patches is worth
     """
 
 
@@ -62,6 +63,7 @@ for each in (
         check,
         catalog,
         evaluate,
+        seams,
         models,
         sample,
         train,
