@@ -184,7 +184,8 @@ class _ParquetParts:
                     self._writer = _opened(self._path, ready)
                 if written is not None:
                     written.result()
-                written = pool.submit(self._writer.write_table, ready, row_group_size=ROWS_TOGETHER)
+                if len(ready):  # a row group of nothing has no statistics
+                    written = pool.submit(self._writer.write_table, ready, row_group_size=ROWS_TOGETHER)
             if written is not None:
                 written.result()
         self._crs = footprints.crs
