@@ -49,7 +49,9 @@ def cleared(
     maybe = shapely.area(holes) * pixel_area < SURELY * fill
     small, holes = small[maybe], holes[maybe]
     size = area_of(holes)
-    small, holes, size, whose = (values[size < fill] for values in (small, holes, size, owner[small]))
+    fits = size < fill
+    small, holes, size = small[fits], holes[fits], size[fits]
+    whose = owner[small]
     tree = shapely.STRtree(holes)
     inside, hole = tree.query(_inside(objects.first_row, objects.first_col), predicate="within")
     others = np.zeros(0, np.int64) if elsewhere is None else tree.query(_inside(*elsewhere.T), predicate="within")[1]

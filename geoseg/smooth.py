@@ -68,20 +68,17 @@ def _averaged(lines: _Lines, reach: float) -> _Lines:
         part = (place - whole)[:, np.newaxis]
         side = begin + whole
         round_ = (before[begin + end] - before[begin]) / 2
-        return (
-            turn[:, np.newaxis] * round_
-            + (before[side] - before[begin]) / 2
-            + part * first[side]
-            + part**2 / 2 * way[side]
-        )
+        part_way = part * first[side] + part**2 / 2 * way[side]
+        found: _Floats = turn[:, np.newaxis] * round_ + (before[side] - before[begin]) / 2 + part_way
+        return found
 
     moves = far > 0
     width = np.where(moves, 2 * far, 1)[:, np.newaxis]
     mean = (integral(at + far) - integral(at - far)) / width
     ends = np.where((half == 0)[:, np.newaxis], first[begin], first[begin + end - 1] + way[begin + end - 1])
     xy = np.where(moves[:, np.newaxis], mean, ends)
-    found: _Lines = shapely.linestrings(xy, indices=line)
-    return found
+    drawn: _Lines = shapely.linestrings(xy, indices=line)
+    return drawn
 
 
 def _sides(lines: _Lines) -> tuple[_Ints, _Ints, _Ints]:
