@@ -24,7 +24,7 @@ _Floats: TypeAlias = NDArray[np.float64]
 _Lines: TypeAlias = NDArray[np.object_]
 
 _FRACTION: Final = 64
-"""The reach is a whole multiple of this part of a pixel: its square has few bits, so that sums are exact."""
+"""The reach is a whole multiple of this part of a pixel: sums are exact then, and what is level stays so to the bit."""
 
 _AT_ONCE: Final = 1 << 17
 """Sides of pixels: some 300 bytes of memory for each."""

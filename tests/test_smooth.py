@@ -64,6 +64,16 @@ def test_a_line_is_the_same_in_any_company(wanted: list[tuple[int, int, bool]]) 
             assert shapely.to_wkb(smoothed(lines, 1.7)).tolist() == shapely.to_wkb(alone).tolist()
 
 
+def test_what_is_level_stays_to_the_last_bit() -> None:
+    corner = shapely.linestrings(np.array([[5003, 701], [5033, 701], [5033, 741]]))
+    (found,) = smoothed(np.array([corner]), 1.7)
+    xy = shapely.get_coordinates(found)
+    own = shapely.get_coordinates(shapely.line_interpolate_point(corner, np.arange(len(xy)) / 2))
+    away = np.abs(np.arange(len(xy)) / 2 - 30) > 1.7
+    np.testing.assert_array_equal(xy[away], own[away])
+    assert (xy[~away] != own[~away]).any(axis=1).all()
+
+
 def test_stairs_become_a_line() -> None:
     """Of one pixel each, and of one pixel to four, as far as the reach goes over one of them."""
     for run, reach in ((1, 1.0), (4, 2.5)):
