@@ -55,12 +55,12 @@ def cleared(
     tree = shapely.STRtree(holes)
     inside, hole = tree.query(_inside(objects.first_row, objects.first_col), predicate="within")
     others = np.zeros(0, np.int64) if elsewhere is None else tree.query(_inside(*elsewhere.T), predicate="within")[1]
-    is_kept, is_filled = np.ones(len(objects), np.bool_), np.zeros(len(holes), np.bool_)
+    is_kept, is_filled = np.ones(len(objects), np.bool_), np.zeros(len(holes), np.bool_)  # until more is known
     # what lies in the holes of an object is deeper than that, and known before it
     depth = np.bincount(inside, minlength=len(objects))
     for level in range(int(depth.max()), -1, -1):
         taken = np.append(others, hole[is_kept[inside]])
-        is_filled |= (depth[whose] == level) & ~np.isin(np.arange(len(holes)), taken)
+        is_filled = ~np.isin(np.arange(len(holes)), taken)
         whole = area + np.bincount(whose, size * is_filled, len(objects))
         is_kept[depth == level] = whole[depth == level] >= least
     filled = np.bincount(objects.label[whose[is_filled & is_kept[whose]]], minlength=256)
