@@ -88,3 +88,16 @@ def test_small_is_said_before_shaping() -> None:
         shaped = {name: getattr(shaping, name) for name in ("smooth", "simplify")}
         assert len(trace(raster, Shaping(min_area=19.9 * PIXEL, **shaped)).frame) == 2
         assert len(trace(raster, Shaping(min_area=20.1 * PIXEL, **shaped)).frame) == 0
+
+
+def test_small_is_said_with_holes_filled() -> None:
+    """A ring of eight pixels round one; and one with a speck in it that is dropped, or kept."""
+    labels = np.zeros((60, 60), np.uint8)
+    labels[5:8, 5:8] = labels[20:27, 20:27] = 1
+    labels[6, 6] = 0
+    labels[21:26, 21:26] = 0
+    labels[23, 23] = 1
+    raster = wrap_xr(labels, GRID)
+    for fill, least, kept in ((1.5, 8.5, 2), (0.0, 8.5, 1), (25.5, 8.5, 2), (25.5, 40.0, 1), (25.5, 0.5, 3)):
+        frame = trace(raster, Shaping(fill_holes=fill * PIXEL, min_area=least * PIXEL)).frame
+        assert len(frame) == kept
