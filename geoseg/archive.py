@@ -124,9 +124,28 @@ class RunJob(Strict):
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="call a pixel an object from this probability on; None: the best class"
     )
-    min_area: float = Field(default=4.0, ge=0, description="square metres below which a footprint is dropped")
-    simplify: float = Field(default=1.0, ge=0, description="tolerance of outlines in pixels; 0: the pixels' sides")
     separate: bool = Field(default=True, description="tell objects that touch apart, where the model can")
+    fill_holes: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e12,
+        description="square metres below which a hole in a footprint is filled, unless a footprint is in it",
+    )
+    min_area: float = Field(
+        default=4.0, ge=0, le=1e12, description="square metres below which a footprint is dropped, its holes filled"
+    )
+    smooth: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="metres of the outline, before and behind each point, over which the pixels' staircase is smoothed",
+    )
+    simplify: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="metres by which outlines may leave that, with fewer vertices; None: one pixel, 0: not at all",
+    )
     regularise: bool = Field(default=False, description="give buildings straight walls and right angles")
     merge: Merge | None = Field(
         default=None,
@@ -191,9 +210,11 @@ class RunJob(Strict):
         """The job of one scene."""
         names = (
             "threshold",
-            "min_area",
-            "simplify",
             "separate",
+            "fill_holes",
+            "min_area",
+            "smooth",
+            "simplify",
             "regularise",
             "stride",
             "tile",

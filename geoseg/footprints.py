@@ -1,8 +1,9 @@
 """From a label raster to polygons on the ground with their attributes.
 
 Objects are outlined exactly and made whole across windows first (`geoseg.polygonise`), those that touch being told
-apart by a score if there is one (`geoseg.separate`); only then are outlines simplified (`geoseg.simplify`), measured
-and filtered, so that no sliver at a window's border is lost and no shared edge torn.
+apart by a score if there is one (`geoseg.separate`); only then are holes filled, small objects dropped, and outlines
+smoothed, simplified (`geoseg.simplify`) and made regular, in this order, so that no sliver at a window's border is lost
+and no shared edge torn.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pandas as pd
 import shapely
 from pyproj import CRS, Transformer
 
+from geoseg.holes import cleared
 from geoseg.io.vectors import to_world
 from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, Piece, join, polygonise
@@ -39,13 +41,10 @@ if TYPE_CHECKING:
     from geoseg.window import Window
 
 SIMPLIFY_PIXELS = 1.0
+"""How far the outlines of a run may leave the pixels' sides, unless a length is asked for."""
 
 MOST_CUT = 0.1
 """Share of a regular building that may be cut where it would lie over a larger one; otherwise that one is cut."""
-
-SURELY_SMALLER = 0.25
-"""Objects whose pixels cover less than this share of the least area are dropped before they are measured exactly."""
-
 
 COLUMNS = (
     "id",
@@ -100,13 +99,15 @@ class Layer:
     """Tolerance of Douglas-Peucker simplification in pixels, walls shared by objects that were told apart staying
     shared, and each polygon valid; 0 = the pixels' sides."""
     min_area: float = 0.0
-    """Square metres below which an object is dropped."""
+    """Square metres below which an object is dropped, by its exact outline without the holes that are filled."""
     confident: bool = True
     """Whether the labels come with a confidence."""
     separation: GroundSeparation | None = None
     """How objects that touch are told apart by the score that the labels then come with; None = not at all."""
+    fill_holes: float = 0.0
+    """Square metres below which a hole is filled in which no object lies that is kept."""
     smooth: float = 0.0
-    """Pixels from a corner at which the curve that rounds it begins at most; 0 = corners stay sharp."""
+    """Pixels of the outline, before and behind each point, over which it is smoothed; 0 = corners stay sharp."""
     regularise: bool = False
     """Whether outlines are given straight walls and right angles, see `geoseg.regularise`, where they agree with it."""
     model: str | None = None
@@ -123,6 +124,19 @@ class Layer:
         valid: NDArray[np.bool_] = shapely.is_valid(to_world(shapes, self.geobox))
         return valid
 
+    def cleared(
+        self, objects: Objects, elsewhere: NDArray[np.int64] | None = None
+    ) -> tuple[Objects, NDArray[np.int64]]:
+        """Objects with holes filled, less those that are too small: see `geoseg.holes`."""
+        return cleared(objects, self.fill_holes, self.min_area, self._areas, self.pixel_area, elsewhere)
+
+    def _areas(self, shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+        """Square metres on the ground, as `measure` has them, of polygons in pixels."""
+        if not len(shapes):
+            return np.zeros(0)
+        areas: NDArray[np.float64] = shapely.area(_flat(to_world(shapes, self.geobox), self.geobox, None)[0])
+        return areas
+
     @property
     def together(self) -> bool:
         """Whether outlines share walls that are shaped: several classes make objects, and lie side by side."""
@@ -133,6 +147,11 @@ class Layer:
     def apart(self) -> Separation | None:
         """The separation in pixels, if there is one."""
         return None if self.separation is None else self.separation.in_pixels(self.pixel_area)
+
+
+def in_pixels(metres: float | None, geobox: GeoBox) -> float:
+    """A length on the ground in pixels of a grid; None: that by which a run simplifies outlines if nobody says."""
+    return SIMPLIFY_PIXELS if metres is None else metres / math.sqrt(math.prod(ground_resolution(geobox)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +212,8 @@ def outline(
         separation=separation,
     )
     whole = piece.complete
-    return Outlined(vars(whole) if layer.together else describe(whole, layer), piece.without_complete())
+    columns = vars(whole) if layer.together else describe(layer.cleared(whole)[0], layer)
+    return Outlined(columns, piece.without_complete())
 
 
 def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
@@ -211,8 +231,10 @@ def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
 
     joined = join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1]))
     if layer.together:
-        objects = Objects.concatenate([*(Objects(**columns) for columns in found), joined])
+        objects, _ = layer.cleared(Objects.concatenate([*(Objects(**columns) for columns in found), joined]))
         return frame_of(describe(replace(objects, block=touching(objects.geometry)), layer), layer)
+    places = [np.column_stack([columns["row"], columns["col"]]) for columns in found]
+    joined, _ = layer.cleared(joined, np.concatenate([np.zeros((0, 2), np.int64), *places]))
     with ThreadPoolExecutor(2) as pool:  # nothing else is left to do in a run, and other cores are idle
         found.extend(pool.map(describe, _halves(joined), repeat(layer)))
     return frame_of({name: np.concatenate([columns[name] for columns in found]) for name in found[0]}, layer)
@@ -226,28 +248,27 @@ def _halves(objects: Objects) -> Iterator[Objects]:
 
 @no_collecting()
 def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
-    """Columns of the objects that are kept; what is the same for all of a scene comes at the end."""
-    objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
+    """Columns of objects that are shaped and measured; what is the same for all of a scene comes at the end."""
     is_regular = np.zeros(len(objects), np.bool_)
     if layer.regularise:
         pixel = ground_resolution(layer.geobox)
-        shapes, is_regular = regularised(objects.geometry, objects.block, layer.simplify, pixel, layer.is_valid)
+        shapes, is_regular = regularised(
+            objects.geometry, objects.block, layer.simplify, pixel, layer.is_valid, smooth=layer.smooth
+        )
     else:
         shapes = simplified(objects.geometry, objects.block, layer.simplify, layer.smooth, layer.is_valid)
     world = to_world(shapes, layer.geobox)
-    area, shape = shape_of(world, layer.geobox)
-    columns: dict[str, NDArray[Any]] = {
+    return {
         "row": objects.first_row,
         "col": objects.first_col,
         "class": objects.label,
-        **shape,
+        **shape_of(world, layer.geobox)[1],
         **(_certainty(objects) if layer.confident else {}),
         "touches_nodata": objects.touches_nodata,
         "touches_edge": objects.touches_edge,
         **({"regularised": is_regular} if layer.regularise else {}),
         "geometry": world,
     }
-    return {name: values[area >= layer.min_area] for name, values in columns.items()}
 
 
 def _certainty(objects: Objects) -> dict[str, NDArray[Any]]:
@@ -359,15 +380,24 @@ def _measured(
     """The same, and the polygons in metres of equal area about the grid's centre, north up there."""
     if not len(polygons):
         return np.zeros(0), np.zeros(0), polygons
-    to_lonlat, to_equal_area = _transformers(geobox, crs_of(geobox).wkt if crs is None else crs.to_wkt())
-    xy, owner = shapely.get_coordinates(polygons, return_index=True)
-    lon, lat = to_lonlat.transform(xy[:, 0], xy[:, 1])
-    flat = shapely.set_coordinates(polygons.copy(), np.column_stack(to_equal_area.transform(lon, lat)))
+    flat, lon, lat = _flat(polygons, geobox, crs)
+    _, owner = shapely.get_coordinates(polygons, return_index=True)
     _, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(polygons)), return_index=True)
     same_ring = ring[1:] == ring[:-1]
     _, _, length = WGS84.inv(lon[:-1], lat[:-1], lon[1:], lat[1:])
     perimeter = np.bincount(owner[1:][same_ring], np.asarray(length)[same_ring], minlength=len(polygons))
     return shapely.area(flat), perimeter.astype(np.float64), flat
+
+
+def _flat(
+    polygons: NDArray[np.object_], geobox: GeoBox, crs: CRS | None
+) -> tuple[NDArray[np.object_], NDArray[np.float64], NDArray[np.float64]]:
+    """Polygons in metres of equal area about the grid's centre, and the longitude and latitude of their vertices."""
+    to_lonlat, to_equal_area = _transformers(geobox, crs_of(geobox).wkt if crs is None else crs.to_wkt())
+    xy = shapely.get_coordinates(polygons)
+    lon, lat = to_lonlat.transform(xy[:, 0], xy[:, 1])
+    flat = shapely.set_coordinates(polygons.copy(), np.column_stack(to_equal_area.transform(lon, lat)))
+    return flat, lon, lat
 
 
 @lru_cache(maxsize=4)

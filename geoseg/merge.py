@@ -28,6 +28,7 @@ from geoseg.borders import View
 from geoseg.catalog import MULTIHASH_SHA256, file_asset, sha256_of
 from geoseg.duplicates import Merge, one_layer
 from geoseg.errors import OptionError, OutputError
+from geoseg.footprints import in_pixels
 from geoseg.io.geoparquet import ROWS_TOGETHER, parquet_file
 from geoseg.io.vectors import geojson_file
 from geoseg.raster import NODATA
@@ -234,12 +235,13 @@ def _view(folder: Path, item: dict[str, Any]) -> View:
         rows, cols = properties["proj:shape"]
         parameters = properties["geoseg:parameters"]
         known = properties["geoseg:datetime_known"]
+        grid = GeoBox((rows, cols), rasterio.Affine(*properties["proj:transform"][:6]), crs)
         return View(
             item["id"],
-            GeoBox((rows, cols), rasterio.Affine(*properties["proj:transform"][:6]), crs),
+            grid,
             FileResults(folder),
             dt.datetime.fromisoformat(properties["datetime"]) if known else None,
-            float(parameters["simplify"]),
+            float(parameters["simplify"]) + in_pixels(float(parameters.get("smooth", 0)), grid),
             float(parameters["min_area"]),
         )
     except (KeyError, TypeError, ValueError) as error:

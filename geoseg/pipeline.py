@@ -35,7 +35,7 @@ from geoseg.catalog import (
 )
 from geoseg.errors import GeosegError, ModelError, OptionError, OutputError
 from geoseg.export import AT_ONCE, Count, Counts, Exports, Observer
-from geoseg.footprints import GroundSeparation, Layer
+from geoseg.footprints import GroundSeparation, Layer, in_pixels
 from geoseg.io import clouds as sky
 from geoseg.io.cog import Look
 from geoseg.io.geoparquet import read_box
@@ -120,12 +120,16 @@ class SegmentJob:
     """A vector file; what is outside its polygons is nodata."""
     threshold: float | None = None
     """Probability of being an object from which on a pixel is one; None = the most probable class."""
-    min_area: float = 4.0
-    """Square metres below which a footprint is dropped."""
-    simplify: float = 1.0
-    """Tolerance in pixels by which outlines may leave the pixels' sides; 0 = none."""
     separate: bool = True
     """Whether objects that touch are told apart, by models that have a score for it."""
+    fill_holes: float = 0.0
+    """Square metres below which a hole in a footprint is filled, unless a footprint is in it."""
+    min_area: float = 4.0
+    """Square metres below which a footprint is dropped."""
+    smooth: float = 0.0
+    """Metres of the outline, before and behind each point, over which the pixels' staircase is smoothed."""
+    simplify: float | None = None
+    """Metres by which outlines may leave that, with fewer vertices; None = one pixel."""
     regularise: bool = False
     """Whether outlines are given straight walls and right angles, where they agree with them."""
     bands: Mapping[str, int] | None = None
@@ -309,7 +313,7 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         "aoi": None if job.aoi is None else sha256_of(Path(job.aoi)),
         "threshold": job.threshold,
         "min_area": job.min_area,
-        "simplify": job.simplify,
+        "simplify": in_pixels(job.simplify, scene.geobox),
         "separation": model.separation if job.separate else None,
         **_asked_parameters(job),
         **_grid_parameters(scene),
@@ -372,6 +376,8 @@ def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
         "bands": dict(asked.bands),
         "nodata": [str(value) for value in asked.nodata],
         "regularise": job.regularise,
+        "fill_holes": float(job.fill_holes),
+        "smooth": float(job.smooth),
     }
     return {name: value for name, value in told.items() if value}
 
@@ -575,9 +581,11 @@ def layer_of(planned: Plan) -> Layer:
         model.legend,
         scene.id,
         scene.datetime,
-        job.simplify,
+        in_pixels(job.simplify, scene.geobox),
         job.min_area,
         separation=apart,
+        fill_holes=job.fill_holes,
+        smooth=in_pixels(job.smooth, scene.geobox),
         regularise=job.regularise,
         model=model.name,
     )
@@ -654,7 +662,10 @@ def _check_numbers(job: SegmentJob) -> None:
         ("--stride", job.stride, 1, 2**31),
         ("--batch", job.batch, 1, 4096),
         ("--threshold", job.threshold, 0, 1),
+        ("--fill-holes", job.fill_holes, 0, 1e12),
         ("--min-area", job.min_area, 0, 1e12),
+        ("--smooth", job.smooth, 0, 1e6),
+        ("--simplify", job.simplify, 0, 1e6),
     )
     for name, value, low, high in limits:
         if value is not None and not low <= value <= high:

@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt
 
 from geoseg.catalog import Legend, LegendClass
 from geoseg.errors import OptionError
-from geoseg.footprints import SURELY_SMALLER, Layer, describe, frame_of
+from geoseg.footprints import Layer, describe, frame_of
 from geoseg.io.label_rasters import LabelRaster, open_labels
 from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, join, polygonise
@@ -49,20 +49,21 @@ SQUARE_WITHIN = 0.01
 
 @dataclass(frozen=True)
 class Shaping:
-    """What is made of exact outlines; lengths in metres and areas in square metres on the ground, 0 = nothing."""
+    """What is made of exact outlines, in this order; metres and square metres on the ground, 0 = nothing."""
 
-    fill_holes: float = 0.0
-    """Holes below this area are filled, unless an object is in them."""
-    min_area: float = 0.0
-    """Objects below this area are dropped, by the outline that is written."""
-    simplify: float = 0.0
-    """How far outlines may leave the pixels' sides, with fewer vertices (Douglas-Peucker); shared walls stay shared."""
-    smooth: float = 0.0
-    """How far from a corner the curve that rounds it begins at most, after simplifying."""
     separate: float = 0.0
     """Objects of one class are parted where they are narrower than this, between parts that are wider."""
+    fill_holes: float = 0.0
+    """Holes below this area are filled, unless an object that is kept is in them."""
+    min_area: float = 0.0
+    """Objects below this area are dropped, by their exact outlines without the holes that are filled."""
+    smooth: float = 0.0
+    """Each point of an outline becomes the mean of it so far before and behind; shared walls stay shared."""
+    simplify: float = 0.0
+    """How far outlines may leave that, with fewer vertices (Douglas-Peucker); shared walls stay shared."""
     regularise: bool = False
-    """Straight walls and right angles, for the buildings of one class; see `geoseg.regularise`."""
+    """Straight walls and right angles, for the buildings of one class; see `geoseg.regularise`. They are laid by the
+    exact outlines; those of which none can be made are smoothed and simplified."""
 
     def __post_init__(self) -> None:
         """Refuse what is no length or area."""
@@ -70,9 +71,6 @@ class Shaping:
             if not 0 <= value < math.inf:
                 msg = f"--{name.replace('_', '-')} {value}: must be 0 or more"
                 raise OptionError(msg)
-        if self.regularise and self.smooth:
-            msg = "--regularise and --smooth: corners are either square or round; leave one of them out"
-            raise OptionError(msg)
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,7 @@ def trace(
         layer,
         simplify=simplify_pixels or shaping.simplify * metres,
         smooth=shaping.smooth * metres,
+        fill_holes=shaping.fill_holes,
         min_area=shaping.min_area,
         regularise=shaping.regularise,
     )
@@ -161,7 +160,7 @@ def trace(
     pieces = _pieces(raster, table, ignored, _Parting.of(shaping.separate, layer), pixels, observe)
     objects = _whole(pieces, raster.geobox.shape)
     _check_balance(objects, pixels, wanted)
-    kept, filled = _shaped(objects, shaping, layer)
+    kept, filled = _shaped(objects, layer)
     frame = frame_of(kept, layer)
     return Traced(frame, _counts(pixels, objects, kept, filled, layer), legend, raster.geobox)
 
@@ -290,39 +289,15 @@ def _check_balance(objects: Objects, pixels: NDArray[np.int64], wanted: NDArray[
 # --- shapes
 
 
-def _shaped(objects: Objects, shaping: Shaping, layer: Layer) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+def _shaped(objects: Objects, layer: Layer) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """Columns of the objects that are kept, and (256,) how many holes of each label were filled."""
-    objects = objects.select(objects.pixels * layer.pixel_area >= SURELY_SMALLER * layer.min_area)
-    filled = np.zeros(256, np.int64)
-    if shaping.fill_holes:
-        objects, filled = _filled(objects, shaping.fill_holes / layer.pixel_area)
+    objects, filled = layer.cleared(objects)
     if len(np.unique(objects.label)) > 1 and layer.regularise:
         msg = "--regularise: is for the buildings of one class, these are of several; name it with --class"
         raise OptionError(msg)
     if len(np.unique(objects.label)) > 1 and (layer.simplify or layer.smooth):
         objects = replace(objects, block=touching(objects.geometry))
     return describe(objects, layer), filled
-
-
-def _filled(objects: Objects, area: float) -> tuple[Objects, NDArray[np.int64]]:
-    """Objects without their holes of less than `area` pixels in which there is no object; how many of each label."""
-    rings, owner = shapely.get_rings(objects.geometry, return_index=True)
-    is_hole = np.append(False, owner[1:] == owner[:-1]) if len(owner) else np.zeros(0, np.bool_)
-    small = np.flatnonzero(is_hole)
-    holes = shapely.polygons(rings[small])
-    small, holes = small[shapely.area(holes) < area], holes[shapely.area(holes) < area]
-    first = shapely.points(objects.first_col + 0.5, objects.first_row + 0.5)
-    taken = shapely.STRtree(holes).query(first, predicate="within")[1] if len(holes) else np.zeros(0, np.int64)
-    gone = np.delete(small, np.unique(taken))
-    if not len(gone):
-        return objects, np.zeros(256, np.int64)
-    keep = np.ones(len(rings), np.bool_)
-    keep[gone] = False
-    xy, ring = shapely.get_coordinates(rings[keep], return_index=True)
-    ring_offsets = np.append(0, np.cumsum(np.bincount(ring)))
-    polygon_offsets = np.searchsorted(owner[keep], np.arange(len(objects) + 1))
-    geometry = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (ring_offsets, polygon_offsets))
-    return replace(objects, geometry=geometry), np.bincount(objects.label[owner[gone]], minlength=256)
 
 
 def _counts(

@@ -105,27 +105,29 @@ def regularised(
     pixel: tuple[float, float],
     is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid,
     style: Style | None = None,
+    smooth: float = 0.0,
 ) -> tuple[_Polygons, _Bools]:
     """Exact outlines (n,) made regular, and (n,) which of them are; the others are simplified as `simplified` does.
 
-    `polygons` have whole-numbered vertices, those of one `block` (n,) are neighbours; `tolerance` in pixels; `pixel`:
-    metres that one is high and wide. `is_valid` as `simplified` has it. The result of a block depends on it alone.
+    `polygons` have whole-numbered vertices, those of one `block` (n,) are neighbours; `tolerance`, `smooth` and
+    `is_valid` as `simplified` has them; `pixel`: metres that one is high and wide. The result of a block depends on it
+    alone.
     """
     out, done = polygons.copy(), np.zeros(len(polygons), np.bool_)
     for some in by_portions(np.arange(len(polygons)), polygons, block):
-        out[some], done[some] = _of_blocks(polygons[some], block[some], tolerance, pixel, is_valid, style or Style())
+        simple = simplified(polygons[some], block[some], tolerance, smooth, is_valid)
+        out[some], done[some] = _of_blocks(polygons[some], block[some], simple, pixel, is_valid, style or Style())
     return out, done
 
 
 def _of_blocks(
     polygons: _Polygons,
     block: _Ints,
-    tolerance: float,
+    simple: _Polygons,
     pixel: tuple[float, float],
     is_valid: Callable[[_Polygons], _Bools],
     style: Style,
 ) -> tuple[_Polygons, _Bools]:
-    simple = simplified(polygons, block, tolerance, is_valid=is_valid)
     scale = np.array([pixel[1], pixel[0]])
     whole = _without_specks(polygons, style.step**2 / scale.prod())
     out, best = simple.copy(), np.zeros(len(polygons))

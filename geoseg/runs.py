@@ -158,3 +158,9 @@ def first_of(number: NDArray[np.int32], count: int) -> _Ints:
     first = np.empty(count, np.int64)
     first[number[::-1]] = np.arange(len(number))[::-1]
     return first
+
+
+def ragged(length: _Ints) -> tuple[_Ints, _Ints]:
+    """For rows of these lengths one after the other: the row of each element, and its place in the row."""
+    row = np.repeat(np.arange(len(length)), length)
+    return row, np.arange(len(row)) - (np.cumsum(length) - length)[row]

@@ -1,10 +1,10 @@
-"""Outlines with fewer vertices, of objects alone and of objects that share walls.
+"""Outlines without stairs and with fewer vertices, of objects alone and of objects that share walls.
 
-What touches is simplified together, so that it still touches, without a gap and without an overlap: outlines are cut
-where three walls or more meet, each wall is simplified once (Douglas & Peucker 1973) and goes back into both outlines.
-Which objects may touch is told by the number of their block, and a block is simplified for itself, so the result does
-not depend on what else is simplified with it. Corners may be rounded afterwards, wall by wall, too. Where a wall would
-then cross another, the walls of the objects concerned are not rounded, and where that does not help, left as they were.
+What touches is shaped together, so that it still touches, without a gap and without an overlap: outlines are cut where
+three walls or more meet, each wall is smoothed (`geoseg.smooth`) and simplified (Douglas & Peucker 1973) once and goes
+back into both outlines. Which objects may touch is told by the number of their block, and a block is shaped for itself,
+so the result does not depend on what else is shaped with it. Where a wall would then cross another, the walls of the
+objects concerned are not smoothed, and where that does not help, left as they were.
 
 `shapely.coverage_simplify` does the same by the areas of triangles (Visvalingam & Whyatt 1993), but so a wall that is
 almost level keeps every one of its long and low stairs.
@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.runs import connect
+from geoseg.runs import connect, ragged
+from geoseg.smooth import smoothed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,13 +31,13 @@ __all__ = [
     "Walls",
     "by_portions",
     "overlapping",
-    "ragged",
     "settled",
     "simplified",
     "simplified_alone",
     "simplified_together",
     "touching",
     "turned",
+    "untouched",
 ]
 
 _Ints: TypeAlias = NDArray[np.int64]
@@ -45,6 +47,7 @@ _Polygons: TypeAlias = NDArray[np.object_]
 SIDES_AT_ONCE: Final = 1 << 17
 """Of objects that touch: some 200 bytes of memory for each."""
 
+_UNSEEN: Final = 2.0**-10  # pixels from a line within which a vertex is on it
 _LEAST_VERTICES: Final = 3  # of a ring, not counting the one that closes it
 _ENDS: Final = 2  # of sides that meet where a wall simply goes on
 
@@ -53,26 +56,27 @@ def simplified(
     polygons: _Polygons,
     block: _Ints,
     tolerance: float,
-    rounding: float = 0.0,
+    smooth: float = 0.0,
     is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid,
 ) -> _Polygons:
-    """Polygons (n,) whose vertices are whole numbers, with fewer of them, nowhere further than `tolerance` from before.
+    """Polygons (n,) whose vertices are whole numbers, smoothed over `smooth` pixels, then with fewer vertices.
 
-    Those of one `block` (n,) share their walls afterwards if they did before; at the corners of the pixels they may
-    not overlap. Then corners are cut by curves that begin no further than `rounding` from them. `is_valid` tells which
-    outlines will do, as the ones that were given do.
+    They are nowhere further than `tolerance` from what they were when they are smoothed; see `geoseg.smooth`. Those of
+    one `block` (n,) share their walls afterwards if they did before; at the corners of the pixels they may not overlap.
+    Holes step back from other rings of their polygon that they touch, see `untouched`. `is_valid` tells which outlines
+    will do, as the ones that were given do.
     """
-    if not (tolerance or rounding) or not len(polygons):
+    if not (tolerance or smooth) or not len(polygons):
         return polygons
     _, place, count = np.unique(block, return_inverse=True, return_counts=True)
     alone = count[place] == 1
-    if rounding:  # a ring is a wall, and rounded as such
+    if smooth:  # a ring is a wall, and smoothed as such
         alone[:] = False
     out = polygons.copy()
     for some in by_portions(np.flatnonzero(~alone), polygons, block):
-        out[some] = simplified_together(polygons[some], block[some], tolerance, rounding, is_valid)
+        out[some] = simplified_together(polygons[some], block[some], tolerance, smooth, is_valid)
     out[alone] = simplified_alone(polygons[alone], tolerance, is_valid)
-    return out
+    return untouched(out, block, is_valid)
 
 
 def touching(polygons: _Polygons) -> _Ints:
@@ -141,10 +145,10 @@ def simplified_together(
     polygons: _Polygons,
     block: _Ints,
     tolerance: float,
-    rounding: float = 0.0,
+    smooth: float = 0.0,
     is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid,
 ) -> _Polygons:
-    """Polygons that follow the pixels' sides, simplified so that those of one block still share their walls.
+    """Polygons that follow the pixels' sides, smoothed and simplified so that those of one block still share walls.
 
     Every block is a valid coverage afterwards: no overlaps, and where two touch, they have the same vertices.
     """
@@ -152,8 +156,10 @@ def simplified_together(
         return polygons
     walls = Walls.of(polygons, block)
     choices = [walls.lines, shapely.simplify(walls.lines, tolerance, preserve_topology=False)]
-    if rounding:
-        choices.append(_rounded(choices[-1], rounding))
+    if smooth:
+        choices.append(
+            shapely.simplify(smoothed(walls.lines, smooth), max(tolerance, _UNSEEN), preserve_topology=False)
+        )
     return walls.outlines(settled(walls, choices, polygons, block, is_valid))
 
 
@@ -190,66 +196,128 @@ def _chosen(choices: list[_Polygons], level: _Ints) -> _Polygons:
     return lines
 
 
-_CURVE: Final = np.array([0.0, 1 / 3, 2 / 3, 1.0])
-"""Where along the curve that cuts a corner its vertices lie."""
-
-_HALF: Final = 0.5
+# --- holes that touch
 
 
-def _rounded(lines: _Polygons, reach: float) -> _Polygons:
-    """Lines whose corners are cut by quadratic Bezier curves that begin and end `reach` from them, or half-way.
+STEP_BACK: Final = 0.25
+"""Pixels that a hole steps back from where it touches another ring, if its sides there are four times as long."""
 
-    The ends stay where they are, but closed lines have none. No line is further from what it was than `reach`.
+
+def untouched(
+    outlines: _Polygons, block: _Ints, is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid
+) -> _Polygons:
+    """Polygons (n,) whose holes touch neither the outer ring nor each other, as far as that can be.
+
+    A hole that lies diagonally beside the outside shares a vertex with it: valid, but an outline that passes one point
+    twice, which not every register takes. There the hole's vertex moves into the hole, by up to `STEP_BACK` pixels, and
+    that of what fills the hole with it. It stays where an outline would be invalid or overlap another of its block.
     """
-    out = lines.copy()
-    some = shapely.length(lines) > 0  # not what a ring is reduced to that lies within the tolerance
-    if some.any():
-        out[some] = _with_curves(lines[some], reach)
+    holed = np.flatnonzero(shapely.get_num_interior_rings(outlines))
+    corners = _Corners.of(outlines[holed])
+    again = np.flatnonzero(corners.passed_before())
+    if not len(again):
+        return outlines
+    _, number = np.unique(block, return_inverse=True)
+    mine = number[holed][corners.polygon[again]]
+    some = np.flatnonzero(np.isin(number, mine))
+    corners_of_some = _Corners.of(outlines[some])
+    keys = corners.keys(mine, again)
+    # what fills the hole walks the same sides the other way round
+    told = pd.DataFrame(np.concatenate([keys, keys[:, [0, 1, 2, 5, 6, 3, 4]]]))
+    told["move"] = np.tile(np.arange(len(again)), 2)
+    every = pd.DataFrame(corners_of_some.keys(number[some][corners_of_some.polygon]))
+    move = every.merge(told, how="left", on=list(range(7)))["move"].fillna(-1).to_numpy(np.int64)
+    target, triangles = corners.stepped_back(again)
+    out = outlines.copy()
+    out[some] = _moved(outlines[some], number[some], corners_of_some, move, target, triangles, is_valid)
     return out
 
 
-def _with_curves(lines: _Polygons, reach: float) -> _Polygons:
-    """The same for lines of some length."""
-    xy, line = _opened(lines)
-    inner = np.flatnonzero((line[1:-1] == line[:-2]) & (line[1:-1] == line[2:])) + 1
-    is_end = np.ones(len(line), np.bool_)
-    is_end[inner] = False
-    begin, end = (_towards(xy, inner, inner + step, is_end, reach) for step in (-1, 1))
-    t = _CURVE[:, np.newaxis, np.newaxis]
-    curve = (1 - t) ** 2 * begin + 2 * t * (1 - t) * xy[inner] + t**2 * end
-    ends = np.flatnonzero(is_end)
-    place = np.concatenate([ends * len(_CURVE), (inner * len(_CURVE) + np.arange(len(_CURVE))[:, np.newaxis]).ravel()])
-    order = np.argsort(place)
-    points = np.concatenate([xy[ends], curve.reshape(-1, 2)])[order]
-    owner = np.concatenate([line[ends], np.tile(line[inner], len(_CURVE))])[order]
-    new = np.append(True, (np.diff(points, axis=0) != 0).any(axis=1) | (np.diff(owner) != 0))
-    rounded: _Polygons = shapely.linestrings(points[new], indices=owner[new])
-    return rounded
+def _moved(
+    outlines: _Polygons,
+    block: _Ints,
+    corners: _Corners,
+    move: _Ints,
+    target: NDArray[np.float64],
+    triangles: _Polygons,
+    is_valid: Callable[[_Polygons], _Bools],
+) -> _Polygons:
+    """Polygons with the corners that have a move, if it is not -1, at its target, unless something is wrong then."""
+    near = np.zeros(len(outlines), np.bool_)
+    near[corners.polygon[move >= 0]] = True
+    near[shapely.STRtree(outlines).query(triangles, predicate="intersects")[1]] = True
+    good = np.ones(len(target), np.bool_)
+    while True:
+        moves = (move >= 0) & good[move]
+        xy = corners.xy.copy()
+        xy[moves] = target[move[moves]]
+        drawn = corners.closed(outlines, xy)
+        wrong = overlapping(drawn, block, near, is_valid)
+        if not wrong.any():
+            return drawn
+        refused = move[moves & wrong[corners.polygon]]
+        good[refused if len(refused) else slice(None)] = False
 
 
-def _towards(xy: NDArray[np.float64], corner: _Ints, other: _Ints, is_end: _Bools, reach: float) -> NDArray[np.float64]:
-    """(corners, 2): the points on the way to other vertices where curves begin; two corners share what lies between."""
-    way = xy[other] - xy[corner]
-    length = np.hypot(way[:, 0], way[:, 1])
-    part = np.minimum(reach / np.maximum(length, np.finfo(float).tiny), np.where(is_end[other], 1.0, _HALF))
-    halved = (part == _HALF)[:, np.newaxis]
-    # the middle is computed the same way from both sides
-    middle = (xy[other] + xy[corner]) / 2
-    found: NDArray[np.float64] = np.where(halved, middle, xy[corner] + part[:, np.newaxis] * way)
-    return found
+@dataclass(frozen=True, eq=False)
+class _Corners:
+    """Vertices of polygons, the last one of each ring, which is its first, left out."""
+
+    xy: NDArray[np.float64]
+    ring: _Ints
+    polygon: _Ints
+    before: _Ints
+    """The place of the vertex before each in its ring."""
+    behind: _Ints
+
+    @classmethod
+    def of(cls, polygons: _Polygons) -> _Corners:
+        rings, owner = shapely.get_rings(polygons, return_index=True)
+        xy, ring = shapely.get_coordinates(rings, return_index=True)
+        is_last = np.append(ring[1:] != ring[:-1], np.ones(min(len(ring), 1), np.bool_))
+        xy, ring = xy[~is_last], ring[~is_last]
+        size = np.bincount(ring, minlength=len(rings))
+        start = (np.cumsum(size) - size)[ring]
+        place = np.arange(len(ring)) - start
+        before, behind = (start + (place + step) % size[ring] for step in (-1, 1))
+        return cls(xy, ring, owner[ring], before, behind)
+
+    def passed_before(self) -> _Bools:
+        """(corners,): whether an earlier ring of the same polygon has the same vertex."""
+        order = np.lexsort((self.ring, self.xy[:, 1], self.xy[:, 0], self.polygon))
+        one, two = order[:-1], order[1:]
+        found = np.zeros(len(order), np.bool_)
+        found[two] = (self.polygon[one] == self.polygon[two]) & (self.xy[one] == self.xy[two]).all(axis=1)
+        return found
+
+    def keys(self, block: _Ints, some: _Ints | slice = slice(None)) -> NDArray[np.float64]:
+        """(corners, 7): the number of the block (corners,), where each is, and where the ones before and behind are."""
+        around = (self.xy[places[some]] for places in (self.before, self.behind))
+        return np.column_stack([block, self.xy[some], *around])
+
+    def stepped_back(self, some: _Ints) -> tuple[NDArray[np.float64], _Polygons]:
+        """Where corners of holes go to, halfway between their sides; and the triangles that this adds."""
+        xy, before, behind = (self.xy[places] for places in (some, self.before[some], self.behind[some]))
+        ways = np.stack([xy - before, behind - xy])
+        length = np.linalg.norm(ways, axis=2)
+        ahead = (ways / length[..., np.newaxis]).sum(axis=0)
+        area = np.bincount(self.ring, _cross(self.xy, self.xy[self.behind]))[self.ring[some]]
+        inwards = np.column_stack([-ahead[:, 1], ahead[:, 0]]) * np.sign(area)[:, np.newaxis]
+        far = np.minimum(STEP_BACK, length.min(axis=0) / 4) / np.maximum(np.linalg.norm(ahead, axis=1), _UNSEEN)
+        target = xy + far[:, np.newaxis] * inwards
+        return target, shapely.convex_hull(shapely.multipoints(np.stack([before, xy, behind, target], axis=1)))
+
+    def closed(self, polygons: _Polygons, xy: NDArray[np.float64]) -> _Polygons:
+        """The polygons that the corners are of, with others in their place."""
+        last = np.flatnonzero(np.append(self.ring[1:] != self.ring[:-1], np.ones(min(len(self.ring), 1), np.bool_)))
+        drawn: _Polygons = shapely.set_coordinates(
+            polygons.copy(), np.insert(xy, last + 1, xy[self.behind[last]], axis=0)
+        )
+        return drawn
 
 
-def _opened(lines: _Polygons) -> tuple[NDArray[np.float64], _Ints]:
-    """Vertices of lines and the line of each; closed ones begin and end in the middle of their first side."""
-    xy, line = shapely.get_coordinates(lines, return_index=True)
-    count = shapely.get_num_coordinates(lines)
-    stop = np.cumsum(count)
-    closed = shapely.is_closed(lines)
-    first, last = (stop - count)[closed], (stop - 1)[closed]
-    middle = (xy[first] + xy[first + 1]) / 2
-    # its first vertex gives way to the middle, its last one, the same, stays and is followed by the middle
-    xy[first] = middle
-    return np.insert(xy, last + 1, middle, axis=0), np.insert(line, last + 1, line[last])
+def _cross(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    return one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]
 
 
 def turned(outlines: _Polygons, polygons: _Polygons) -> _Bools:
@@ -405,9 +473,3 @@ def _nodes(side: _Ints, cols: int) -> _Ints:
     low = sides >> 1
     vertex, count = np.unique(np.concatenate([low, low + np.where(sides & 1, cols, 1)]), return_counts=True)
     return vertex[count > _ENDS]
-
-
-def ragged(length: _Ints) -> tuple[_Ints, _Ints]:
-    """For rows of these lengths one after the other: the row of each element, and its place in the row."""
-    row = np.repeat(np.arange(len(length)), length)
-    return row, np.arange(len(row)) - (np.cumsum(length) - length)[row]

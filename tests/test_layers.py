@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import geopandas as gpd
+import geoparquet_validator
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -21,6 +24,7 @@ from click.testing import CliRunner
 from conftest import BANEPA, write_tif
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from odc.geo.geobox import GeoBox
 from pmtiles.reader import MmapSource, Reader, all_tiles
 from pycocotools.coco import COCO
@@ -245,6 +249,131 @@ def test_wkb_is_shapelys(rows: int) -> None:
         assert wkb_of(each).to_pylist() == shapely.to_wkb(each, byte_order=1).tolist()
     high = shapely.force_3d(plain, 5.0)
     assert wkb_of(high).to_pylist() == shapely.to_wkb(high, byte_order=1).tolist()
+
+
+def test_the_formats_own_validator_finds_nothing_wrong(tmp_path: Path) -> None:
+    """Metadata, WKB, types, bounding boxes, and rows in an order by which a reader skips row groups."""
+    rng = np.random.default_rng(0)
+    xy = rng.random((20_000, 2)) * 1000
+    many = gpd.GeoDataFrame({"id": range(20_000)}, geometry=shapely.box(*xy.T, *(xy + 5).T), crs=32645)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geoparquet, "ROWS_TOGETHER", 1000)
+        patch.setattr(geoparquet, "ROWS_AHEAD", 3000)
+        for name, frame, groups in (("town", town(), 1), ("none", town().iloc[:0], 0), ("many", many, 20)):
+            path = tmp_path / f"{name}.parquet"
+            write_layer(frame, path)
+            assert pq.read_metadata(path).num_row_groups == groups
+            outcomes = geoparquet_validator.check(str(path))["outcomes"]
+            assert not [each for each in outcomes if each["status"] == "fail"]
+            passed = {each["id"].removeprefix("/conf/") for each in outcomes if each["status"] == "pass"}
+            assert {"core/geo-metadata", "core/wkb", "covering/bbox-paths"} <= passed
+            assert ("distribution/spatial-order" in passed) == (name == "many")
+
+
+def test_more_than_an_array_of_binaries_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places in it are of 32 bits, and files larger than that are written from several: as if that came much sooner."""
+    plain = town()[shapely.get_type_id(town().geometry.to_numpy()) == 3]
+    shapes = plain.geometry.to_numpy()
+    for most in (1, 500):
+        monkeypatch.setattr("geoseg.io.wkb.MOST_BYTES", most)
+        told = wkb_of(shapes)
+        assert told.num_chunks > 4
+        assert told.to_pylist() == shapely.to_wkb(shapes, byte_order=1).tolist()
+        write_layer(plain, tmp_path / "a.parquet")
+        back = by_id(read_layer(tmp_path / "a.parquet"))
+        assert shapely.equals_exact(back.geometry.to_numpy(), by_id(plain).geometry.to_numpy()).all()
+
+
+SCHEMA = {
+    "$defs": {
+        "position": {
+            "type": "array",
+            "prefixItems": [
+                {"type": "number", "minimum": -180, "maximum": 180},
+                {"type": "number", "minimum": -90, "maximum": 90},
+            ],
+            "minItems": 2,
+            "maxItems": 2,
+        },
+        "ring": {"type": "array", "minItems": 4, "items": {"$ref": "#/$defs/position"}},
+        "polygon": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/ring"}},
+        "geometry": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": ["type", "coordinates"],
+                    "properties": {"type": {"const": kind}, "coordinates": coordinates},
+                    "not": {"anyOf": [{"required": [name]} for name in ("geometry", "properties", "features", "crs")]},
+                }
+                for kind, coordinates in (
+                    ("Polygon", {"$ref": "#/$defs/polygon"}),
+                    ("MultiPolygon", {"type": "array", "items": {"$ref": "#/$defs/polygon"}}),
+                )
+            ]
+        },
+        "feature": {
+            "type": "object",
+            "required": ["type", "properties", "geometry"],
+            "properties": {
+                "type": {"const": "Feature"},
+                "id": {"type": ["string", "number"]},
+                "properties": {"type": ["object", "null"]},
+                "geometry": {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/geometry"}]},
+            },
+            "not": {"anyOf": [{"required": [name]} for name in ("coordinates", "geometries", "features", "crs")]},
+        },
+    },
+    "type": "object",
+    "required": ["type", "features"],
+    "properties": {
+        "type": {"const": "FeatureCollection"},
+        "features": {"type": "array", "items": {"$ref": "#/$defs/feature"}},
+    },
+    "not": {"anyOf": [{"required": [name]} for name in ("coordinates", "geometries", "geometry", "properties", "crs")]},
+}
+"""What RFC 7946 says of polygons, as a JSON schema (draft 2020-12): sections 3.1.1, 3.1.6, 3.2, 3.3, 4 and 7.1."""
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".geojsonl", ".geojsons"])
+def test_geojson_follows_the_schema_of_rfc_7946(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    for frame in (town(), town().iloc[:0], town()[["geometry"]]):
+        write_layer(frame, path, ABOUT)
+        text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.replace("\x1e", "").splitlines()] if suffix != ".geojson" else []
+        whole = {"type": "FeatureCollection", "features": lines} if suffix != ".geojson" else json.loads(text)
+        Draft202012Validator(SCHEMA).validate(whole)
+        assert len(whole["features"]) == len(frame)
+        for feature in whole["features"]:
+            kind, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+            for shell, *holes in [coordinates] if kind == "Polygon" else coordinates:
+                assert shapely.is_ccw(shapely.linearrings(shell))
+                assert not any(shapely.is_ccw(shapely.linearrings(hole)) for hole in holes)
+                assert all(ring[0] == ring[-1] for ring in (shell, *holes))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on a file's size can be set")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_disk_that_refuses_is_told_in_a_sentence(suffix: str, tmp_path: Path) -> None:
+    """Midway, whoever writes: a file may not be larger than some kilobytes. What was there before stays."""
+    write_layer(town(), tmp_path / "in.parquet")
+    write_tif(tmp_path / "town.tif", np.zeros((3, *GRID.shape), np.uint8))
+    out = tmp_path / f"out{suffix}"
+    out.write_text("before")
+    script = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+from geoseg.cli import program
+import sys
+sys.argv = ["geoseg", "convert", "in.parquet", {out.name!r}, *{["--image", "town.tif"] if "coco" in suffix else []}]
+program()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{out.name}: cannot be written: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert out.read_text() == "before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["in.parquet", "town.tif", out.name])
 
 
 def test_geopackage_has_a_style_for_qgis(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from geoseg.errors import OptionError, OutputError
 from geoseg.footprints import Layer, footprints, measure
 from geoseg.io.geoparquet import parquet_file, write_parquet
 from geoseg.io.vectors import geojson_file, write_geojson
-from geoseg.merge import FileResults, merge
+from geoseg.merge import FileResults, _view, merge
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -647,3 +647,15 @@ def test_what_cannot_be_merged_is_told(
     (out / "a" / "labels.tif").write_bytes(b"nothing")
     with pytest.raises(OutputError, match=r"labels\.tif: cannot be read"):
         FileResults(out / "a").valid(Window(0, 2, 0, 2))
+
+
+def test_outlines_that_were_smoothed_may_end_further_from_the_edge(tmp_path: Path) -> None:
+    properties = {
+        "proj:code": "EPSG:32645",
+        "proj:shape": [40, 50],
+        "proj:transform": [0.3, 0, 334_000, 0, -0.3, 3_057_000],
+        "geoseg:datetime_known": False,
+    }
+    for more, pixels in (({}, 1.0), ({"smooth": 0.6}, 3.0)):
+        told = {**properties, "geoseg:parameters": {"simplify": 1.0, "min_area": 4.0, **more}}
+        assert _view(tmp_path, {"id": "town", "properties": told}).simplify == pytest.approx(pixels, rel=1e-3)

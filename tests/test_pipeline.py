@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import hashlib
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -28,11 +29,13 @@ from odc.geo.geobox import GeoBox
 from pystac.validation import JsonSchemaSTACValidator
 
 import geoseg
+from geoseg.archive import RunJob
 from geoseg.catalog import MULTIHASH_SHA256, read_model, sha256_of
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.io.layers import read_layer
 from geoseg.io.store import LEDGER
 from geoseg.pipeline import Result, SegmentJob, patch_on_scene, plan
+from geoseg.polygons import Shaping, trace
 from geoseg.tiling import CHUNK, Tiling
 
 if TYPE_CHECKING:
@@ -225,6 +228,56 @@ def test_objects_that_touch_are_told_apart_on_the_same_labels(tiny_model: Path, 
     assert float(score.std()) > 0.01
     assert apart.item["properties"]["geoseg:parameters"]["separation"] == [0.5, 1.0]
     assert blocks.item["properties"]["geoseg:parameters"]["separation"] is None
+
+
+SHAPED = {"fill_holes": 3.0, "min_area": 2.0, "smooth": 0.9, "simplify": 0.2}
+
+
+def test_footprints_are_shaped_as_any_label_raster_is(tiny_model: Path, tmp_path: Path) -> None:
+    """The same polygons as `vectorize` makes of the labels, by the same lengths and areas, whatever the tiles."""
+    scene, model = town(tmp_path / "town.tif", 300, 280), str(tiny_model)
+    options = {"model": model, "separate": False, "stride": 40}
+    result = geoseg.segment(scene, "buildings", tmp_path / "maps", **options, **SHAPED)
+    traced = trace(result.folder / "labels.tif", Shaping(**SHAPED))
+    assert traced.counts[0].holes_filled > 5
+    assert traced.counts[0].dropped > 5
+    assert list(result.footprints["id"]) == list(traced.frame["id"])
+    assert shapely.equals_exact(result.footprints.geometry.to_numpy(), traced.frame.geometry.to_numpy()).all()
+    for name in SHAPED:  # and each of them has a say
+        other = trace(result.folder / "labels.tif", Shaping(**{**SHAPED, name: 0.0})).frame
+        assert not (len(other) == len(traced.frame) and other.geometry.geom_equals(traced.frame.geometry).all())
+    tiled = geoseg.segment(scene, "buildings", tmp_path / "tiled", tile=100, **options, **SHAPED)
+    assert everything(tiled) == everything(result)
+
+
+def test_shaping_is_told_where_it_is_not_the_default(finished: Result, tiny_model: Path) -> None:
+    """So that a folder from before there were such options is complete still; one pixel is what was always meant."""
+    scene, out, model = finished.folder.parents[1] / "town.tif", finished.folder.parent, str(tiny_model)
+    assert not {"fill_holes", "smooth", "regularise"} & set(finished.item["properties"]["geoseg:parameters"])
+    pixel = math.prod(geoseg.open_scene(scene).ground_resolution) ** 0.5
+    for same in ({"fill_holes": 0}, {"smooth": 0}, {"simplify": pixel}):
+        assert plan(SegmentJob(scene, "buildings", out, model=model, **same)).complete
+    for name, value, says in (
+        ("fill_holes", 2, "fill_holes was None, now 2.0"),
+        ("smooth", 0.5, "smooth was None, now 0.5"),
+        ("simplify", 2 * pixel, r"simplify was 1.0, now 2.0"),
+    ):
+        with pytest.raises(OutputError, match=rf"holds results of another job \({says}\)"):
+            geoseg.segment(scene, "buildings", out, model=model, **{name: value})
+    for name in ("fill_holes", "smooth", "simplify"):
+        with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} -1: must be from 0"):
+            geoseg.segment(scene, "buildings", out, model=model, **{name: -1})
+
+
+def test_a_job_of_many_scenes_shapes_them_the_same(tmp_path: Path) -> None:
+    told = {"product": "buildings", "scenes": {"files": ["*.tif"]}}
+    asked = RunJob.model_validate(told | SHAPED).segment_job("town.tif", tmp_path, tmp_path, "all")
+    assert {name: getattr(asked, name) for name in SHAPED} == SHAPED
+    plain = RunJob.model_validate(told).segment_job("town.tif", tmp_path, tmp_path, "all")
+    alone = SegmentJob("town.tif", "buildings", tmp_path)
+    assert all(getattr(plain, name) == getattr(alone, name) for name in SHAPED)
+    fields = RunJob.model_json_schema()["properties"]
+    assert all("metres" in fields[name]["description"] for name in SHAPED)
 
 
 @pytest.mark.parametrize(("tile", "batch"), [(64, 1), (100, 3), (192, 1)])

@@ -75,8 +75,8 @@ def to_file(path: Path, labels: NDArray[np.uint8], **more: Any) -> Path:
     ),
     background=st.sampled_from([None, 0]),
 )
-@example((60, 60), 1, (7, 9), Shaping(3.0, 0.5, 0.7, 0.3, 1.7), 0)
-@example((60, 60), 2, (7, 9), Shaping(0, 0, 0.7, 1.0, 0), None)
+@example((60, 60), 1, (7, 9), Shaping(1.7, 3.0, 0.5, 0.3, 0.7), 0)
+@example((60, 60), 2, (7, 9), Shaping(0, 0, 0, 1.0, 0.7), None)
 def test_windows_change_nothing(
     shape: tuple[int, int], seed: int, windows: tuple[int, int], shaping: Shaping, background: int | None
 ) -> None:

@@ -294,7 +294,7 @@ class TestData:
         [
             ({"rasters": ["absent.tif"]}, r"absent\.tif: there is no such file"),
             ({"rasters": ["*.png"]}, "there is no such file"),
-            ({"labels": "absent.geojson"}, r"absent\.geojson: cannot be read as a vector file"),
+            ({"labels": "absent.geojson"}, r"absent\.geojson: there is no such file"),
             ({"class_column": "sort"}, "has no column 'sort'; there are kind"),
             ({"class_column": "kind", "values": {"hall": "building"}}, "no label of the data is of class building"),
             ({"values": {"roof": "tower"}, "class_column": "kind"}, "none of the classes background, building"),

@@ -16,7 +16,7 @@ import shapely
 from geoseg.changes import transitions
 from geoseg.changes.ground import Ground, around
 from geoseg.export import AT_ONCE, Count, Observer
-from geoseg.footprints import Layer, Outlined, assemble, measure, outline
+from geoseg.footprints import Layer, Outlined, assemble, in_pixels, measure, outline
 from geoseg.io.cog import Look, write_cog
 from geoseg.io.geoparquet import write_parquet
 from geoseg.io.store import cannot_write
@@ -88,7 +88,7 @@ def sure_codes(
 
 def _transition_layer(planned: ChangePlan, grid: GeoBox, legend: Legend) -> Layer:
     job = planned.job.after
-    return Layer(grid, legend, planned.folder.name, simplify=job.simplify, min_area=job.min_area)
+    return Layer(grid, legend, planned.folder.name, simplify=in_pixels(job.simplify, grid), min_area=job.min_area)
 
 
 class _Sweep:

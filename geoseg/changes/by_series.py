@@ -28,7 +28,7 @@ from geoseg.changes.transitions import MOST_CLASSES, joint_confidence, transitio
 from geoseg.errors import OptionError, SceneError
 from geoseg.evaluation.inputs import Labels, Side, metric_crs, open_side, raster_on
 from geoseg.export import Count, Observer
-from geoseg.footprints import Layer, Outlined, assemble, outline
+from geoseg.footprints import Layer, Outlined, assemble, in_pixels, outline
 from geoseg.io.cog import Look, write_cog
 from geoseg.io.geoparquet import write_parquet
 from geoseg.io.scenes import open_scene
@@ -72,8 +72,8 @@ class SeriesJob:
     """Metres by which outlines and borders may be off; None = 1.5, or three pixels where those are larger."""
     min_area: float = 4.0
     """Square metres below which a place of change is dropped."""
-    simplify: float = 1.0
-    """Tolerance of outlines in pixels."""
+    simplify: float | None = None
+    """Metres by which outlines may leave the pixels' sides; None = one pixel."""
     collection: str | None = None
     """Id of the STAC collection of the maps, if this is to be one of the comparisons beside it."""
 
@@ -164,7 +164,7 @@ class Series:
             "confidence": job.confidence,
             "tolerance": self.tolerance,
             "min_area": job.min_area,
-            "simplify": job.simplify,
+            "simplify": in_pixels(job.simplify, self.scene.geobox),
         }
         as_read: dict[str, Any] = json.loads(json.dumps(told))
         return as_read
@@ -283,7 +283,8 @@ class _Swept:
         self._reach = reach_of(series.tolerance, series.scene)
         legend = transition_legend(series.legend)
         job = series.job
-        self._layer = Layer(grid, legend, Path(job.out).name, simplify=job.simplify, min_area=job.min_area)
+        fewer = in_pixels(job.simplify, grid)
+        self._layer = Layer(grid, legend, Path(job.out).name, simplify=fewer, min_area=job.min_area)
         self._found: dict[tuple[int, int], dict[Window, Outlined]] = {}
         self._windows: list[Window] = []
         self.compared = 0

@@ -27,7 +27,7 @@ from geoseg.changes.indices import INDICES, SAME, UNITS, IndexScales, Quantities
 from geoseg.changes.planned import BETWEEN, check_order, no_ground, reach_of
 from geoseg.errors import OptionError, SceneError
 from geoseg.export import AT_ONCE, Count, Observer
-from geoseg.footprints import Layer, Outlined, assemble, outline
+from geoseg.footprints import Layer, Outlined, assemble, in_pixels, outline
 from geoseg.io.clouds import find_missing, parameters_of, under_clouds
 from geoseg.io.cog import Look, write_cog
 from geoseg.io.geoparquet import write_parquet
@@ -155,7 +155,7 @@ def look_at_spectra(job: ChangeJob, before: Scene, after: Scene) -> SpectralPlan
         "align": job.align,
         "cut": job.cut,
         "min_area": job.after.min_area,
-        "simplify": job.after.simplify,
+        "simplify": in_pixels(job.after.simplify, read[1].source.scene.geobox),
     }
     parameters = json.loads(json.dumps(parameters))
     folder = Path(job.after.out) / f"{opened[0].id}{BETWEEN}{opened[1].id}"
@@ -392,7 +392,8 @@ class _Cut:
         self._planned, self._grid, self.threshold = planned, grid, threshold
         self.legend = LEGEND if planned.job.index is None else INDEX_LEGEND
         job = planned.job.after
-        self._layer = Layer(grid, self.legend, planned.folder.name, simplify=job.simplify, min_area=job.min_area)
+        fewer = in_pixels(job.simplify, grid)
+        self._layer = Layer(grid, self.legend, planned.folder.name, simplify=fewer, min_area=job.min_area)
         self._areas = np.rint(pixel_areas(grid) / AREA_UNIT).astype(np.int64)
         self._outlined: list[Outlined] = []
         self.compared = 0

@@ -168,6 +168,26 @@ def mapping_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("scene", metavar="SCENE")
 @click.argument("product", metavar="PRODUCT")
 @mapping_options
+@click.option(
+    "--fill-holes",
+    type=float,
+    default=0.0,
+    metavar="M2",
+    help="Fill holes in footprints below this many square metres on the ground, unless another footprint is in them.",
+)
+@click.option(
+    "--smooth",
+    type=float,
+    default=0.0,
+    metavar="M",
+    help="Smooth the pixels' staircase: each point of an outline is the mean of this length before and behind it.",
+)
+@click.option(
+    "--simplify",
+    type=float,
+    metavar="M",
+    help="Leave out vertices where the outline moves by no more than this; 0 leaves out none.  [default: one pixel]",
+)
 @click.option("--regularise", is_flag=True, help="Straight walls and right angles, where they agree with the labels.")
 @click.option(
     "--format",
@@ -211,6 +231,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
       labels.zarr         with --zarr: both maps and their overviews, for xarray and web maps
       item.json           STAC item: how, from what and when it was made
       result.zarr         the working store, for xarray
+
+    Footprints are shaped in this order: --separate, --fill-holes, --min-area, --smooth, --simplify, --regularise.
 
     A run that was stopped goes on where it was when the same command is given again.
 

@@ -46,14 +46,18 @@ def _metres(name: str, text: str, unit: str = "M") -> Callable[[Callable[..., No
     metavar="VALUE",
     help="The value that is no object; none = every value is one.",
 )
-@_metres("--fill-holes", "Fill holes below this area in which no other object lies.", "M2")
-@_metres("--min-area", "Drop objects below this area.", "M2")
+@_metres("--separate", "Part objects of a class where they are narrower than this, between wider parts.")
+@_metres("--fill-holes", "Fill holes below this area in which no object lies that is kept.", "M2")
+@_metres("--min-area", "Drop objects below this area, by the raster.", "M2")
+@_metres(
+    "--smooth",
+    "Smooth the pixels' staircase: each point of an outline is the mean of this length before and behind it; shared "
+    "walls stay shared.",
+)
 @_metres("--simplify", "Leave out vertices where the outline moves by no more than this; shared walls stay shared.")
-@_metres("--smooth", "Round corners, from at most this far on; after --simplify, and shared walls stay shared.")
 @click.option(
     "--regularise", is_flag=True, help="Buildings: straight walls and right angles, where that agrees with the raster."
 )
-@_metres("--separate", "Part objects of a class where they are narrower than this, between wider parts.")
 @click.option("--lines", is_flag=True, help="Lines along the middle of each object instead: roads, rivers.")
 @_metres("--spur", "With --lines: leave out ends, and lines on their own, that are shorter.")
 @click.option("--dsm", metavar="RASTER", help="With --dtm: heights of the surface in metres, for `height_m`.")
@@ -76,17 +80,17 @@ def vectorize(
 
     An object is what hangs together of one class by the pixels' sides. It is outlined exactly and counted first, so
     areas are those of the raster, however large it is; then it is shaped, in this order, lengths in metres and areas in
-    square metres on the ground: separate, fill holes, simplify, smooth or regularise, drop. Classes that touch still do
-    afterwards. `regularised` says which buildings are regular; the others are simplified. `height_m`, with --dsm and
-    --dtm, is the median height inside. With --lines, ends that only point to a corner of the outline are left out, and
-    the raster is held in memory as a whole.
+    square metres on the ground: separate, fill holes, drop, smooth, simplify, regularise. Classes that touch still do
+    afterwards. `regularised` says which buildings are regular, by what the raster has of them; the others are smoothed
+    and simplified. `height_m`, with --dsm and --dtm, is the median height inside. With --lines, ends that only point to
+    a corner of the outline are left out, and the raster is held in memory as a whole.
 
     FORMATS
 
     \b
     Examples:
       geoseg vectorize maps/town/labels.tif --out town.gpkg --simplify 0.3 --min-area 4
-      geoseg vectorize landcover.tif --out landcover.fgb --background none --simplify 10 --smooth 10
+      geoseg vectorize landcover.tif --out landcover.fgb --background none --smooth 10 --simplify 3
       geoseg vectorize mask.tif --out roofs.fgb --classes 1=roof --separate 2 --regularise
       geoseg vectorize landcover.tif --out water.parquet --class water
       geoseg vectorize landcover.tif --out rivers.gpkg --class water --lines --spur 50 --simplify 10

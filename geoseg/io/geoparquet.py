@@ -1,12 +1,14 @@
 """GeoParquet 1.1 (https://geoparquet.org/releases/v1.1.0): with bounding boxes, along a curve, in small row groups.
 
 Boxes, the order along the curve and WKB are made of the coordinates' buffers: each geometry is asked for everything
-once. So sorting costs no more than GEOS takes to write WKB one by one.
+once. So sorting costs no more than GEOS takes to write WKB one by one. Rows are put together and written portion by
+portion, side by side.
 """
 
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +16,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 from pyproj import CRS, Transformer
@@ -26,12 +29,16 @@ from geoseg.io.wkb import Polygons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 ROWS_TOGETHER = 16384
 """Rows of a row group, which a reader takes or leaves as a whole."""
+
+ROWS_AHEAD = 4 * ROWS_TOGETHER
+"""Rows that are put together while others are written."""
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -148,20 +155,47 @@ class _ParquetParts:
         geometry = footprints.geometry.to_numpy()
         kinds, boxes, wkb = _told(geometry)
         rows = pd.DataFrame(footprints.drop(columns=footprints.geometry.name))
-        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
-        order = np.arange(len(geometry))
-        if sort:
-            order = along_curve(boxes)
-            table = pa.table({name: table[name].combine_chunks().take(order) for name in table.column_names})
-            boxes = np.take(boxes, order, axis=1)  # thrice as fast as boxes[:, order]
-        table = table.append_column("geometry", wkb(order))
-        table = table.append_column("bbox", pa.StructArray.from_arrays([pa.array(side) for side in boxes], _SIDES))
-        if self._writer is None:
-            self._writer = _opened(self._path, table)
-        self._writer.write_table(table, row_group_size=ROWS_TOGETHER)
+        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None).combine_chunks()
+        alike = {name for name in table.column_names if _is_alike(table[name])}
+        order = along_curve(boxes) if sort else np.arange(len(geometry))
+
+        binaries = wkb(order)
+
+        def portion(at: int) -> pa.Table:
+            some = order[at : at + ROWS_AHEAD]
+            columns = {
+                name: table[name].slice(0, len(some)) if name in alike else table[name].take(some)
+                for name in table.column_names
+            }
+            sides = [pa.array(side) for side in np.take(boxes, some, axis=1)]  # thrice as fast as boxes[:, some]
+            return pa.table(
+                {
+                    **columns,
+                    "geometry": binaries.slice(at, len(some)),
+                    "bbox": pa.StructArray.from_arrays(sides, _SIDES),
+                }
+            )
+
+        with ThreadPoolExecutor(1) as pool:  # one portion is compressed while the next one is put together
+            written: Future[None] | None = None
+            for at in range(0, max(len(order), 1), ROWS_AHEAD):
+                ready = portion(at)
+                if self._writer is None:
+                    self._writer = _opened(self._path, ready)
+                if written is not None:
+                    written.result()
+                if len(ready):  # a row group of nothing has no statistics
+                    written = pool.submit(self._writer.write_table, ready, row_group_size=ROWS_TOGETHER)
+            if written is not None:
+                written.result()
         self._crs = footprints.crs
         self._types |= kinds
         self._bounds = np.concatenate([self._bounds, _around(boxes)])
+
+
+def _is_alike(column: pa.ChunkedArray) -> bool:
+    """Whether all values of a column are one, so that their order makes no difference."""
+    return bool(len(column) and not column.null_count and pc.all(pc.equal(column, column[0])).as_py())
 
 
 def _opened(path: Path, table: pa.Table) -> pq.ParquetWriter:
@@ -172,6 +206,8 @@ def _opened(path: Path, table: pa.Table) -> pq.ParquetWriter:
         path,
         table.schema,
         compression="zstd",
+        # coordinates hardly become smaller by more: outlines along pixels by a twentieth
+        compression_level={"geometry": -1},
         use_dictionary=[name for name in repeated if name != "id"],  # no two are equal
         # what a reader may skip rows by
         write_statistics=[*plain, *repeated, *(f"bbox.{side}" for side in _SIDES)],
@@ -180,18 +216,18 @@ def _opened(path: Path, table: pa.Table) -> pq.ParquetWriter:
 
 def _told(
     geometry: NDArray[np.object_],
-) -> tuple[set[int], NDArray[np.float64], Callable[[NDArray[np.int64]], pa.Array]]:
+) -> tuple[set[int], NDArray[np.float64], Callable[[NDArray[np.int64]], pa.Array | pa.ChunkedArray]]:
     """Of geometries (n,): the kinds that there are, their boxes (4, n), and what makes WKB of them in any order."""
     kinds = set(np.unique(shapely.get_type_id(geometry)).tolist()) - {shapely.GeometryType.MISSING.value}
     vertices = shapely.get_num_coordinates(geometry)
     if kinds != {shapely.GeometryType.POLYGON.value} or not vertices.all() or shapely.has_z(geometry).any():
-        texts = pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary())
-        return kinds, np.ascontiguousarray(shapely.bounds(geometry).reshape(-1, 4).T), texts.take
+        boxes = np.ascontiguousarray(shapely.bounds(geometry).reshape(-1, 4).T)
+        return kinds, boxes, lambda order: pa.array(shapely.to_wkb(geometry[order], byte_order=1), pa.binary())
     polygons = Polygons(shapely.get_coordinates(geometry), *offsets(geometry, vertices))
     return kinds, polygons.boxes(), polygons.wkb
 
 
-def wkb_of(geometry: NDArray[np.object_]) -> pa.Array:
+def wkb_of(geometry: NDArray[np.object_]) -> pa.Array | pa.ChunkedArray:
     """Geometries as WKB, little endian; polygons are put together all at once."""
     _, _, wkb = _told(geometry)
     return wkb(np.arange(len(geometry)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import sqlite3
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,13 @@ import geopandas as gpd
 import numpy as np
 import pyogrio
 import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.errors import OptionError
 from geoseg.io.coco import read_coco, write_coco
 from geoseg.io.geopackage import write_geopackage
 from geoseg.io.geoparquet import write_parquet
+from geoseg.io.store import cannot_write
 from geoseg.io.vectors import (
     beside,
     to_lonlat,
@@ -260,7 +263,14 @@ def write_layer(frame: gpd.GeoDataFrame, path: Path, about: About | None = None)
     if frame.crs is None:
         msg = f"{path}: the polygons have no CRS, so nobody would know where they are; assign one first"
         raise OptionError(msg)
-    format_of(path).write(frame, path, about or About())
+    try:
+        format_of(path).write(frame, path, about or About())
+    except (
+        DataSourceError,
+        DataLayerError,
+        sqlite3.Error,
+    ) as error:  # how GDAL tells of a full disk
+        raise cannot_write(path, OSError(str(error))) from error
 
 
 def read_layer(path: Path) -> gpd.GeoDataFrame:

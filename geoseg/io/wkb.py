@@ -17,6 +17,10 @@ _Ints: TypeAlias = "NDArray[np.int64]"
 _Bytes: TypeAlias = "NDArray[np.uint8]"
 
 
+MOST_BYTES = 2**31 - 1
+"""Of an array of binaries, whose places are numbers of 32 bits."""
+
+
 @dataclass(frozen=True, eq=False)
 class Polygons:
     """Polygons (n,) as buffers: vertices (vertices, 2), where rings begin among them, and polygons among the rings."""
@@ -25,8 +29,8 @@ class Polygons:
     rings: _Ints
     polygons: _Ints
 
-    def wkb(self, order: _Ints) -> pa.Array:
-        """An array of binaries (n,), in an order of all of them."""
+    def wkb(self, order: _Ints) -> pa.ChunkedArray:
+        """Binaries (n,), in an order of all of them; in as many arrays as it takes, each of 2 GB at most."""
         lengths: _Ints = 9 + 4 * np.diff(self.polygons) + 16 * np.diff(self.rings[self.polygons])
         ends = np.append(0, np.cumsum(lengths[order]))
         start = np.empty_like(order)
@@ -34,8 +38,14 @@ class Polygons:
         buffer = np.empty(ends[-1], np.uint8)
         points = np.ascontiguousarray(self.xy, "<f8").view(np.uint8).ravel()
         _write(points, self.rings, self.polygons, start, buffer)
-        buffers = [pa.py_buffer(ends), pa.py_buffer(buffer)]
-        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(order), [None, *buffers]).cast(pa.binary())
+        arrays, begin = [], 0
+        while begin < len(order):
+            end = max(int(np.searchsorted(ends, ends[begin] + MOST_BYTES, "right")) - 1, begin + 1)
+            places = (ends[begin : end + 1] - ends[begin]).astype(np.int32)
+            buffers = [None, pa.py_buffer(places), pa.py_buffer(buffer[ends[begin] : ends[end]])]
+            arrays.append(pa.BinaryArray.from_buffers(pa.binary(), end - begin, buffers))
+            begin = end
+        return pa.chunked_array(arrays, pa.binary())
 
     def boxes(self) -> NDArray[np.float64]:
         """(4, n): west, south, east and north, of their shells."""

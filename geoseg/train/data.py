@@ -7,13 +7,13 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-import geopandas as gpd
 import numpy as np
 import shapely
 import torch
 from torch.utils.data import IterableDataset
 
 from geoseg.errors import OptionError, SceneError
+from geoseg.io.layers import read_layer
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.stacks import stacked
 from geoseg.raster import crs_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import geopandas as gpd
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
@@ -213,11 +214,7 @@ def _blocks(ground: BaseGeometry, side: float, share: float, seed: int) -> BaseG
 
 def _frame(path: Path, scene: Scene) -> gpd.GeoDataFrame:
     """The polygons of a vector file in the scene's CRS."""
-    try:
-        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
-    except Exception as error:  # pyogrio and pyarrow raise various errors of their own
-        msg = f"{path}: cannot be read as a vector file: {error}"
-        raise OptionError(msg) from error
+    frame = read_layer(path)
     if frame.crs is None:
         msg = f"{path}: has no CRS, so its place is unknown; assign one first (ogr2ogr -a_srs EPSG:XXXX)"
         raise OptionError(msg)
