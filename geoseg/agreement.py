@@ -47,7 +47,7 @@ def agreed(orders: Sequence[SceneOrder], patches: int, crew: Workers | None) -> 
     if crew is None:
         backend = fastest_backend(first, patches)
     else:
-        backend = _by_a_worker(crew, first, patches // crew.threads, installed)
+        backend = _by_a_worker(crew, first, patches // max(1, crew.threads), installed)
     return [order.by(backend) if order.job.backend == AUTO else order for order in orders]
 
 

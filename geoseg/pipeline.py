@@ -822,7 +822,7 @@ def is_complete(folder: Path, parameters: dict[str, Any], job: SegmentJob) -> bo
 
 def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:
     """Raises `OutputError` if the folder holds the results of other parameters."""
-    before = job_of(folder) or parameters
+    before, parameters = ({"backend": TORCH} | each for each in (job_of(folder) or parameters, parameters))
     names = dict.fromkeys((*parameters, *before))
     differing = [name for name in names if before.get(name) != parameters.get(name)]
     if differing:

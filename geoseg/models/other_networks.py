@@ -105,13 +105,14 @@ class OtherNetwork(nn.Module):
 
     def _made(self, shape: tuple[int, ...]) -> _Passes:
         """By converting it; kept for the next time."""
-        began, noise, network = time.perf_counter(), noise_of(shape), self._original().eval()
-        try:
-            # a thread that infers cannot export
-            with torch.inference_mode(mode=False), torch.no_grad(), _quiet():
-                parts, scores = self._library.convert(network, noise), network(noise)
-        except Exception as error:
-            raise self._cannot(error) from error
+        began = time.perf_counter()
+        with torch.inference_mode(mode=False), torch.no_grad():  # what is made by a thread that infers is not exported
+            noise, network = noise_of(shape), self._original().eval()
+            try:
+                with _quiet():
+                    parts, scores = self._library.convert(network, noise), network(noise)
+            except Exception as error:
+                raise self._cannot(error) from error
         passes = self._checked(parts, noise, scores)
         log.info("%s: taken over by %s in %.1f s", self._name, self._backend, time.perf_counter() - began)
         tensors = {name: torch.from_numpy(np.frombuffer(part, np.uint8).copy()) for name, part in parts.items()}
