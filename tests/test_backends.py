@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -9,24 +10,22 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_tif
+from conftest import ArraySource, write_tif
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cluster import NAMES, Inline, assert_same, by, job_of, picture, scenes
+from test_cluster import NAMES, Dask, Inline, assert_same, by, job_of, on, picture, scenes
 from test_predict import VALIDITY, Case, assert_identical, covers, run
 from torch import nn
 
 from geoseg import tuning
 from geoseg.archive import plan_archive, run_archive
 from geoseg.cache import keep, kept
-from geoseg.catalog import find_model, read_model
+from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import job_of as begun_job
 from geoseg.models import other_networks
@@ -36,9 +35,11 @@ from geoseg.models.rewrites import TOLERANCE
 from geoseg.models.weights import NetworkPredict, load_predict
 from geoseg.pipeline import SegmentJob, plan
 from geoseg.pipeline import run as carry_out
+from geoseg.tiling import Tiling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from geoseg.catalog import ModelSpec
 
@@ -69,9 +70,9 @@ def taken_over(backend: str, name: str = "small", make: Callable[[], nn.Module] 
     return OtherNetwork(backend, name, {"weights": name}, make)
 
 
-@cache
+@functools.cache
 def small(backend: str, spec: ModelSpec) -> NetworkPredict:
-    return NetworkPredict(replace(spec, patch=16), taken_over(backend), CPU)
+    return NetworkPredict(replace(spec, patch=16, stride=8), taken_over(backend), CPU)
 
 
 @pytest.fixture
@@ -157,8 +158,8 @@ def test_a_patch_has_the_same_bits_wherever_it_stands(backend: str) -> None:
 def test_processes_of_their_own_give_the_same_bits(tmp_path: Path, tiny_model: Path) -> None:
     """Each takes the network over for itself."""
     code = (
-        "import sys, torch; sys.path[:0] = sys.argv[2:]; from test_backends import *\n"
-        "spec = read_model(Path(sys.argv[1])); batch = torch.from_numpy(picture(16, 16)[None])\n"
+        "import pathlib, sys, torch; sys.path[:0] = sys.argv[2:]; from test_backends import *\n"
+        "spec = read_model(pathlib.Path(sys.argv[1])); batch = torch.from_numpy(picture(16, 16)[None])\n"
         "print([small(each, spec)(batch, (4, 4)).numpy().tobytes().hex() for each in OTHERS])"
     )
     told = []
@@ -400,3 +401,192 @@ def test_results_by_torch_say_nothing_of_it(tiny_model: Path, tmp_path: Path) ->
     assert "backend" not in (begun_job(planned.folder) or {"backend": ""})
     with pytest.raises(OutputError, match="backend was torch, now openvino"):
         plan(replace(job, backend="openvino"))
+
+
+# --- many who work
+
+
+def test_workers_over_tcp_give_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    """Processes of their own, each with OpenVINO's network for itself, and tiles that one process does not have."""
+    folder = scenes(tmp_path / "town", 1500, 70)
+    here = plan_archive(job_of(tiny_model, backend="openvino"), folder, tmp_path / "here")
+    assert run_archive(here).done == 3
+    started = Dask(tmp_path / "dask")
+    try:
+        started.add(2, threads=1)
+        job = job_of(tiny_model, tile=1024, cluster=started.address, backend="openvino")
+        with on(started, 2) as members:
+            report = run_archive(plan_archive(job, folder, tmp_path / "there"), members)
+    finally:
+        started.stop()
+    assert (report.done, report.failures) == (3, ())
+    assert_same(tmp_path / "there", tmp_path / "here")
+    item = json.loads((tmp_path / "there" / "a" / "item.json").read_text("utf-8"))["properties"]
+    assert item["geoseg:parameters"]["backend"] == "openvino"
+    assert "openvino" in item["processing:software"]
+
+
+class Lacking(Inline):
+    """A crew of which one worker has nothing but torch."""
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        there = {"there": (TORCH,)} if function is installed_backends else {}
+        return super().ask(function, *args) | there
+
+
+def backends_of(out: Path) -> set[str]:
+    return {(begun_job(out / name) or {}).get("backend", TORCH) for name in NAMES}
+
+
+def test_a_worker_that_lacks_what_is_needed_is_named(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = scenes(tmp_path / "town", 140, 100)
+    with pytest.raises(OptionError, match=r"backend openvino: the workers there .*pip install 'geoseg\[openvino\]'"):
+        by(Lacking(), folder, tmp_path / "a", tiny_model, backend="openvino")
+    assert not (tmp_path / "a" / "a").exists()
+    monkeypatch.setattr(tuning, "LONG", 0.0)
+    monkeypatch.setattr(tuning, "SHARE", 1e9)
+    assert by(Lacking(), folder, tmp_path / "b", tiny_model).done == 3
+    assert backends_of(tmp_path / "b") == {TORCH}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_worker_chooses_for_all(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a folder that was begun stays with what began it, whatever is chosen for the others."""
+    folder = scenes(tmp_path / "town", 140, 100)
+    slow_but(monkeypatch, "openvino")
+    begun = plan(SegmentJob(folder / "b.tif", "buildings", tmp_path / "out", str(tiny_model), min_area=1, tile=64))
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan(replace(begun.job, backend=TORCH)), stopped_after(0))
+    assert by(Inline(), folder, tmp_path / "out", tiny_model, cluster="processes:2").done == 3
+    assert [(begun_job(tmp_path / "out" / name) or {}).get("backend", TORCH) for name in NAMES] == [
+        "openvino",
+        TORCH,
+        "openvino",
+    ]
+
+
+# --- how it is chosen
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run is long enough, and there is time for everything."""
+    monkeypatch.setattr(tuning, "LONG", 0.0)
+    monkeypatch.setattr(tuning, "SHARE", 1e9)
+
+
+def slow_but(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Have all backends but one take their time; returns who is called."""
+    honest, called = NetworkPredict.__call__, list[str]()
+
+    def call(self: NetworkPredict, *args: Any) -> torch.Tensor:
+        backend = getattr(self.network, "_backend", TORCH)
+        called.append(backend)
+        if backend != name:
+            time.sleep(0.2)
+        return honest(self, *args)
+
+    monkeypatch.setattr(NetworkPredict, "__call__", call)
+    return called
+
+
+def work_of(model: Path, **changes: Any) -> tuning.Work:
+    source = ArraySource(picture(200, 180))
+    tiling = Tiling((200, 180), (64, 64), (48, 48), (200, 180), (16, 16))
+    return replace(tuning.Work(read_model(model), CPU, 1, 2, source, tiling, 16), **changes)
+
+
+def chosen(cache: Path) -> list[Path]:
+    return sorted((cache / "backends").glob("*")) if (cache / "backends").exists() else []
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("best", [TORCH, *OTHERS])
+def test_the_fastest_is_taken_and_remembered(
+    best: str, tiny_model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for each in chosen(cache):
+        each.unlink()
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "geoseg"):
+        called = slow_but(patched, best)
+        name, predict = tuning.fastest(work_of(tiny_model))
+        assert name == best
+        assert predict is not None
+        assert getattr(predict.network, "_backend", TORCH) == best
+        assert set(called) == {TORCH, *OTHERS}
+        assert all(called.count(each) % 2 == 0 for each in called), "all lanes are at it"
+    assert f"tiny: by {best}: " in caplog.text
+    assert all(f"{each} " in caplog.text for each in (TORCH, *OTHERS))
+    (path,) = chosen(cache)
+    found = json.loads(kept(path) or b"")
+    assert found["seconds"][best] == min(found["seconds"].values())
+    assert found["machine"] == tuning.machine()
+    monkeypatch.setattr(tuning, "LONG", 1e9)  # a short run knows it, too
+    monkeypatch.setattr(tuning, "load_predict", lambda *_: pytest.fail("there is nothing to be found out"))
+    assert tuning.fastest(work_of(tiny_model)) == (best, None)
+    assert tuning.fastest(work_of(tiny_model), {TORCH, best}) == (best, None)
+    for other in ({"lanes": 1}, {"batch": 2}, {"model": replace(read_model(tiny_model), sha256="0" * 64)}):
+        assert tuning.fastest(work_of(tiny_model, **other)) == (TORCH, None)
+    monkeypatch.setattr(tuning, "_processor", lambda: "another")
+    assert tuning.fastest(work_of(tiny_model)) == (TORCH, None)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_short_run_is_not_measured(tiny_model: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "load_predict", lambda *_: pytest.fail("it is too short"))
+    assert tuning.fastest(work_of(tiny_model)) == (TORCH, None)
+    assert chosen(own_cache) == []
+    spec = read_model(tiny_model)
+    at_most = tuning.LONG / tuning.SLOWEST / spec.patch**2 * 1e6
+    assert not tuning.may_be_long(spec, at_most * 0.99)
+    assert tuning.may_be_long(spec, at_most * 1.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_finding_out_takes_a_small_share_of_the_run(
+    tiny_model: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, conversions: list[str]
+) -> None:
+    """What would take longer is not tried, and nothing is remembered then."""
+    monkeypatch.setattr(tuning, "SHARE", 1.0)
+    monkeypatch.setattr(tuning, "CONVERTING", 1e9)
+    name, _ = tuning.fastest(work_of(tiny_model, patches=10**6))
+    assert (name, conversions, chosen(own_cache)) == (TORCH, [], [])
+    monkeypatch.setattr(tuning, "CONVERTING", 0.0)
+    assert tuning.fastest(work_of(tiny_model, patches=1))[0] == TORCH
+    assert (conversions, chosen(own_cache)) == ([], [])
+    load_predict(read_model(tiny_model), CPU, "openvino").prepare(1)
+    monkeypatch.setattr(tuning, "CONVERTING", 1e9)
+    conversions.clear()
+    slow_but(monkeypatch, "openvino")
+    assert tuning.fastest(work_of(tiny_model, patches=10**6))[0] == "openvino"  # it was taken over before
+    assert (conversions, chosen(own_cache)) == ([], [])
+
+
+@pytest.mark.usefixtures("quick", "own_cache")
+def test_a_backend_that_cannot_do_it_is_told_and_left_out(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def convert(*_: Any) -> Any:
+        raise RuntimeError("no such layer")
+
+    for name in OTHERS:
+        monkeypatch.setattr(taken_over(name)._library, "convert", convert)
+    assert tuning.fastest(work_of(tiny_model))[0] == TORCH
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.partition(" cannot do")[0] for message in told] == [f"tiny: {name}" for name in OTHERS]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_goes_by_what_was_chosen(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tif(tmp_path / "a.tif", picture(200, 180))
+    job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model))
+    named = carry_out(plan(replace(job, backend="openvino", out=tmp_path / "named")), lambda *_: None)
+    monkeypatch.setattr("geoseg.tuning._known", lambda _: {"backend": "openvino", "seconds": {}})
+    assert carry_out(plan(job), lambda *_: None).item["properties"]["geoseg:parameters"]["backend"] == "openvino"
+    assert_same(tmp_path / "out", named.folder.parent, ("a",))
+    assert plan(job).complete
+    folder = scenes(tmp_path / "town", 70, 70)
+    assert run_archive(plan_archive(job_of(tiny_model), folder, tmp_path / "many")).done == 3
+    assert backends_of(tmp_path / "many") == {"openvino"}

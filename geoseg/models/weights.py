@@ -75,6 +75,7 @@ class NetworkPredict:
     def __init__(self, spec: ModelSpec, network: torch.nn.Module, device: torch.device) -> None:
         self.device, self.outputs = device, spec.outputs
         self._side = spec.patch
+        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale, shift = [1 / (255 * s) for s in spec.std], [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
         times = spec.patch * spec.dates
@@ -106,11 +107,22 @@ class NetworkPredict:
 
     def scaled(self, patches: torch.Tensor) -> torch.Tensor:
         """What the network itself takes: float32, scaled as the card says, at the network's own size."""
-        values = patches.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        values = self._on_device(patches).contiguous(memory_format=torch.channels_last)
         pixels = _resized(values, (self._side, self._side)).permute(0, 2, 3, 1)
         # a row of pixels with their bands side by side is one long vector; band by band takes six times longer
         rows = pixels.flatten(2).float().mul_(self._scale).add_(self._shift)
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
+
+    def _on_device(self, patches: torch.Tensor) -> torch.Tensor:
+        """The patches there; to a GPU from pinned memory on a stream of their own, while it is at what came before."""
+        if self._uploads is None:
+            return patches.to(self.device)
+        with torch.cuda.stream(self._uploads):
+            values = patches.pin_memory().to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._uploads)
+        values.record_stream(now)  # its memory is not to be used again before that is done with it
+        return values
 
 
 def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
