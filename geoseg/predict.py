@@ -53,8 +53,8 @@ ROWS_AT_ONCE = 256
 """Rows that torch decides together: so many that a device is seldom waited for, so few that its memory is enough."""
 
 FUSED_ON = "cpu"
-"""Devices of this type decide all of a pixel in one pass, and are at hand. Others decide operation by operation, and are
-waited for when rows are finished, not from one batch to the next."""
+"""Devices of this type decide all of a pixel in one pass, and are at hand. Others decide operation by operation, and
+are waited for when rows are finished, not from one batch to the next."""
 
 
 @dataclass(frozen=True)

@@ -368,7 +368,7 @@ def test_a_device_is_not_waited_for_between_batches() -> None:
 
         return mock.patch.object(torch.Tensor, name, call)
 
-    def count(cols: int, patched: bool) -> Counter[str]:
+    def count(cols: int, *, patched: bool) -> Counter[str]:
         case = Case((45, cols), auxiliary=1, cells=(3, 7), validity="speckle")
         network = case.predict()
         waits.clear()
