@@ -411,6 +411,7 @@ def test_workers_over_tcp_give_the_same(tiny_model: Path, tmp_path: Path) -> Non
     folder = scenes(tmp_path / "town", 1500, 70)
     here = plan_archive(job_of(tiny_model, backend="openvino"), folder, tmp_path / "here")
     assert run_archive(here).done == 3
+    (tmp_path / "dask").mkdir()
     started = Dask(tmp_path / "dask")
     try:
         started.add(2, threads=1)
@@ -492,10 +493,10 @@ def slow_but(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
     return called
 
 
-def work_of(model: Path, **changes: Any) -> tuning.Work:
+def work_of(folder: Path, **changes: Any) -> tuning.Work:
     source = ArraySource(picture(200, 180))
     tiling = Tiling((200, 180), (64, 64), (48, 48), (200, 180), (16, 16))
-    return replace(tuning.Work(read_model(model), CPU, 1, 2, source, tiling, 16), **changes)
+    return replace(tuning.Work(read_model(folder), CPU, 1, 2, source, tiling, 16), **changes)
 
 
 def chosen(cache: Path) -> list[Path]:
