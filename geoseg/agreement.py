@@ -42,9 +42,11 @@ def agreed(orders: Sequence[SceneOrder], patches: int, crew: Workers | None) -> 
     """
     installed = [TORCH] if crew is None else _common(crew, {order.job.backend for order in orders} - {AUTO, TORCH})
     first = next((order for order in orders if order.job.backend == AUTO), None)
-    if first is None or not patches:
+    if first is None:
         return list(orders)
-    if crew is None:
+    if not patches:
+        backend = TORCH
+    elif crew is None:
         backend = fastest_backend(first, patches)
     else:
         backend = _by_a_worker(crew, first, patches // max(1, crew.threads), installed)

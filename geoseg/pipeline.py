@@ -583,7 +583,7 @@ def _predict(
     total = planned.scene.shape[0] * planned.scene.shape[1]
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
-    predictor = model(planned.job.backend)
+    predictor = model(TORCH if planned.job.backend == AUTO else planned.job.backend)
     tidying = Tidying(TIDIED_EVERY)
 
     def written(pixels: int) -> None:
