@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from conftest import ArraySource, write_tif
+from conftest import ArraySource, chunks_of, write_tif
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cluster import NAMES, Dask, Inline, assert_same, by, job_of, on, picture, scenes
@@ -457,9 +457,9 @@ def test_a_worker_chooses_for_all(tiny_model: Path, tmp_path: Path, monkeypatch:
     """And a folder that was begun stays with what began it, whatever is chosen for the others."""
     folder = scenes(tmp_path / "town", 140, 100)
     slow_but(monkeypatch, "openvino")
-    begun = plan(SegmentJob(folder / "b.tif", "buildings", tmp_path / "out", str(tiny_model), min_area=1, tile=64))
-    with pytest.raises(KeyboardInterrupt):
-        carry_out(plan(replace(begun.job, backend=TORCH)), stopped_after(0))
+    job = SegmentJob(folder / "b.tif", "buildings", tmp_path / "out", str(tiny_model), min_area=1, tile=64)
+    with chunks_of(64), pytest.raises(KeyboardInterrupt):
+        carry_out(plan(replace(job, backend=TORCH)), stopped_after(0))
     assert by(Inline(), folder, tmp_path / "out", tiny_model, cluster="processes:2").done == 3
     assert [(begun_job(tmp_path / "out" / name) or {}).get("backend", TORCH) for name in NAMES] == [
         "openvino",
