@@ -255,6 +255,20 @@ def test_what_is_damaged_is_made_again(backend: str, damage: str, conversions: l
     assert conversions == [backend]  # it is right again
 
 
+def test_a_file_that_is_not_what_was_kept_is_as_good_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert kept(path) is None
+    keep(path, b"content")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert kept(path) is None
+        path.write_bytes(whole[:place])
+        assert kept(path) is None
+    path.write_bytes(whole)
+    assert kept(path) == b"content"
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owner here")
 def test_what_belongs_to_somebody_else_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(tmp_path / "own" / "file", b"content")
