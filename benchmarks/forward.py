@@ -1,35 +1,36 @@
 """What a forward pass takes, in different ways, beside what the processor can do.
 
-    python benchmarks/forward.py [MODEL ...] [--repeats 9] [--patch 512]
+    python benchmarks/forward.py [MODEL ...] [--repeats 9] [--patch 512] [--lanes 1]
 
-One patch at a time on one thread, as a lane of the command does it; all ways in turn, again and again, in one process.
+One patch at a time on each lane, a thread, as the command does it; all ways in turn, again and again, in one process.
 Prints the median CPU time of a pass, with the shortest and the longest, and per megapixel of the network's input;
 floating-point operations per second (those of the network with layers made one, in each way), also as a share of the
 rate of oneDNN's matrix product of 1024 x 1024 x 1024 in the same run; how much the scores differ from those of the
 network as trained, as a share of their range; how many of the most probable classes are the same; and the seconds that
-making it took. What is not installed is left out. `command` is what the command does.
+making it took. What is not installed is left out. `torch` is what the command does, `OpenVINO` and `ONNX Runtime` what
+it does with these as --backend.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from geoseg.catalog import bundled_models
 from geoseg.memory import keep_freed_memory
+from geoseg.models.backends import BACKENDS
 from geoseg.models.networks import at_own_stride
 from geoseg.models.rewrites import EXACT, PackedLinear, relative_difference, rewritten
 from geoseg.models.weights import load_network, load_predict
+from geoseg.predict import one_torch_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,42 +64,18 @@ def frozen(spec: ModelSpec, values: torch.Tensor) -> Pass:
     return lambda values: optimised(values.contiguous())
 
 
-def onnxruntime(spec: ModelSpec, values: torch.Tensor) -> Pass:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        program: Any = torch.onnx.export(made_one(spec), (values.contiguous(),), dynamo=True, verbose=False)
-        program.save(path)
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda values: torch.from_numpy(session.run(None, {name: values.contiguous().numpy()})[0])
-
-
-def openvino(spec: ModelSpec, values: torch.Tensor) -> Pass:
-    import openvino as ov
-
-    with torch.no_grad():
-        model = ov.convert_model(torch.export.export(made_one(spec), (values.contiguous(),)))
-    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
-    compiled = ov.Core().compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
-    request = compiled.create_infer_request()
-    return lambda values: torch.from_numpy(request.infer([values.contiguous().numpy()])[0])
-
-
 WAYS: dict[str, Callable[[ModelSpec, torch.Tensor], Pass]] = {
     "torch, as trained, channels last": lambda spec, _: in_order(trained(spec), torch.channels_last),
     "torch, as trained, contiguous": lambda spec, _: in_order(trained(spec), torch.contiguous_format),
     "torch, layers made one, channels last": lambda spec, _: in_order(made_one(spec), torch.channels_last),
     "torch, layers made one, contiguous": lambda spec, _: in_order(made_one(spec), torch.contiguous_format),
     "torch, layers made one, frozen graph": frozen,
-    "command": lambda spec, _: in_order(load_predict(spec, CPU).network, torch.channels_last),
-    "ONNX Runtime": onnxruntime,
-    "OpenVINO": openvino,
+    "torch": lambda spec, _: in_order(load_predict(spec, CPU).network, torch.channels_last),
+    "ONNX Runtime": lambda spec, _: load_predict(spec, CPU, "onnxruntime").network,
+    "OpenVINO": lambda spec, _: load_predict(spec, CPU, "openvino").network,
 }
-NEEDS = {"ONNX Runtime": ("onnxruntime", "onnxscript"), "OpenVINO": ("openvino",)}
+NEEDS = {"ONNX Runtime": BACKENDS["onnxruntime"], "OpenVINO": BACKENDS["openvino"]}
+LANES = ThreadPoolExecutor(1)
 
 
 @dataclass
@@ -109,23 +86,28 @@ class Way:
     making: float
     seconds: list[float] = field(default_factory=list)
 
-    def measure(self, values: torch.Tensor) -> torch.Tensor:
+    def measure(self, values: torch.Tensor, lanes: int = 1) -> torch.Tensor:
+        """One pass on each lane at the same time."""
         began = time.process_time()
-        with torch.inference_mode():
-            scores = self.call(values)
-        self.seconds.append(time.process_time() - began)
-        return scores
+        scores = [each.result() for each in [LANES.submit(self.once, values) for _ in range(lanes)]]
+        self.seconds.append((time.process_time() - began) / lanes)
+        return scores[0]
+
+    @torch.inference_mode()
+    def once(self, values: torch.Tensor) -> torch.Tensor:
+        return self.call(values)
 
 
 def made(spec: ModelSpec, values: torch.Tensor) -> dict[str, Way]:
     ways = {}
     for name, make in WAYS.items():
-        missing = [package for package in NEEDS.get(name, ()) if find_spec(package) is None]
+        missing = NEEDS[name].missing if name in NEEDS else []
         if missing:
             print(f"   {name}: left out, {', '.join(missing)} not installed")
             continue
         began = time.perf_counter()
         call = make(spec, values)
+        LANES.submit(Way(call, 0).once, values).result()  # some are ready only when they were called
         ways[name] = Way(call, time.perf_counter() - began)
     return ways
 
@@ -136,23 +118,23 @@ def products() -> dict[str, Way]:
     return {"torch": Way(lambda values: values @ values, 0), "oneDNN": Way(layer, 0)}
 
 
-def measure(spec: ModelSpec, repeats: int) -> None:
-    print(f"{spec.name}, patch {spec.patch}:", flush=True)
+def measure(spec: ModelSpec, repeats: int, lanes: int) -> None:
+    print(f"{spec.name}, patch {spec.patch}, {lanes} lanes:", flush=True)
     values = torch.randn(1, len(spec.bands), spec.patch, spec.patch).contiguous(memory_format=torch.channels_last)
     matrix, ways, rates = torch.randn(SIDE, SIDE), made(spec, values), products()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         made_one(spec)(values)
     operations = counter.get_total_flops()
-    scores = {name: way.measure(values) for name, way in ways.items()}
+    scores = {name: way.measure(values, lanes) for name, way in ways.items()}
     for way in rates.values():
-        way.measure(matrix)
+        way.measure(matrix, lanes)
     for way in (*ways.values(), *rates.values()):
         way.seconds.clear()  # the first pass is not like the others
     for _ in range(repeats):
         for way in ways.values():
-            way.measure(values)
+            way.measure(values, lanes)
         for way in rates.values():
-            way.measure(matrix)
+            way.measure(matrix, lanes)
     rate = {name: 2 * SIDE**3 / statistics.median(way.seconds) for name, way in rates.items()}
     print(f"   {operations / spec.patch**2 / 1e3:.0f} GFLOP per megapixel; matrix product: ", end="")
     print(", ".join(f"{name} {each / 1e9:.0f} GFLOP/s" for name, each in rate.items()))
@@ -176,13 +158,16 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["buildings-deeplabv3plus", "buildings-segformer"])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--patch", type=int)
+    parser.add_argument("--lanes", type=int, default=1)
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # exporters have much to say
     keep_freed_memory()
     torch.set_num_threads(1)
+    global LANES  # noqa: PLW0603
+    LANES = ThreadPoolExecutor(args.lanes, initializer=one_torch_thread)
     for spec in bundled_models():
         if spec.name in args.models:
-            measure(replace(spec, patch=args.patch or spec.patch), args.repeats)
+            measure(replace(spec, patch=args.patch or spec.patch), args.repeats, args.lanes)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 from pydantic import Field, field_validator
 
+from geoseg.agreement import agreed
 from geoseg.catalog import Scene, find_model
 from geoseg.changes.by_spectrum import SPECTRAL
 from geoseg.changes.many import (
@@ -47,6 +48,7 @@ from geoseg.io.scenes import scene_of
 from geoseg.io.store import entries_of, job_of
 from geoseg.jobs import Strict
 from geoseg.merge import Merged, check_background, merge_results
+from geoseg.models.backends import AUTO
 from geoseg.pipeline import (
     Predictor,
     SegmentJob,
@@ -196,6 +198,11 @@ class RunJob(Strict):
         description="what a worker may take, such as 2GB, for each of its threads: tile and batch are chosen",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    backend: Literal["auto", "torch", "openvino", "onnxruntime"] = Field(
+        default="auto",
+        description="who does the forward passes; auto: the fastest of those installed, measured before a long run, "
+        "and for scenes that were begun the one that began",
+    )
     cluster: str = Field(
         default="local", description="local, processes:N, tcp://host:port or a recipe (YAML); --cluster goes before it"
     )
@@ -220,6 +227,7 @@ class RunJob(Strict):
             "tile",
             "batch",
             "device",
+            "backend",
             "bands",
             "nodata",
             "resolution",
@@ -376,7 +384,8 @@ def plan_archive(job: RunJob, data: Path, out: Path | None = None, *, overwrite:
     if model is not None:
         if job.merge is not None:
             check_background(job.product, model.legend.background)
-        check_machine(job.device if job.cluster == "local" else "cpu", model)
+        there = (job.device, job.backend) if job.cluster == "local" else ("cpu", AUTO)
+        check_machine(*there, model)
     collection = f"{job.product}-{out.name}"
     fitting = _Fitting.of(job)
     looker = _Looker(job, data, out, collection, model, narrowing(job.scenes, data), fitting, overwrite=overwrite)
@@ -578,7 +587,8 @@ def _gigabytes(count: int) -> str:
 def seconds_of(plan: ArchivePlan) -> float:
     """Seconds of a forward pass on this machine, measured now, with all that belongs to it."""
     order = plan.pending[0].order
-    return seconds_per_pass(order.planned(), Predictor(order.model, order.job.device, lanes=1))
+    predictor = Predictor(order.model, order.job.device, lanes=1, backend=order.job.backend)
+    return seconds_per_pass(order.planned(), predictor)
 
 
 # --- the run
@@ -600,6 +610,7 @@ def run_archive(
     _check_room(plan)
     if crew is not None:
         _check_shared(plan.out, crew)
+    plan = _decided(plan, crew)
     with alone_in(plan.out):
         listed = [Listed(e.order.scene.id, e.order.scene.path, e.order.scene.shape) for e in plan.entries]
         compared = [pair.id for pair in plan.pairs]
@@ -624,6 +635,17 @@ def run_archive(
     wall = time.perf_counter() - began
     told = done.scenes, kept, tuple(done.failures), done.pixels, done.seconds, wall, footprints, merged
     return RunReport(*told, done.pairs, sum(pair.complete for pair in plan.pairs), counts)
+
+
+def _decided(plan: ArchivePlan, crew: Crew | None) -> ArchivePlan:
+    """The same plan, each scene with its backend. Raises `OptionError` if a worker has not the one that is needed.
+
+    Where scenes are compared, what was planned for that has told of their parameters already: they stay.
+    """
+    patches = 0 if plan.pairs else plan.estimate().passes
+    decided = iter(agreed([entry.order for entry in plan.pending], patches, crew))
+    entries = (entry if entry.state == "complete" else replace(entry, order=next(decided)) for entry in plan.entries)
+    return replace(plan, entries=tuple(entries))
 
 
 def _check_room(plan: ArchivePlan) -> None:
@@ -716,7 +738,7 @@ class _Done:
 
 def _here(plan: ArchivePlan, done: _Done) -> None:
     """Scene after scene in this process, each on all cores."""
-    model = cache(lambda: Predictor(plan.pending[0].order.model, plan.job.device))
+    model = cache(lambda backend: Predictor(plan.pending[0].order.model, plan.job.device, backend=backend))
     for entry in plan.pending:
         order, began = entry.order, time.perf_counter()
         done.begun(order)

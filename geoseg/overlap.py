@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from geoseg.catalog import bundled_models, find_model
 from geoseg.errors import OptionError, SceneError
+from geoseg.models.backends import TORCH
 from geoseg.pipeline import SegmentJob, check_machine, look, patch_on_scene
 from geoseg.raster import NODATA, Raster
 from geoseg.tiling import Tiling
@@ -196,7 +197,7 @@ def measure_seams(
             msg = f"--strides {stride}: must be from 1 to the patch of {spec.name}, {spec.patch} pixels"
             raise OptionError(msg)
     planned = look(SegmentJob(scene, spec.product, ".", aoi=aoi, device=device), model=spec)
-    check_machine(device, spec)
+    check_machine(device, TORCH, spec)
     wanted = sorted(
         {*(strides or (spec.patch * part // DENSE for part in OVERLAPS)), *(() if strides else (spec.stride,))}
     )

@@ -47,17 +47,19 @@ from geoseg.io.vectors import read_aoi
 from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.memory import Tidying, give_back_freed_memory, keep_freed_memory
 from geoseg.models.architectures import own_stride
+from geoseg.models.backends import AUTO, BACKENDS, TORCH, check_backend
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.tiling import CHUNK, Axis, Tiling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import geopandas as gpd
     import xarray as xr
 
     from geoseg.io.pixels import SceneSource, Stretch
     from geoseg.io.scenes import OneScene
+    from geoseg.models.weights import NetworkPredict
     from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Sink
     from geoseg.window import Window
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("geoseg")
 
 Machine: TypeAlias = dict[str, Any]
-"""Device, batch and version of torch."""
+"""Device, batch, and versions of the libraries that predict, by their names."""
 
 FOOTPRINTS = "footprints.parquet"
 """The footprints of a scene, in its folder."""
@@ -116,6 +118,9 @@ class SegmentJob:
     batch: int | None = None
     """Patches per forward pass."""
     device: str = "auto"
+    backend: str = AUTO
+    """Who does the forward passes: `torch`, or a name of `geoseg.models.backends`; auto: whoever did so in the folder
+    of the results, or else the fastest here, as far as that is known or worth finding out; torch otherwise."""
     aoi: str | Path | None = None
     """A vector file; what is outside its polygons is nodata."""
     threshold: float | None = None
@@ -273,7 +278,7 @@ def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
         _refuse_others(seen.folder, seen.parameters)
     complete = not job.overwrite and is_complete(seen.folder, seen.parameters, job)
     if not complete:
-        check_machine(job.device, seen.model)
+        check_machine(job.device, seen.job.backend, seen.model)
         check_output(seen.folder, seen.scene)
     return dataclasses.replace(seen, complete=complete)
 
@@ -319,6 +324,8 @@ def look(job: SegmentJob, scene: Scene | None = None, model: ModelSpec | None = 
         **_grid_parameters(scene),
         **sky.parameters_of(clouds),
     }
+    job = dataclasses.replace(job, backend=_backend_so_far(job, folder))
+    parameters = parameters_by(job.backend, parameters)
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     source = open_source(scene, bands, stretch, inside, REMOTE_WAITS if is_remote(scene.path) else ())
     return Plan(job, scene, model, folder, source, tiling, parameters, complete=False, clouds=clouds)
@@ -382,6 +389,17 @@ def _asked_parameters(job: SegmentJob) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value}
 
 
+def _backend_so_far(job: SegmentJob, folder: Path) -> str:
+    """The one that a job names, or that has done what is in the folder: its last bits would change with another."""
+    before = None if job.overwrite or job.backend != AUTO else job_of(folder)
+    return job.backend if before is None else before.get("backend", TORCH)
+
+
+def parameters_by(backend: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The same parameters with a backend, which is told where it is not torch."""
+    return parameters if backend in {AUTO, TORCH} else {**parameters, "backend": backend}
+
+
 def _grid_parameters(scene: Scene) -> dict[str, Any]:
     """The grid of a scene that is not read on its own."""
     if not scene.parts:
@@ -392,15 +410,16 @@ def _grid_parameters(scene: Scene) -> dict[str, Any]:
 
 
 def run(
-    planned: Plan, observe: Observer, *, keep_going: bool = False, model: Callable[[], Predictor] | None = None
+    planned: Plan, observe: Observer, *, keep_going: bool = False, model: Callable[[str], Predictor] | None = None
 ) -> Result:
     """Carry out a plan, going on from what an earlier run of the same job has left.
 
     A tile that fails is entered in the ledger; with `keep_going` its error is raised only when the others are done.
-    `model` gives a model that is loaded already; None: it is loaded when it is needed.
+    `model` gives the model by a backend, if that is decided by the caller; None: it is loaded when it is needed.
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
-    model = model or (lambda: Predictor(planned.model, planned.job.device))
+    if model is None:
+        planned, model = _decided(planned)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
     with (
@@ -413,6 +432,36 @@ def run(
             give_back_freed_memory()
         counts = exports.counts()
     return complete(planned, store, counts, machine)
+
+
+def _decided(planned: Plan) -> tuple[Plan, Callable[[str], Predictor]]:
+    """The plan with its backend, and what loads the model unless that is done already."""
+    loaded = None
+    if planned.job.backend == AUTO:
+        backend, loaded = fastest(planned)
+        job, parameters = dataclasses.replace(planned.job, backend=backend), parameters_by(backend, planned.parameters)
+        planned = dataclasses.replace(planned, job=job, parameters=parameters)
+    job, spec = planned.job, planned.model
+    return planned, lambda backend: Predictor(spec, job.device, backend=backend, loaded=loaded)
+
+
+def fastest(
+    planned: Plan, patches: int | None = None, among: Collection[str] | None = None, lanes: int | None = None
+) -> tuple[str, NetworkPredict | None]:
+    """The backend for a run, and the model by it if it is loaded now: see `geoseg.tuning`.
+
+    `patches`: all of the run, None: those of the scene; `among`: backends that everybody has; `lanes`: None: as the
+    machine has cores.
+    """
+    from geoseg import tuning
+    from geoseg.models.weights import choose_device
+    from geoseg.predict import default_lanes
+
+    device = choose_device(planned.job.device)
+    patches = patches or math.prod(len(axis.starts) for axis in planned.tiling.axes)
+    batch, lanes = machine_of(planned.job)["batch"], lanes or default_lanes(device)
+    known = planned.model, device, batch, lanes, planned.source, planned.tiling, patches
+    return tuning.fastest(tuning.Work(*known), among)
 
 
 @contextmanager
@@ -466,16 +515,25 @@ def machine_of(job: SegmentJob, batch: int | None = None) -> Machine:
     from geoseg.predict import default_batch
 
     device = choose_device(job.device)
-    return {"device": device.type, "batch": batch or job.batch or default_batch(device), "torch": version("torch")}
+    versions = {"torch": version("torch")} | (BACKENDS[job.backend].versions if job.backend in BACKENDS else {})
+    return {"device": device.type, "batch": batch or job.batch or default_batch(device), **versions}
 
 
 class Predictor:
     """A model on a device: predicts tiles of any scene, with smaller batches once the device's memory was too small."""
 
-    def __init__(self, model: ModelSpec, device: str, lanes: int | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        device: str,
+        lanes: int | None = None,
+        backend: str = TORCH,
+        loaded: NetworkPredict | None = None,
+    ) -> None:
         """Load the model onto a device.
 
-        `lanes`: forward passes side by side; None: as the machine has cores. `run` may be called from several threads.
+        `lanes`: forward passes side by side; None: as the machine has cores. `loaded`: the model, if that is done.
+        `run` may be called from several threads.
         """
         from geoseg.models.weights import choose_device, load_predict
         from geoseg.predict import default_lanes, one_torch_thread
@@ -487,7 +545,7 @@ class Predictor:
         self._fill = tuple(round(255 * mean) for mean in model.mean) * model.dates
         self._count = lanes or default_lanes(where)
         self._idle: list[Lanes] = []
-        self._predict = load_predict(model, where)
+        self._predict = loaded or load_predict(model, where, backend)
         self._most = sys.maxsize
 
     def batch(self, job: SegmentJob) -> int:
@@ -502,6 +560,7 @@ class Predictor:
         decision, tile = Decision(planned.model.legend, planned.job.threshold), planned.tiling.tile_of(core)
         while True:
             batch = self.batch(planned.job)
+            self._predict.prepare(batch)
             try:
                 lanes = self._idle.pop()
             except IndexError:  # none, or another thread was faster
@@ -521,7 +580,7 @@ class Predictor:
 
 
 def _predict(
-    planned: Plan, store: ResultStore, observe: Observer, model: Callable[[], Predictor], *, keep_going: bool
+    planned: Plan, store: ResultStore, observe: Observer, model: Callable[[str], Predictor], *, keep_going: bool
 ) -> Machine:
     """Predict what the ledger does not say is done; returns how (device, batch, torch) for the record."""
     todo = [core for tile in planned.tiling.tiles() if (core := store.undone(tile.core)) is not None]
@@ -530,7 +589,7 @@ def _predict(
     total = planned.scene.shape[0] * planned.scene.shape[1]
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
-    predictor = model()
+    predictor = model(TORCH if planned.job.backend == AUTO else planned.job.backend)
     tidying = Tidying(TIDIED_EVERY)
 
     def written(pixels: int) -> None:
@@ -626,10 +685,10 @@ def _write_item(planned: Plan, store: ResultStore, counted: Counts, machine: Mac
     if planned.job.zarr:
         title = f"{product} label map and confidence with overviews"
         assets["maps"] = (MAPS, MEDIA_TYPE, title, {**nodata, "classification:classes": classes})
-    software = {"geoseg": version("geoseg"), "torch": machine["torch"]}
+    software = {name: told for name, told in machine.items() if name not in {"device", "batch"}}
     made = Provenance(
         planned.model,
-        software,
+        {"geoseg": version("geoseg"), **software},
         {**planned.parameters, "device": machine["device"], "batch": machine["batch"]},
         now,
         counts,
@@ -774,7 +833,7 @@ def is_complete(folder: Path, parameters: dict[str, Any], job: SegmentJob) -> bo
 
 def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:
     """Raises `OutputError` if the folder holds the results of other parameters."""
-    before = job_of(folder) or parameters
+    before, parameters = ({"backend": TORCH} | each for each in (job_of(folder) or parameters, parameters))
     names = dict.fromkeys((*parameters, *before))
     differing = [name for name in names if before.get(name) != parameters.get(name)]
     if differing:
@@ -783,11 +842,11 @@ def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:
         raise OutputError(msg)
 
 
-def check_machine(device: str, model: ModelSpec) -> None:
-    """Raises `OptionError` for a device that is not there, `ModelError` for weights that are not the card's."""
+def check_machine(device: str, backend: str, model: ModelSpec) -> None:
+    """Raises `OptionError` for a device or backend that is not there, `ModelError` for weights of another model."""
     from geoseg.models.weights import check_weights, choose_device
 
-    choose_device(device)
+    check_backend(backend, choose_device(device).type)
     check_weights(model)
 
 

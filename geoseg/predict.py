@@ -49,11 +49,12 @@ if TYPE_CHECKING:
 OutOfMemory = torch.OutOfMemoryError
 """What a device raises whose memory is too small for a batch."""
 
-ROWS_AT_ONCE = 32
-"""Rows that torch decides together: few enough to stay in the cache from one operation to the next."""
+ROWS_AT_ONCE = 256
+"""Rows that torch decides together: so many that a device is seldom waited for, so few that its memory is enough."""
 
 FUSED_ON = "cpu"
-"""Devices of this type decide all of a pixel in one pass; others, operation by operation."""
+"""Devices of this type decide all of a pixel in one pass, and are at hand. Others decide operation by operation, and
+are waited for when rows are finished, not from one batch to the next."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,8 @@ class Engine:
         def forward(patches: list[_Patch]) -> torch.Tensor:
             with _timed(clock, "forward"):
                 scores = self.predict(self._fixed_batch(patches), cells)
-                if not math.isfinite(float(scores.sum())):
-                    place = f"the patch at row {patches[0].strip.window.row_start} or one of the next {self.batch - 1}"
-                    raise ModelError(f"the network's scores for {place} are not numbers: its weights are damaged")
+                if scores.device.type == FUSED_ON and not math.isfinite(float(scores.sum())):
+                    raise _no_numbers(f"at row {patches[0].strip.window.row_start} or one of the next {self.batch - 1}")
                 return scores.mul_(taper_of_patch)
 
         def finish_until(strip: _Strip | None) -> None:
@@ -311,6 +311,10 @@ def _odds(score: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     return (score - best).exp_()
 
 
+def _no_numbers(place: str) -> ModelError:
+    return ModelError(f"the network's scores for the patch {place} are not numbers: its weights are damaged")
+
+
 class _Accumulator:
     """Sums of weighted scores, cell by cell, under the current strip.
 
@@ -338,7 +342,12 @@ class _Accumulator:
         self._weights[place] += self._taper
 
     def finish(self, strip: _Strip, decision: Decision) -> Band | None:
-        """What no later strip's patches have a part in, as far as it lies in the core; then move on to the next."""
+        """What no later strip's patches have a part in, as far as it lies in the core; then move on to the next.
+
+        Raises `ModelError` for sums that are no numbers, as far as that was not seen patch by patch.
+        """
+        if self._sums.device.type != FUSED_ON and not self._sums.isfinite().all():
+            raise _no_numbers(f"at row {strip.window.row_start} or above")
         stop = strip.window.row_start + strip.final_rows
         settled = self._down.settled(self._down.cells_of(stop))
         valid = np.concatenate([self._waiting, strip.valid[: strip.final_rows]])
@@ -391,8 +400,6 @@ class _Accumulator:
         around it is left out.
         """
         sums, weights = self._sums[:, rows.cells, self._cols.cells], self._weights[rows.cells, self._cols.cells]
-        if weights.all():
-            return _upsampled(sums / weights, rows, self._cols)
         seen = weights > 0
         scores = torch.cat([sums / weights.where(seen, 1), seen[None]])
         pixels = _upsampled(scores, rows, self._cols)

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
+from geoseg.cache import cache_folder
 from geoseg.catalog import COLLECTION, catalogs_folder, sha256_of
 from geoseg.errors import OptionError, OutputError, SampleError
 
@@ -149,19 +150,6 @@ _TABLE = (
 
 SAMPLES: dict[str, Sample] = {sample.name: sample for sample in _TABLE}
 """Every sample by its name. A new one is added to the table above."""
-
-
-def cache_folder() -> Path:
-    """Where fetched samples are kept: $GEOSEG_CACHE, or `geoseg` in the user's cache folder."""
-    if own := os.environ.get("GEOSEG_CACHE"):
-        return Path(own).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "geoseg"
 
 
 def fetch(name: str, folder: Path | None = None, progress: Callable[[str], None] | None = None) -> Path:

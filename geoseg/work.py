@@ -36,6 +36,7 @@ from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
 from geoseg.memory import Tidying
+from geoseg.models.backends import TORCH
 from geoseg.pipeline import (
     Machine,
     Plan,
@@ -44,8 +45,10 @@ from geoseg.pipeline import (
     complete,
     exports_of,
     failed_entry,
+    fastest,
     layer_of,
     machine_of,
+    parameters_by,
     tile_entry,
 )
 
@@ -93,6 +96,11 @@ class SceneOrder:
         source, parameters = planned.source, json.dumps(planned.parameters)
         known = planned.job, planned.scene, planned.model, source.bands, source.stretch, planned.tiling
         return cls(*known, planned.folder, parameters, planned.clouds)
+
+    def by(self, backend: str) -> Self:
+        """The same order, for a scene that is not begun and a backend that is decided now."""
+        parameters = json.dumps(parameters_by(backend, json.loads(self.parameters)))
+        return replace(self, job=replace(self.job, backend=backend), parameters=parameters)
 
     def planned(self) -> Plan:
         """The plan again, with a source that reads patiently. Raises `SceneError` if the scene has changed."""
@@ -143,6 +151,17 @@ class FilesOutcome:
     """What was counted for them."""
     why: str | None = None
     hopeless: bool = False
+
+
+def fastest_backend(
+    order: SceneOrder, patches: int, among: tuple[str, ...] | None = None, lanes: int | None = None
+) -> str:
+    """The backend that this process finds the fastest for so many patches: see `geoseg.pipeline.fastest`."""
+    try:
+        return fastest(order.planned(), patches, among, lanes)[0]
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with the scene, its tiles will tell
+        log.info("%s: no backend was chosen: %s", order.scene.id, _why(error))
+        return TORCH
 
 
 def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:
@@ -263,18 +282,18 @@ _opening = threading.Lock()
 def _predictor(order: SceneOrder) -> Predictor:
     """The model of this process, loaded when it is first asked for, by one thread while the others wait."""
     with _loading:
-        return _load(order.model, order.job.device)
+        return _load(order.model, order.job.device, order.job.backend)
 
 
 @lru_cache(maxsize=1)
-def _load(model: ModelSpec, device: str) -> Predictor:
+def _load(model: ModelSpec, device: str, backend: str) -> Predictor:
     if not model.weights.exists():  # another machine, where geoseg is installed elsewhere
         here = find_model(model.product, model.name)
         if here.sha256 != model.sha256:
             msg = f"{here.weights}: this worker has other weights of {model.name}; install the same geoseg everywhere"
             raise ModelError(msg)
         model = here
-    predictor = Predictor(model, device, lanes=1)
+    predictor = Predictor(model, device, lanes=1, backend=backend)
     gc.freeze()  # what libraries have made by now stays: the collector need not look through it for each tile
     return predictor
 

@@ -18,6 +18,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
+from geoseg.cache import cache_folder
 from geoseg.catalog import MULTIHASH_SHA256, Legend, LegendClass, catalogs_folder
 from geoseg.models.networks import build_network
 from geoseg.raster import Raster
@@ -99,6 +100,17 @@ def write_model(folder: Path, name: str = "tiny") -> Path:
     (folder / "item.json").write_text(json.dumps(item, indent=2), encoding="utf-8")
     (folder / "README.md").write_text(f"# {name}\n\nRandom weights, for tests.\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the tests' own, or what was found out about this machine would have a say in maps; but for samples."""
+    samples, folder = cache_folder() / "samples", tmp_path_factory.mktemp("cache")
+    samples.mkdir(parents=True, exist_ok=True)
+    (folder / "samples").symlink_to(samples)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("GEOSEG_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

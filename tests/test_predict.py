@@ -6,12 +6,14 @@ every pixel: any change in which of them are blended, how, or in what order show
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
 import threading
 import time
 import tracemalloc
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest import mock
@@ -348,6 +350,75 @@ def test_tiled_is_whole_on_other_devices(data: st.DataObject, case: Case) -> Non
     cores = data.draw(covers(case.shape, case.chunk))
     with mock.patch.object(predict, "FUSED_ON", "no device"):
         assert_identical(run(case, cores), run(case))
+
+
+def test_a_device_is_not_waited_for_between_batches() -> None:
+    """It is when rows are finished, as often for eight times as many batches. Counted on the CPU, which stands for it.
+
+    Whatever brings a number or an array to the host has to come through one of these.
+    """
+    waits, batches = Counter[str](), list[int]()
+
+    def counted(name: str) -> Any:
+        honest = getattr(torch.Tensor, name)
+
+        def call(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            waits[name] += 1
+            return honest(self, *args, **kwargs)
+
+        return mock.patch.object(torch.Tensor, name, call)
+
+    def count(cols: int, *, patched: bool) -> Counter[str]:
+        case = Case((45, cols), auxiliary=1, cells=(3, 7), validity="speckle")
+        network = case.predict()
+        waits.clear()
+        with contextlib.ExitStack() as stack:
+            for name in (
+                "item",
+                "cpu",
+                "numpy",
+                "tolist",
+                "__bool__",
+                "__float__",
+                "__int__",
+                "__index__",
+                "__array__",
+            ):
+                stack.enter_context(counted(name))
+            if patched:
+                stack.enter_context(mock.patch.object(predict, "FUSED_ON", "no device"))
+            run(case, predict=network, source=case.source())
+        batches.append(len(network.shapes))
+        return Counter(waits)
+
+    few, many = count(30, patched=True), count(240, patched=True)
+    assert batches[1] > 7 * batches[0]
+    assert few == many
+    assert few["cpu"] > 0
+    assert count(240, patched=False)["__float__"] == batches[2]  # what is counted does tell
+
+
+class Damaged(MixingPredict):
+    """What no number comes of for one patch."""
+
+    def __call__(self, patches: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
+        scores = super().__call__(patches, cells)
+        if len(self.shapes) == self.at:
+            scores[0, 0, 0, 0] = math.nan if self.at % 2 else math.inf
+        return scores
+
+    at = 0
+
+
+@pytest.mark.parametrize("at", [1, 6, 17, 40])
+@pytest.mark.parametrize("fused_on", ["cpu", "no device"])
+def test_scores_that_are_no_numbers_are_seen_wherever_they_are(at: int, fused_on: str) -> None:
+    case = Case((45, 30), auxiliary=1, cells=(3, 7))
+    network = Damaged(case.classes + case.auxiliary, case.bands, case.cells or case.patch, case.seed)
+    network.at = at
+    with mock.patch.object(predict, "FUSED_ON", fused_on), pytest.raises(ModelError, match="not numbers"):
+        run(case, predict=network)
+    assert len(network.shapes) >= at
 
 
 def check_definition(case: Case) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from geoseg.catalog import bundled_models
 from geoseg.models.architectures import ARCHITECTURES, dates_of
+from geoseg.models.backends import BACKENDS, TORCH
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.rewrites import (
     ACTIVATIONS,
@@ -383,16 +384,17 @@ def test_differences_are_of_the_range() -> None:
     assert relative_difference(torch.ones(2), torch.ones(3)) == float("inf")
 
 
+@pytest.mark.parametrize("backend", [TORCH, *BACKENDS])
 @pytest.mark.parametrize("spec", [s for s in bundled_models() if s.product == "buildings"], ids=lambda spec: spec.name)
 @torch.inference_mode()
-def test_on_real_ground(spec: ModelSpec, shared_data: Path) -> None:
-    """Labels and probabilities of patches as the command predicts them."""
+def test_on_real_ground(spec: ModelSpec, backend: str, shared_data: Path) -> None:
+    """Labels and probabilities of patches as the command predicts them, by each backend."""
     cpu = torch.device("cpu")
     original = NetworkPredict(spec, at_own_stride(load_network(spec)), cpu)
     with rasterio.open(shared_data / "banepa" / "labelled_train.tif") as dataset:
         values = dataset.read((1, 2, 3), window=rasterio.windows.Window(600, 600, 1024, 512))
     patches = torch.from_numpy(np.stack(np.split(values, 2, axis=2)))
-    expected, scores = (predict(patches) for predict in (original, load_predict(spec, cpu)))
+    expected, scores = (predict(patches) for predict in (original, load_predict(spec, cpu, backend)))
     assert 0.05 < expected[:, :2].argmax(1).float().mean() < 0.95
     assert (scores[:, :2].argmax(1) == expected[:, :2].argmax(1)).float().mean() >= 0.9999
     assert (scores.softmax(1) - expected.softmax(1)).abs().max() < 1e-3

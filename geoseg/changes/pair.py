@@ -171,7 +171,8 @@ def _begun(folder: Path) -> Path:
 
 def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
     """The results of both scenes, with one model for both."""
-    model = functools.cache(lambda: Predictor(planned.after.model, planned.after.job.device))
+    spec, device = planned.after.model, planned.after.job.device
+    model = functools.cache(lambda backend: Predictor(spec, device, backend=backend))
 
     def result(when: str, each: Plan) -> Result:
         if each.complete:

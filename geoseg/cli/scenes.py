@@ -15,6 +15,7 @@ from geoseg.cli.terminal import (
     say,
     start_log,
 )
+from geoseg.models.backends import AUTO, BACKENDS, TORCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,6 +135,14 @@ _MAPPING = (
         "time=2024-05-01; repeatable.",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--backend",
+        type=click.Choice([AUTO, TORCH, *BACKENDS]),
+        default=AUTO,
+        show_default=True,
+        help="Who does the forward passes (extras `openvino`, `onnx`). auto: the fastest of those installed, which a "
+        "long run measures first, or whoever began the folder; -v tells.",
+    ),
     click.option(
         "--stride",
         type=int,

@@ -12,11 +12,16 @@ from torch.nn import functional
 from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
 from geoseg.models.architectures import dates_of
+from geoseg.models.backends import BACKENDS, TORCH, check_backend
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
+from geoseg.models.other_networks import OtherNetwork, noise_of
 from geoseg.models.rewrites import EXACT, ON_CPU, rewritten
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from geoseg.catalog import ModelSpec
+    from geoseg.models.rewrites import Rewrite
 
 
 class Predict(Protocol):
@@ -70,10 +75,27 @@ class NetworkPredict:
     def __init__(self, spec: ModelSpec, network: torch.nn.Module, device: torch.device) -> None:
         self.device, self.outputs = device, spec.outputs
         self._side = spec.patch
+        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale, shift = [1 / (255 * s) for s in spec.std], [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
         times = spec.patch * spec.dates
         self._scale, self._shift = (torch.tensor(each, device=device).repeat(times) for each in (scale, shift))
+
+    def prepare(self, patches: int) -> None:
+        """Do what takes long before so many patches go through it at a time.
+
+        Raises `ModelError` if it is a backend's, and that cannot do the network as torch does.
+        """
+        if isinstance(self.network, OtherNetwork):
+            self.network.prepare(self._shape(patches))
+
+    def is_prepared(self, patches: int) -> bool:
+        """Whether `prepare` is a matter of a second at most, now or because an earlier process has done it."""
+        return not isinstance(self.network, OtherNetwork) or self.network.is_kept(self._shape(patches))
+
+    def _shape(self, patches: int) -> tuple[int, int, int, int]:
+        """Of what the network itself takes for so many patches."""
+        return patches, len(self._scale) // self._side, self._side, self._side
 
     @torch.inference_mode()
     def __call__(self, patches: torch.Tensor, cells: tuple[int, int] | None = None) -> torch.Tensor:
@@ -85,11 +107,22 @@ class NetworkPredict:
 
     def scaled(self, patches: torch.Tensor) -> torch.Tensor:
         """What the network itself takes: float32, scaled as the card says, at the network's own size."""
-        values = patches.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        values = self._on_device(patches).contiguous(memory_format=torch.channels_last)
         pixels = _resized(values, (self._side, self._side)).permute(0, 2, 3, 1)
         # a row of pixels with their bands side by side is one long vector; band by band takes six times longer
         rows = pixels.flatten(2).float().mul_(self._scale).add_(self._shift)
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
+
+    def _on_device(self, patches: torch.Tensor) -> torch.Tensor:
+        """The patches there; to a GPU from pinned memory on a stream of their own, while it is at what came before."""
+        if self._uploads is None:
+            return patches.to(self.device)
+        with torch.cuda.stream(self._uploads):
+            values = patches.pin_memory().to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._uploads)
+        values.record_stream(now)  # its memory is not to be used again before that is done with it
+        return values
 
 
 def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -100,9 +133,20 @@ def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     return functional.interpolate(values, size=shape, mode="bilinear", antialias=shrinks)
 
 
-def load_predict(spec: ModelSpec, device: torch.device) -> NetworkPredict:
-    """The model ready for patches, on the device. Raises `ModelError` as `load_network` does."""
-    return NetworkPredict(spec, network_to_predict(spec, device), device)
+def load_predict(spec: ModelSpec, device: torch.device, backend: str = TORCH) -> NetworkPredict:
+    """The model ready for patches, on the device, by a backend; another than torch takes it over when it is used first.
+
+    Raises `ModelError` as `load_network` does, `OptionError` as `check_backend` does.
+    """
+    check_backend(backend, device.type)
+    network = other_network(spec, backend) if backend in BACKENDS else network_to_predict(spec, device)
+    return NetworkPredict(spec, network, device)
+
+
+def other_network(spec: ModelSpec, backend: str) -> OtherNetwork:
+    """The model's network by a backend that is not torch."""
+    known = {"weights": spec.sha256, "architecture": spec.architecture, "encoder": spec.encoder}
+    return OtherNetwork(backend, spec.name, known, lambda: _with_layers_made_one(spec, EXACT))
 
 
 def network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module:
@@ -110,20 +154,18 @@ def network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module
 
     Raises `ModelError` as `load_network` does.
     """
+    return _with_layers_made_one(spec, ON_CPU if device.type == "cpu" else EXACT)
 
+
+def _with_layers_made_one(spec: ModelSpec, rewrites: Sequence[Rewrite]) -> torch.nn.Module:
     def make() -> torch.nn.Module:
         return at_own_stride(load_network(spec))
 
     def sample_of(network: torch.nn.Module) -> torch.Tensor:
-        return _noise(spec, min(spec.patch, 4 * side_multiple(network)))
+        side = min(spec.patch, 4 * side_multiple(network))
+        return noise_of((1, spec.dates * len(spec.bands), side, side))
 
-    return rewritten(make, sample_of, ON_CPU if device.type == "cpu" else EXACT)
-
-
-def _noise(spec: ModelSpec, side: int) -> torch.Tensor:
-    """Scaled values (1, dates x bands, side, side) of nothing, the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, spec.dates * len(spec.bands), side, side, generator=generator)
+    return rewritten(make, sample_of, rewrites)
 
 
 def load_network(spec: ModelSpec) -> torch.nn.Module:

@@ -1,0 +1,73 @@
+"""One backend for all who work at a run: the same bits, whoever predicts a tile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from geoseg.errors import OptionError
+from geoseg.models.backends import AUTO, BACKENDS, TORCH, installed_backends
+from geoseg.tuning import may_be_long
+from geoseg.work import SceneOrder, fastest_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Workers(Protocol):
+    """What is asked of a crew: see `geoseg.cluster.Crew`."""
+
+    @property
+    def threads(self) -> int:
+        """Calls that run at the same time."""
+        ...
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """What a function returns on every worker."""
+        ...
+
+    def submit(self, tag: Any, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function on some worker."""
+        ...
+
+    def next(self) -> tuple[Any, Any]:
+        """Tag and outcome of the next call that has ended."""
+        ...
+
+
+def agreed(orders: Sequence[SceneOrder], patches: int, crew: Workers | None) -> list[SceneOrder]:
+    """The same orders, those for which no backend was named or has begun with the fastest one.
+
+    `patches`: all that the run will see; so few that nothing is worth measuring: by torch. `crew`: who will work, and
+    has nothing to do yet; None: this process. Raises `OptionError` if a worker has not what an order names.
+    """
+    installed = [TORCH] if crew is None else _common(crew, {order.job.backend for order in orders} - {AUTO, TORCH})
+    first = next((order for order in orders if order.job.backend == AUTO), None)
+    if first is None:
+        return list(orders)
+    if not patches:
+        backend = TORCH
+    elif crew is None:
+        backend = fastest_backend(first, patches)
+    else:
+        backend = _by_a_worker(crew, first, patches // max(1, crew.threads), installed)
+    return [order.by(backend) if order.job.backend == AUTO else order for order in orders]
+
+
+def _common(crew: Workers, needed: set[str]) -> list[str]:
+    """The backends that all workers have."""
+    installed = crew.ask(installed_backends)
+    for name in sorted(needed):
+        lacking = [worker for worker, names in installed.items() if name not in names]
+        if lacking:
+            msg = f"backend {name}: the workers {', '.join(lacking[:3])} do not have it, and all need the same: "
+            raise OptionError(f"{msg}pip install 'geoseg[{BACKENDS[name].extra}]' there")
+    return [name for name in (TORCH, *BACKENDS) if all(name in names for names in installed.values())]
+
+
+def _by_a_worker(crew: Workers, order: SceneOrder, patches: int, among: Sequence[str]) -> str:
+    """What one of them finds, while the others wait; torch where it dies of that."""
+    if list(among) == [TORCH] or not may_be_long(order.model, patches):
+        return TORCH
+    crew.submit(order, fastest_backend, order, patches, tuple(among), 1)
+    _, backend = crew.next()
+    return backend if isinstance(backend, str) else TORCH
