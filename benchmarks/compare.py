@@ -89,13 +89,14 @@ def crop(scene: Path, side: int, resolution: float, out: Path) -> Path:
     return path
 
 
-def take(way: str, scene: Path, model: str, out: Path, passes: int, taken: Taken) -> None:
+def take(way: str, scene: Path, model: str, out: Path, passes: int, backend: str, taken: Taken) -> None:
     """Do it once, in a process of its own."""
     if way == OURS:
         command = ["-m", "geoseg", "segment", str(scene), find_model(None, model).product, "--model", model]
-        command += ["--out", str(out), "--overwrite", "--device", "cpu"]
+        command += ["--out", str(out), "--overwrite", "--device", "cpu", "--backend", backend]
     else:
         command = [str(HERE / "others.py"), way, str(scene), model, "--out", str(out), "--passes", str(passes)]
+        command += ["--backend", backend]
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
     with tempfile.TemporaryFile("w+") as told:
         began = time.perf_counter()
@@ -119,7 +120,7 @@ def agreement(first: Path, second: Path) -> float:
         return float((one.read(1) == other.read(1)).mean())
 
 
-def measure(model: str, scene: Path, folder: Path, repeats: int) -> dict[str, Taken]:
+def measure(model: str, scene: Path, folder: Path, repeats: int, backend: str) -> dict[str, Taken]:
     spec = find_model(None, model)
     with rasterio.open(scene) as source:
         rows, cols = source.shape
@@ -133,7 +134,7 @@ def measure(model: str, scene: Path, folder: Path, repeats: int) -> dict[str, Ta
         for way in ways[:: -1 if repeat % 2 else 1]:
             out = folder / way
             out.mkdir(exist_ok=True)
-            take(way, scene, model, out, passes, taken[way])
+            take(way, scene, model, out, passes, backend, taken[way])
             print(f"   {repeat + 1}: {way} {taken[way].wall[-1]:.1f} s", file=sys.stderr, flush=True)
     for way, each in taken.items():
         print(f"   {way:9} {each.told()}; {ratio(taken, way)}")
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096, help="pixels of the square")
     parser.add_argument("--resolution", type=float, default=0.16, help="metres on the ground")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--backend", default="torch", help="who does the forward passes of geoseg, such as openvino")
     parser.add_argument("--no-stages", action="store_true", help="leave out what stages take alone")
     parser.add_argument("--json", type=Path, help="file to write all times to")
     parser.add_argument("--check", action="store_true", help="status 1 if a ratio is worse than its limit")
@@ -191,7 +193,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scene = crop(args.scene, args.side, args.resolution, Path(folder))
         for model in args.models:
-            taken = measure(model, scene, Path(folder), args.repeats)
+            taken = measure(model, scene, Path(folder), args.repeats, args.backend)
             results[model] = {way: vars(each) for way, each in taken.items()}
             wrong += failures(model, taken, args.times_faster, args.above_best)
         if not args.no_stages:

@@ -1,6 +1,6 @@
 """One scene through a network as users of other tools would write it; one way for each process.
 
-    python benchmarks/others.py WAY SCENE.tif MODEL --out FOLDER [--passes N]
+    python benchmarks/others.py WAY SCENE.tif MODEL --out FOLDER [--passes N] [--backend openvino]
 
 Called by `benchmarks/compare.py`. Writes labels.tif (tiled, deflate, 255 = nodata) and footprints.geojson (longitude
 and latitude) into the folder: class by argmax, polygons by `rasterio.features.shapes` and geopandas. WAY is
@@ -151,7 +151,7 @@ def trained(spec: ModelSpec, scene: Path, passes: int) -> None:
         timed(work)
 
 
-def best(spec: ModelSpec, scene: Path, passes: int) -> None:
+def best(spec: ModelSpec, scene: Path, passes: int, backend: str) -> None:
     from geoseg.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -161,7 +161,8 @@ def best(spec: ModelSpec, scene: Path, passes: int) -> None:
     from geoseg.predict import default_lanes, one_torch_thread
 
     device = torch.device("cpu")
-    predict = load_predict(spec, device)
+    predict = load_predict(spec, device, backend)
+    predict.prepare(1)
     patches = [predict.scaled(each) for each in patches_of(spec, scene).split(1)]
 
     def one(index: int) -> None:
@@ -174,13 +175,12 @@ def best(spec: ModelSpec, scene: Path, passes: int) -> None:
         timed(lambda: list(lanes.map(one, range(passes))))
 
 
-WAYS: dict[str, Callable[[ModelSpec, Path, Any], None]] = {
+WAYS: dict[str, Callable[..., None]] = {
     "monai": monai,
     "torchgeo": torchgeo,
     "trained": trained,
     "best": best,
 }
-BARE = ("trained", "best")  # of these the forward passes alone are timed
 
 
 def main() -> None:
@@ -190,8 +190,10 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--passes", type=int, default=100, help="of `trained` and `best`")
+    parser.add_argument("--backend", default="torch", help="of `best`")
     args = parser.parse_args()
-    WAYS[args.way](find_model(None, args.model), args.scene, args.passes if args.way in BARE else args.out)
+    more = {"trained": (args.passes,), "best": (args.passes, args.backend)}.get(args.way, (args.out,))
+    WAYS[args.way](find_model(None, args.model), args.scene, *more)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        job = SegmentJob(args.scene, "buildings", folder, device="cpu", overwrite=True)
+        job = SegmentJob(args.scene, "buildings", folder, device="cpu", backend="torch", overwrite=True)
         planned = plan(job)
         predict = load_predict(planned.model, choose_device("cpu"))
         patches = scaled_patches(planned, predict)

@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geoseg")
 
-LONG = 60.0
-"""Seconds from which on a run is long."""
+LONG = 300.0
+"""Seconds from which on a run is long: in a shorter one, a `SHARE` is too little to try anything."""
 
 SHARE = 0.03
 """Of a run, for finding out."""
 
-SLOWEST = 2.0
-"""Seconds that a pass takes at most, for each megapixel of the network's input: a run that is short even so needs no
+SLOWEST = 1.0
+"""Seconds that a pass may well take, for each megapixel of the network's input: a run that is short even so is given no
 look at the clock."""
 
 OPENING, CONVERTING = 1.5, 15.0

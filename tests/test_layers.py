@@ -363,7 +363,7 @@ def test_a_disk_that_refuses_is_told_in_a_sentence(suffix: str, tmp_path: Path) 
     script = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-from geoseg.cli import program
+from geoseg.__main__ import program
 import sys
 sys.argv = ["geoseg", "convert", "in.parquet", {out.name!r}, *{["--image", "town.tif"] if "coco" in suffix else []}]
 program()
