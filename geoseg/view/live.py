@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from geoseg.errors import GeosegError
 from geoseg.view.atlas import LAYERS, Atlas, Look
 from geoseg.view.pictures import RAMP
-from geoseg.view.reviewing import WIDGETS, need_widgets
+from geoseg.view.widget import WIDGETS, widget_base
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +59,7 @@ def _look(atlas: Atlas, told: dict[str, Any]) -> Answer:
     outlines = atlas.outlines(look)
     seen = {"left": look.left, "top": look.top, "step": look.step, "width": look.width, "height": look.height}
     legend = atlas.colours(look.column).legend
-    head = {"of": "look", "number": told.get("number"), "look": seen, "whole": whole, "legend": legend}
+    head = {"of": "look", "look": seen, "whole": whole, "legend": legend}
     note = "" if atlas.below.imagery is not None else atlas.below.why
     return {**head, "outlines": [list(pair) for pair in outlines], "note": note}, [atlas.picture(look)]
 
@@ -73,11 +72,10 @@ def _at(atlas: Atlas, x: float, y: float, slack: float, centre: tuple[float, flo
 
 def _widget_class() -> Any:
     """The class, made when it is first needed: the library is an extra."""
-    need_widgets("explore() of so many footprints")
-    import anywidget
+    base = widget_base("explore() of so many footprints")
     import traitlets as t
 
-    class LiveMap(anywidget.AnyWidget):
+    class LiveMap(base):  # type: ignore[misc]  # made by a function, for the library is an extra
         """A map; `atlas` draws it."""
 
         _esm = WIDGETS / "live.js"
@@ -87,14 +85,17 @@ def _widget_class() -> Any:
         def __init__(self, atlas: Atlas, height: int) -> None:
             super().__init__(about=about(atlas, height))
             self.atlas = atlas
-            self.on_msg(self._hear)
 
-        def _hear(self, _widget: Any, told: dict[str, Any], _buffers: Any) -> None:
-            try:
-                found = answer(self.atlas, told)
-            except (GeosegError, KeyError, TypeError, ValueError) as error:
-                found = {"of": "error", "why": str(error)}, []
+        def heard(self, told: dict[str, Any]) -> None:
+            found = answer(self.atlas, told)
             if found is not None:
-                self.send(*found)
+                self._answer(told, *found)
+
+        def failed(self, told: dict[str, Any], why: str) -> None:
+            self._answer(told, {"of": "error", "why": why}, [])
+
+        def _answer(self, told: dict[str, Any], found: dict[str, Any], pictures: list[bytes]) -> None:
+            """All views of a widget hear it: each of them knows its own questions by these two."""
+            self.send({**found, "number": told.get("number"), "view": told.get("view")}, pictures)
 
     return LiveMap
