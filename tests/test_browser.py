@@ -14,6 +14,7 @@ from test_serve import serving
 from test_view import make_hostile
 
 from geoseg.records import Listed, write_list
+from geoseg.view.explore import explore
 from geoseg.view.report import report
 
 if TYPE_CHECKING:
@@ -197,6 +198,32 @@ def test_keys_do_what_the_mouse_does(chromium: Any, page_url: str, results: Path
         page.keyboard.press("Escape")
         assert attributes(page) == {}
         assert "Click an outline" in page.locator("#attributes").inner_text()
+
+
+def test_a_map_that_nobody_saw_at_first_shows_all_of_it(chromium: Any, results: Path, tmp_path: Path) -> None:
+    """JupyterLab gives an output's frame its place after the frame's scripts have run."""
+    shown = explore(results / "town-2024")._repr_html_()
+    (tmp_path / "hidden.html").write_text(f"<link rel=icon href=data:,><div id=cell hidden>{shown}</div>")
+    with opened(chromium, (tmp_path / "hidden.html").as_uri(), ready="window.frames.length === 1") as page:
+        frame = page.frames[1]
+        wait_for(frame, READY)
+        assert frame.evaluate("geosegViewer.width") == 0
+        page.evaluate("document.querySelector('#cell').hidden = false")
+        wait_for(frame, "geosegViewer.width > 0")
+        assert frame.evaluate("geosegViewer.scale") == pytest.approx(frame.evaluate("geosegViewer.fitting()") * 0.98)
+        west, north, east, south = frame.evaluate(
+            "[...geosegViewer.world(0, 0), ...geosegViewer.world(geosegViewer.width, geosegViewer.height)]"
+        )
+        assert west <= 0
+        assert north <= 0
+        assert east >= 240
+        assert south >= 160
+        frame.evaluate("geosegViewer.zoom(3)")
+        near = frame.evaluate("geosegViewer.scale")
+        for hidden in ("true", "false"):
+            page.evaluate(f"document.querySelector('#cell').hidden = {hidden}")
+            page.wait_for_timeout(100)
+        assert frame.evaluate("geosegViewer.scale") == near, "it stays where one looked"
 
 
 def test_a_thumbnail_leads_to_its_place(chromium: Any, page_url: str, results: Path) -> None:

@@ -146,11 +146,12 @@ class Viewer {
     this.tiles = new Map();
     this.pointers = new Map();
     this.queued = false;
+    [this.width, this.height, this.ratio] = [0, 0, 1];
+    [this.x, this.y, this.scale] = [this.grid.width / 2, this.grid.height / 2, 1];
     for (const layer of this.layers) this.load(layer);
     this.listen();
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     this.resize();
-    this.fit();
   }
 
   load(layer) {
@@ -173,12 +174,14 @@ class Viewer {
 
   resize() {
     const box = this.canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
+    if (!box.width || !box.height) return; // nobody sees it, or not yet: a frame in a notebook is laid out after its scripts
     const first = !this.width;
-    [this.width, this.height] = [box.width || 1, box.height || 1];
+    [this.width, this.height] = [box.width, box.height];
     this.canvas.width = Math.round(this.width * ratio);
     this.canvas.height = Math.round(this.height * ratio);
     this.ratio = ratio;
-    if (!first) this.draw();
+    if (first) this.fit();
+    else this.draw();
   }
 
   fitting() {
@@ -337,6 +340,7 @@ class Viewer {
   }
 
   paint() {
+    if (!this.width) return;
     const c = this.context, ratio = this.ratio;
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
     c.clearRect(0, 0, this.width, this.height);
