@@ -41,7 +41,7 @@ answer, lost = live.answer, []
 def unwell(atlas, told):
     if "confidence" in told.get("layers", ()):
         raise ValueError("no such picture")
-    if "labels" not in told.get("layers", ("labels",)) and not lost:
+    if "scene" not in told.get("layers", ("scene",)) and not lost:
         lost.append(told)
         return None
     return answer(atlas, told)
@@ -279,12 +279,12 @@ def test_the_live_map_goes_on_when_an_answer_is_wrong_or_lost(chromium: Any, lab
         settled(page)
         assert note.inner_text() == ""
         assert canvas.screenshot() == before
-        live.get_by_role("checkbox", name="Labels").click()
+        live.get_by_role("checkbox", name="Scene").click()
         settled(page)  # asked again
         assert canvas.screenshot() != before
         _, url, token = lab
         mine = {"Authorization": f"token {token}"}
         for kernel in page.request.get(f"{url}/api/kernels", headers=mine).json():
             assert page.request.post(f"{url}/api/kernels/{kernel['id']}/restart", headers=mine).ok
-        live.get_by_role("checkbox", name="Labels").click()
+        live.get_by_role("checkbox", name="Scene").click()
         wait_until(lambda: "run the cell again" in note.inner_text())

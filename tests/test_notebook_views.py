@@ -176,6 +176,11 @@ def test_a_project_holds_each_layer_in_its_colours(town: Path) -> None:
         assert len(layer.findtext("id")) > 10, "QGIS takes no shorter one"
     entries = [(e.get("value"), e.get("label"), e.get("color"), e.get("alpha")) for e in root.iter("paletteEntry")]
     assert entries == [("0", "background", "#000000", "0"), ("1", "building", "#e4572e", "255")]
+    for name in ("labels", "confidence"):  # what QGIS takes for a file that is dragged by itself
+        style = ET.parse(town / f"{name}.qml").getroot()  # noqa: S314  our own file
+        assert ET.tostring(style.find("pipe")).split() == ET.tostring(layers[name].find("pipe")).split()
+    assert not (town / "footprints.qml").exists()
+    assert not (town.parent.parent / "imagery" / "town-2024.qml").exists()
     tree = [each.get("id") for each in root.iter("layer-tree-layer")]
     assert tree == [layer.findtext("id") for layer in layers.values()]
     assert [each.text for each in root.iter("authid")] == ["EPSG:32645", "EPSG:4326", *["EPSG:32645"] * 4]

@@ -33,6 +33,7 @@ def about(atlas: Atlas, height: int) -> dict[str, Any]:
         "height_css": height,
         "label": f"Map of {len(atlas.table):,} footprints",
         "layers": [list(pair) for pair in titles],
+        "shown": ["labels" if atlas.below.imagery is None else "scene", "footprints"],
         "columns": columns,
         "column": "confidence" if "confidence" in columns else next(iter(columns), ""),
         "near": max(0.05, 0.15 / atlas.mapped.metres),

@@ -21,7 +21,7 @@ function render({ model, el }) {
     element("div", { class: "stage" }, canvas, tools), panel);
   root.style.setProperty("--height", `${about.height_css}px`);
   const context = canvas.getContext("2d"), ratio = Math.min(window.devicePixelRatio || 1, 2);
-  const shown = new Set(about.layers.map(([id]) => id).filter((id) => id !== "confidence"));
+  const shown = new Set(about.shown);
   let column = about.column, place = -1, selected = null;
   let left = 0, top = 0, step = 1, wide = 0, high = 0; // the look, in pixels of the grid and of the screen (CSS)
   let whole = null, sharp = null, queued = false;
@@ -230,9 +230,10 @@ function render({ model, el }) {
   function resize() {
     const [w, h] = [canvas.clientWidth, canvas.clientHeight];
     if (!w || !h || (w === wide && h === high)) return;
-    const first = !wide;
+    const all = !wide || (left <= 0 && top <= 0 && left + step * wide >= width && top + step * high >= height);
+    [left, top] = [left + step * (wide - w) / 2, top + step * (high - h) / 2]; // the middle stays
     [wide, high, canvas.width, canvas.height] = [w, h, Math.round(w * ratio), Math.round(h * ratio)];
-    if (first) fit(); else ask();
+    if (all) fit(); else ask();
   }
 
   model.on("msg:custom", answer);
