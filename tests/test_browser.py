@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 from test_serve import serving
 from test_view import make_hostile
 
@@ -331,6 +333,15 @@ def test_it_can_be_printed(chromium: Any, page_url: str) -> None:
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not page.locator(".tools").is_visible()
         assert page.locator("canvas").is_visible()
+        assert page.locator("#layers > li").evaluate_all("(rows) => rows.map((each) => each.offsetHeight > 0)") == [
+            True,  # footprints
+            False,  # confidence, which is not on the map
+            False,
+            True,
+        ]
+        page.set_viewport_size({"width": 794, "height": 1123})  # A4
+        wait_for(page, "geosegViewer.width < 600")
+        assert page.evaluate("geosegViewer.scale") == pytest.approx(page.evaluate("geosegViewer.fitting()") * 0.98)
         assert page.pdf().startswith(b"%PDF")
 
 
@@ -370,6 +381,26 @@ def test_an_archive_is_sorted_filtered_and_opened(chromium: Any, results: Path, 
         page.locator("#scenes a >> visible=true").click()
         wait_for(page, READY)
         assert page.locator("h1").inner_text().lower() == "buildings of town-2024"
+
+
+def test_scenes_far_apart_can_be_seen(chromium: Any, results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results.parent, tmp_path / "copy")
+    out = tmp_path / "copy" / "maps"
+    item = json.loads((out / "town-2019" / "item.json").read_text())
+    item["geometry"] = shapely.geometry.mapping(shapely.box(-84, 33, -83.999, 33.001))
+    (out / "town-2019" / "item.json").write_text(json.dumps(item))
+    with opened(chromium, report(out).as_uri()) as page:
+        boxes = page.evaluate("geosegViewer.layers[0].shapes.boxes.length / 4")
+        drawn = page.evaluate(
+            """() => {
+                const { width, height } = geosegViewer.canvas;
+                const { data } = geosegViewer.context.getImageData(0, 0, width, height);
+                let count = 0;
+                for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
+                return count;
+            }"""
+        )
+        assert drawn >= boxes * 36
 
 
 def test_a_served_page_has_the_files_own_pixels(chromium: Any, results: Path) -> None:

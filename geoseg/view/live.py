@@ -76,7 +76,7 @@ def _widget_class() -> Any:
     base = widget_base("explore() of so many footprints")
     import traitlets as t
 
-    class LiveMap(base):  # type: ignore[misc]  # made by a function, for the library is an extra
+    class LiveMap(base):  # type: ignore[misc, valid-type]  # made by a function: the library is an extra
         """A map; `atlas` draws it."""
 
         _esm = WIDGETS / "live.js"

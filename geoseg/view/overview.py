@@ -54,6 +54,9 @@ SAMPLED: Final = 1024
 ACROSS: Final = 4096
 """Pixels across the map of an archive."""
 
+SEEN: Final = 7
+"""CSS pixels along a scene's mark at least: scenes may be far apart."""
+
 WHERE: Final = ["id", "state", "footprints", "density_per_ha", "confidence", "seen_ha", "page"]
 
 HEAD: Final = ("Date", "Megapixels", "Has data", "Seen, ha", "Footprints", "Per ha", "Median confidence", "Mpx per s")
@@ -281,7 +284,7 @@ def _viewer(archive: Archive) -> dict[str, Any] | None:
     frame["footprints"] = frame["footprints"].astype("Float64")
     grid, metres = _world(frame.total_bounds)
     layer = outlines("scenes", "Scenes", packed(frame, grid, {}), "state")
-    return viewer_of(grid, metres, [{**layer, "fill": 0.45}])
+    return viewer_of(grid, metres, [{**layer, "fill": 0.45, "least": SEEN}])
 
 
 def _told(entry: Entry) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _widget_class() -> Any:
     base = widget_base("review()")
     import traitlets as t
 
-    class ReviewWidget(base):  # type: ignore[misc]  # made by a function, for the library is an extra
+    class ReviewWidget(base):  # type: ignore[misc, valid-type]  # made by a function: the library is an extra
         """Footprints to go through; `review` holds what was said."""
 
         _esm = WIDGETS / "review.js"
