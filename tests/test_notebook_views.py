@@ -158,6 +158,12 @@ def test_a_figure_lies_where_the_map_does(results: Path, layer: str, tmp_path: P
     mpl.pyplot.close(axes.figure)
 
 
+def test_a_folder_may_be_named_by_a_text(results: Path) -> None:
+    for made, name in ((Result, "town-2024"), (Change, "town-2019--town-2024")):
+        assert made(str(results / name)) == made(results / name)
+        assert made(str(results / name))._repr_html_() == made(results / name)._repr_html_()
+
+
 def test_layers_that_are_none_are_refused(results: Path) -> None:
     with pytest.raises(OptionError, match="labels or confidence"):
         Result(results / "town-2024").plot("height")  # type: ignore[arg-type]  # what is tested
