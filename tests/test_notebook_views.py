@@ -73,6 +73,20 @@ def test_a_change_shows_its_numbers(results: Path) -> None:
         assert shown[status.replace("_", " ")] == f"{row['count']:,}"
 
 
+def test_a_change_shows_both_maps_if_they_are_beside_it(town: Path) -> None:
+    change, before = Change(town.parent / "town-2019--town-2024"), town.parent / "town-2019"
+    card = change._repr_html_()
+    looked = [value for _, attribute, value in Looked(card).attributes if attribute == "src"]
+    maps = [each for made in (before, town) for each in Looked(Result(made)._repr_html_()).attributes]
+    assert looked == [value for _, attribute, value in maps if attribute == "src"][1::2], (
+        "the same as in the maps' cards"
+    )
+    assert rows(card)["Grid"] == "240 x 160 pixels of 0.3 m, EPSG:32645"
+    before.rename(town.parent / "elsewhere")
+    assert "src=" not in change._repr_html_()
+    assert rows(change._repr_html_())["Images"] == rows(card)["Images"]
+
+
 def test_classes_that_changed_are_told_by_hectares(town: Path) -> None:
     folder = town.parent / "town-2019--town-2024"
     summary = json.loads((folder / "summary.json").read_text())

@@ -314,7 +314,7 @@ class Pair:
         if other is not None:
             msg = f"{folder}: pages show changes between two maps, and these are not; look at {other} in QGIS"
             raise OutputError(msg)
-        maps = _maps_beside(folder, read_summary(folder))
+        maps = maps_beside(folder, read_summary(folder))
         before, after = (scene_below(each, given, roots) for each, given in zip(maps, sources, strict=True))
         grid = maps[1].grid
         moved = None if before.imagery is None else before.imagery.on(grid)
@@ -361,7 +361,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _maps_beside(folder: Path, summary: dict[str, Any]) -> tuple[Map, Map]:
+def maps_beside(folder: Path, summary: dict[str, Any]) -> tuple[Map, Map]:
     """The maps that were compared: folders beside the change's, and nowhere else."""
     before, after = (Path(str(summary[when]["scene"])).name for when in ("before", "after"))
     return Map.of(folder.parent / before), Map.of(folder.parent / after)
