@@ -129,6 +129,17 @@ def test_what_is_not_there_is_told_and_raises_nothing(tmp_path: Path) -> None:
 # --- the map in a frame
 
 
+def test_a_scene_that_was_moved_can_be_named(town: Path) -> None:
+    moved = (town.parents[1] / "imagery" / "town-2024.tif").rename(town / "moved.tif")
+    assert '"id":"scene"' not in geoseg.explore(town).html
+    assert '"id":"scene"' in geoseg.explore(town, source=moved).html
+    change = town.parent / "town-2019--town-2024"
+    before = town.parents[1] / "imagery" / "town-2019.tif"
+    assert '"id":"after"' in geoseg.explore(change, source=(before, moved)).html
+    with pytest.raises(OptionError, match="give it twice"):
+        geoseg.explore(change, source=moved)
+
+
 def test_a_map_stands_in_a_frame_of_its_own(results: Path, tmp_path: Path) -> None:
     explorer = geoseg.explore(Result(results / "town-2024"))
     frame = Looked(explorer._repr_html_())

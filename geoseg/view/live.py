@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
-def live_map(folder: Path, height: int, source: str | Path | None = None) -> Any:
+def live_map(folder: Path, height: int, source: Path | None = None) -> Any:
     """A map of a scene's results that asks its kernel for what is in view, and nobody else for anything.
 
     `height` is in CSS pixels. Raises `OptionError` without anywidget, `OutputError` for a folder without results.
