@@ -188,6 +188,10 @@ class Result:
 
     folder: Path
 
+    def __init__(self, folder: str | Path) -> None:
+        """`folder` holds the files; nothing of it is read yet."""
+        object.__setattr__(self, "folder", Path(folder))
+
     @property
     def labels(self) -> xr.DataArray:
         """Labels (y, x) uint8, 255 = nodata, with coordinates and CRS; read when used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 from test_serve import serving
 from test_view import make_hostile
 
 from geoseg.records import Listed, write_list
+from geoseg.view.explore import explore
 from geoseg.view.report import report
 
 if TYPE_CHECKING:
@@ -199,6 +202,32 @@ def test_keys_do_what_the_mouse_does(chromium: Any, page_url: str, results: Path
         assert "Click an outline" in page.locator("#attributes").inner_text()
 
 
+def test_a_map_that_nobody_saw_at_first_shows_all_of_it(chromium: Any, results: Path, tmp_path: Path) -> None:
+    """JupyterLab gives an output's frame its place after the frame's scripts have run."""
+    shown = explore(results / "town-2024")._repr_html_()
+    (tmp_path / "hidden.html").write_text(f"<link rel=icon href=data:,><div id=cell hidden>{shown}</div>")
+    with opened(chromium, (tmp_path / "hidden.html").as_uri(), ready="window.frames.length === 1") as page:
+        frame = page.frames[1]
+        wait_for(frame, READY)
+        assert frame.evaluate("geosegViewer.width") == 0
+        page.evaluate("document.querySelector('#cell').hidden = false")
+        wait_for(frame, "geosegViewer.width > 0")
+        assert frame.evaluate("geosegViewer.scale") == pytest.approx(frame.evaluate("geosegViewer.fitting()") * 0.98)
+        west, north, east, south = frame.evaluate(
+            "[...geosegViewer.world(0, 0), ...geosegViewer.world(geosegViewer.width, geosegViewer.height)]"
+        )
+        assert west <= 0
+        assert north <= 0
+        assert east >= 240
+        assert south >= 160
+        frame.evaluate("geosegViewer.zoom(3)")
+        near = frame.evaluate("geosegViewer.scale")
+        for hidden in ("true", "false"):
+            page.evaluate(f"document.querySelector('#cell').hidden = {hidden}")
+            page.wait_for_timeout(100)
+        assert frame.evaluate("geosegViewer.scale") == near, "it stays where one looked"
+
+
 def test_a_thumbnail_leads_to_its_place(chromium: Any, page_url: str, results: Path) -> None:
     with opened(chromium, page_url) as page:
         first = page.locator(".worst a").first
@@ -304,6 +333,15 @@ def test_it_can_be_printed(chromium: Any, page_url: str) -> None:
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not page.locator(".tools").is_visible()
         assert page.locator("canvas").is_visible()
+        assert page.locator("#layers > li").evaluate_all("(rows) => rows.map((each) => each.offsetHeight > 0)") == [
+            True,  # footprints
+            False,  # confidence, which is not on the map
+            False,
+            True,
+        ]
+        page.set_viewport_size({"width": 794, "height": 1123})  # A4
+        wait_for(page, "geosegViewer.width < 600")
+        assert page.evaluate("geosegViewer.scale") == pytest.approx(page.evaluate("geosegViewer.fitting()") * 0.98)
         assert page.pdf().startswith(b"%PDF")
 
 
@@ -343,6 +381,26 @@ def test_an_archive_is_sorted_filtered_and_opened(chromium: Any, results: Path, 
         page.locator("#scenes a >> visible=true").click()
         wait_for(page, READY)
         assert page.locator("h1").inner_text().lower() == "buildings of town-2024"
+
+
+def test_scenes_far_apart_can_be_seen(chromium: Any, results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results.parent, tmp_path / "copy")
+    out = tmp_path / "copy" / "maps"
+    item = json.loads((out / "town-2019" / "item.json").read_text())
+    item["geometry"] = shapely.geometry.mapping(shapely.box(-84, 33, -83.999, 33.001))
+    (out / "town-2019" / "item.json").write_text(json.dumps(item))
+    with opened(chromium, report(out).as_uri()) as page:
+        boxes = page.evaluate("geosegViewer.layers[0].shapes.boxes.length / 4")
+        drawn = page.evaluate(
+            """() => {
+                const { width, height } = geosegViewer.canvas;
+                const { data } = geosegViewer.context.getImageData(0, 0, width, height);
+                let count = 0;
+                for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
+                return count;
+            }"""
+        )
+        assert drawn >= boxes * 36
 
 
 def test_a_served_page_has_the_files_own_pixels(chromium: Any, results: Path) -> None:

@@ -36,6 +36,17 @@ CELLS = {
     "again": "import geoseg\ngeoseg.review('town-2024', classes=['shed'])",
     "explore": "import geoseg\ngeoseg.explore('town-2024')",
     "live": "import geoseg\ngeoseg.explore('town-2024', live=True)",
+    "unwell": """import geoseg, geoseg.view.live as live
+answer, lost = live.answer, []
+def unwell(atlas, told):
+    if "confidence" in told.get("layers", ()):
+        raise ValueError("no such picture")
+    if "scene" not in told.get("layers", ("scene",)) and not lost:
+        lost.append(told)
+        return None
+    return answer(atlas, told)
+live.answer = unwell
+geoseg.explore('town-2024', live=True)""",
     "save": "print('saved', widget.save('labels').count)",
 }
 
@@ -192,7 +203,11 @@ def test_the_map_shows_attributes(chromium: Any, lab: tuple[Path, str, str]) -> 
         canvas = frame.locator("canvas")
         canvas.wait_for(timeout=30_000)
         frame.get_by_role("checkbox", name="Labels").wait_for(timeout=30_000)
-        frame.get_by_role("checkbox", name="Labels").click()
+        wait_until(lambda: frame.locator("#scale").inner_text() in {"5 m", "10 m", "20 m"})  # all of 72 m
+        for _ in range(2):
+            before = canvas.screenshot()
+            frame.get_by_role("checkbox", name="Labels").click()
+            wait_until(lambda before=before: canvas.screenshot() != before)
         canvas.focus()
         page.keyboard.press("n")
         frame.locator("#attributes tr").nth(5).wait_for(timeout=30_000)
@@ -248,3 +263,28 @@ def test_the_live_map_is_drawn_by_its_kernel(chromium: Any, lab: tuple[Path, str
         page.keyboard.press("0")
         assert settled(page) == whole
         assert page.locator(".jp-Notebook .jp-CodeCell").count() == cells
+
+
+def test_the_live_map_goes_on_when_an_answer_is_wrong_or_lost(chromium: Any, lab: tuple[Path, str, str]) -> None:  # noqa: F811
+    with notebook(chromium, lab, "unwell") as page:
+        live = page.locator(".geoseg-live")
+        live.wait_for(timeout=60_000)
+        canvas, note = live.locator("canvas"), live.get_by_role("status")
+        settled(page)
+        before = canvas.screenshot()
+        live.get_by_role("checkbox", name="Confidence").click()
+        settled(page)
+        assert note.inner_text() == "This cannot be drawn: a defect: ValueError: no such picture"
+        live.get_by_role("checkbox", name="Confidence").click()
+        settled(page)
+        assert note.inner_text() == ""
+        assert canvas.screenshot() == before
+        live.get_by_role("checkbox", name="Scene").click()
+        settled(page)  # asked again
+        assert canvas.screenshot() != before
+        _, url, token = lab
+        mine = {"Authorization": f"token {token}"}
+        for kernel in page.request.get(f"{url}/api/kernels", headers=mine).json():
+            assert page.request.post(f"{url}/api/kernels/{kernel['id']}/restart", headers=mine).ok
+        live.get_by_role("checkbox", name="Scene").click()
+        wait_until(lambda: "run the cell again" in note.inner_text())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -26,7 +28,7 @@ from geoseg.view import atlas as drawing
 from geoseg.view.atlas import Atlas, Look, fill_boxes
 from geoseg.view.explore import Explorer
 from geoseg.view.live import about, answer
-from geoseg.view.reviewing import WIDGETS
+from geoseg.view.widget import WIDGETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,6 +148,43 @@ def test_what_a_browser_may_send_does_no_harm(town: Path) -> None:
     assert answer(atlas, {"ask": "everything"}) is None
     with pytest.raises((KeyError, ValueError)):
         answer(atlas, {"ask": "look"})
+
+
+def test_each_view_has_an_answer_of_its_own(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its numbers, and also where something breaks: a view that waits for ever shows nothing new."""
+    pytest.importorskip("anywidget")
+    widget, sent = geoseg.explore(town, live=True), []
+    monkeypatch.setattr(type(widget), "send", lambda _self, told, buffers: sent.append((told, len(buffers))))
+    asked = {"ask": "look", **look(), "number": 7, "view": "a"}
+    widget._hear(widget, asked, [])
+    widget._hear(widget, {"ask": "look", "number": 8, "view": "b"}, [])
+    monkeypatch.setattr(Atlas, "picture", lambda *_: 1 / 0)
+    widget._hear(widget, {**asked, "number": 9}, [])
+    told = [(each["of"], each["number"], each["view"], buffers) for each, buffers in sent]
+    assert told == [("look", 7, "a", 1), ("error", 8, "b", 0), ("error", 9, "a", 0)]
+    assert sent[2][0]["why"] == "a defect: ZeroDivisionError: division by zero"
+
+
+def test_one_question_waits_for_another(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JupyterLab asks from more than one thread; sources are read by one."""
+    pytest.importorskip("anywidget")
+    widget, at_once, most = geoseg.explore(town, live=True), [], []
+
+    def picture(*_: Any) -> bytes:
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.05)
+        at_once.pop()
+        return b""
+
+    monkeypatch.setattr(Atlas, "picture", picture)
+    asked = [{"ask": "look", **look(), "number": n} for n in range(4)]
+    threads = [threading.Thread(target=widget._hear, args=(widget, each, [])) for each in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
 
 
 def test_which_map_it_is(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,20 @@ def test_a_change_shows_its_numbers(results: Path) -> None:
         assert shown[status.replace("_", " ")] == f"{row['count']:,}"
 
 
+def test_a_change_shows_both_maps_if_they_are_beside_it(town: Path) -> None:
+    change, before = Change(town.parent / "town-2019--town-2024"), town.parent / "town-2019"
+    card = change._repr_html_()
+    looked = [value for _, attribute, value in Looked(card).attributes if attribute == "src"]
+    maps = [each for made in (before, town) for each in Looked(Result(made)._repr_html_()).attributes]
+    assert looked == [value for _, attribute, value in maps if attribute == "src"][1::2], (
+        "the same as in the maps' cards"
+    )
+    assert rows(card)["Grid"] == "240 x 160 pixels of 0.3 m, EPSG:32645"
+    before.rename(town.parent / "elsewhere")
+    assert "src=" not in change._repr_html_()
+    assert rows(change._repr_html_())["Images"] == rows(card)["Images"]
+
+
 def test_classes_that_changed_are_told_by_hectares(town: Path) -> None:
     folder = town.parent / "town-2019--town-2024"
     summary = json.loads((folder / "summary.json").read_text())
@@ -113,6 +127,17 @@ def test_what_is_not_there_is_told_and_raises_nothing(tmp_path: Path) -> None:
 
 
 # --- the map in a frame
+
+
+def test_a_scene_that_was_moved_can_be_named(town: Path) -> None:
+    moved = (town.parents[1] / "imagery" / "town-2024.tif").rename(town / "moved.tif")
+    assert '"id":"scene"' not in geoseg.explore(town).html
+    assert '"id":"scene"' in geoseg.explore(town, source=moved).html
+    change = town.parent / "town-2019--town-2024"
+    before = town.parents[1] / "imagery" / "town-2019.tif"
+    assert '"id":"after"' in geoseg.explore(change, source=(before, moved)).html
+    with pytest.raises(OptionError, match="give it twice"):
+        geoseg.explore(change, source=moved)
 
 
 def test_a_map_stands_in_a_frame_of_its_own(results: Path, tmp_path: Path) -> None:
@@ -158,6 +183,12 @@ def test_a_figure_lies_where_the_map_does(results: Path, layer: str, tmp_path: P
     mpl.pyplot.close(axes.figure)
 
 
+def test_a_folder_may_be_named_by_a_text(results: Path) -> None:
+    for made, name in ((Result, "town-2024"), (Change, "town-2019--town-2024")):
+        assert made(str(results / name)) == made(results / name)
+        assert made(str(results / name))._repr_html_() == made(results / name)._repr_html_()
+
+
 def test_layers_that_are_none_are_refused(results: Path) -> None:
     with pytest.raises(OptionError, match="labels or confidence"):
         Result(results / "town-2024").plot("height")  # type: ignore[arg-type]  # what is tested
@@ -176,6 +207,11 @@ def test_a_project_holds_each_layer_in_its_colours(town: Path) -> None:
         assert len(layer.findtext("id")) > 10, "QGIS takes no shorter one"
     entries = [(e.get("value"), e.get("label"), e.get("color"), e.get("alpha")) for e in root.iter("paletteEntry")]
     assert entries == [("0", "background", "#000000", "0"), ("1", "building", "#e4572e", "255")]
+    for name in ("labels", "confidence"):  # what QGIS takes for a file that is dragged by itself
+        style = ET.parse(town / f"{name}.qml").getroot()  # noqa: S314  our own file
+        assert ET.tostring(style.find("pipe")).split() == ET.tostring(layers[name].find("pipe")).split()
+    assert not (town / "footprints.qml").exists()
+    assert not (town.parent.parent / "imagery" / "town-2024.qml").exists()
     tree = [each.get("id") for each in root.iter("layer-tree-layer")]
     assert tree == [layer.findtext("id") for layer in layers.values()]
     assert [each.text for each in root.iter("authid")] == ["EPSG:32645", "EPSG:4326", *["EPSG:32645"] * 4]

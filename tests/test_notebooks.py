@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -22,6 +23,21 @@ SAYS = {
 """What the outputs of a notebook have to say."""
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
+
+FUNCTION, CELL = 10, 18
+"""Lines at most of a function, and of a cell."""
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_is_short_enough_to_be_read(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    for source in (cell.source for cell in cells if cell.cell_type == "code"):
+        assert len(source.splitlines()) <= CELL, source
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert (node.end_lineno or 0) - node.lineno < FUNCTION, source
 
 
 @pytest.mark.network

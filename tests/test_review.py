@@ -25,6 +25,7 @@ from geoseg.train.losses import IGNORED
 from geoseg.train.run import train
 from geoseg.view import reviewing
 from geoseg.view.review import FILE, Decision, Review, Verdicts
+from geoseg.view.widget import WIDGETS
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -332,11 +333,36 @@ def test_what_the_browser_asks_is_done_once(town: Path) -> None:
     assert widget.save(town / "labels").labels.exists()
 
 
+def test_each_question_has_an_answer(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser that hears nothing new goes on waiting: also for the same answer twice, and where something breaks."""
+    pytest.importorskip("anywidget")
+    widget, heard = geoseg.review(town), []
+    widget.observe(lambda change: heard.append(change["new"]), "said")
+    for _ in range(2):
+        widget._hear(widget, {"does": "undo", "id": None}, [])  # there is nothing to take back
+    for _ in range(2):
+        widget._hear(widget, {"does": "relabel", "id": widget.piece["id"], "label": "castle"}, [])
+    monkeypatch.setattr(Review, "piece", lambda *_: 1 / 0)
+    widget._hear(widget, {"does": "accept", "id": widget.piece["id"]}, [])
+    assert len(heard) == 5
+    assert "castle" in heard[3]["error"]
+    assert heard[4]["error"] == "a defect: ZeroDivisionError: division by zero"
+
+
+def test_a_footprint_among_many_is_outlined(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.view.review.NEIGHBOURS", 1)
+    review = Review(town)
+    for id_ in frame_of(town)["id"]:
+        piece = review.piece(id_)
+        assert piece.outline
+        assert len(piece.others) <= 1
+
+
 def test_hostile_metadata_reach_the_browser_as_data(town: Path) -> None:
     """Nothing is put together as HTML: the browser's side sets texts only."""
     make_hostile(town)
     write_parquet(frame_of(town), town / "footprints.parquet")  # with boxes again
     told, _ = reviewing.shown(Review(town), Review(town).next_id)
     assert any(HOSTILE[:20] in text for _, text in told["told"])
-    code = (reviewing.WIDGETS / "review.js").read_text("utf-8")
+    code = (WIDGETS / "review.js").read_text("utf-8")
     assert not any(name in code for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))

@@ -530,6 +530,13 @@ def test_folders_without_results_are_refused(tmp_path: Path, town: Path) -> None
     assert kind_of(town) == "scene"
 
 
+def test_changes_without_maps_are_told_where_to_look(town: Path) -> None:
+    change = town.parent / "town-2019--town-2024"
+    (change / "magnitude.tif").touch()
+    with pytest.raises(OutputError, match=r"between two maps, and these are not; look at .*magnitude\.tif in QGIS"):
+        report(change)
+
+
 def test_the_command_writes_where_it_is_told(
     town: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import geopandas as gpd
@@ -36,7 +37,6 @@ from geoseg.records import alone_in, derived_from, join_changes, set_interval, w
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pystac
 
@@ -50,6 +50,10 @@ class Change:
     """The folder of a comparison, and what is in it."""
 
     folder: Path
+
+    def __init__(self, folder: str | Path) -> None:
+        """`folder` holds the files; nothing of it is read yet."""
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def changes(self) -> gpd.GeoDataFrame:

@@ -19,12 +19,12 @@ from geoseg.io.remote import is_remote
 from geoseg.io.scenes import open_source
 from geoseg.raster import Raster, crs_of
 from geoseg.view.facts import LABEL_FILE, Map, Share, date_of, ground_of, read_item, scene_below
-from geoseg.view.pages import read_summary
+from geoseg.view.pages import maps_beside, read_summary, told_without_maps
 from geoseg.view.pictures import Imagery, data_uri, labels_picture, read_map, scene_picture
 from geoseg.view.render import amount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from geoseg.catalog import Scene
 
@@ -57,9 +57,7 @@ def result_card(folder: Path) -> str:
     """A scene's results: scene and labels, areas, and how they came about."""
     try:
         mapped = Map.of(folder)
-        ground = ground_of(mapped, 512)
-        colours = {value: colour for value, _, colour in mapped.classes}
-        labels = labels_picture(read_map(folder / LABEL_FILE, ACROSS), colours, set())
+        ground, labels = ground_of(mapped, 512), _labels(mapped)
     except FAILURES as error:
         return f"<pre>{escape(f'{folder}: {error}')}</pre>"
     below = scene_below(mapped)
@@ -67,6 +65,7 @@ def result_card(folder: Path) -> str:
     properties = mapped.item["properties"]
     told = [
         ("Footprints", f"{mapped.count:,}"),
+        ("Grid", _grid(mapped)),
         ("Seen", f"{amount(ground.hectares)} ha"),
         ("Model", f"{properties.get('geoseg:model', {}).get('name', '')}"),
         ("Made from", str(properties.get("processing:lineage", ""))),
@@ -74,13 +73,23 @@ def result_card(folder: Path) -> str:
         ("Mapped", str(properties.get("created", ""))),
         ("In", str(folder)),
     ]
-    return _card(
-        str(properties.get("title") or mapped.item["id"]), [look, data_uri(labels)], told, _class_bar(ground.classes)
-    )
+    return _card(str(properties.get("title") or mapped.item["id"]), [look, labels], told, _class_bar(ground.classes))
+
+
+def _labels(mapped: Map) -> str:
+    """A label map in its colours, as an address that holds it."""
+    colours = {value: colour for value, _, colour in mapped.classes}
+    return data_uri(labels_picture(read_map(mapped.folder / LABEL_FILE, ACROSS), colours, set()))
+
+
+def _grid(mapped: Map) -> str:
+    rows, cols = (int(side) for side in mapped.grid.shape)
+    crs = crs_of(mapped.grid)
+    return f"{cols:,} x {rows:,} pixels of {mapped.metres:.3g} m, {f'EPSG:{crs.epsg}' if crs.epsg else crs.proj.name}"
 
 
 def change_card(folder: Path) -> str:
-    """What has changed, in numbers."""
+    """What has changed: both maps, and the numbers."""
     try:
         item, summary = read_item(folder), read_summary(folder)
         if "statuses" in summary:
@@ -96,7 +105,13 @@ def change_card(folder: Path) -> str:
     except FAILURES as error:
         return f"<pre>{escape(f'{folder}: {error}')}</pre>"
     told += [("Made from", str(item["properties"].get("processing:lineage", ""))), ("In", str(folder))]
-    return _card(str(item["properties"].get("title") or folder.name), [], told)
+    try:
+        maps = () if told_without_maps(folder) else maps_beside(folder, summary)
+        pictures = [_labels(each) for each in maps]
+    except FAILURES:
+        maps, pictures = (), []  # they were moved away; the numbers are here
+    told += [("Grid", _grid(each)) for each in maps[1:]]
+    return _card(str(item["properties"].get("title") or folder.name), pictures, told)
 
 
 def _moves(names: list[str], hectares: list[list[float]]) -> list[tuple[str, str]]:
@@ -150,7 +165,7 @@ def _class_bar(shares: Iterable[Share]) -> str:
 PICTURE: Final = "max-width:220px;max-height:220px;border:1px solid #8888"
 
 
-def _card(title: str, pictures: list[str | None], told: list[tuple[str, str]], more: str = "") -> str:
+def _card(title: str, pictures: Sequence[str | None], told: list[tuple[str, str]], more: str = "") -> str:
     """Everything of metadata is escaped; pictures are ours, and nothing else is loaded."""
     shown = "".join(f'<img src="{each}" alt="" style="{PICTURE}">' for each in pictures if each)
     rows = "".join(

@@ -56,7 +56,7 @@ def explore(
     height: int = 560,
     live: bool | None = None,
     basemap: bool = False,
-    source: str | Path | None = None,
+    source: str | Path | tuple[str | Path, str | Path] | None = None,
 ) -> Any:
     """A map of results or of a change to move about in: scene, labels, confidence, outlines by any attribute, swipe.
 
@@ -66,8 +66,9 @@ def explore(
     if it is installed. With `basemap` it is a map of lonboard instead (the same extra), above streets from the web:
     that one loads parts of itself and its tiles from the internet.
 
-    `height` is in CSS pixels; `source`: where the scene is, for a live map; None: where the results say. Raises
-    `OutputError` for a folder that holds no results, `OptionError` for what is not installed or not of one scene.
+    `height` is in CSS pixels; `source`: where the scene is, of a change where both are, the earlier one first; None:
+    where the results say. Raises `OutputError` for a folder that holds no results, `OptionError` for what is not
+    installed or another number of sources than there are scenes.
     """
     folder = Path(results) if isinstance(results, (str, Path)) else results.folder
     if not (folder / "item.json").exists():
@@ -77,11 +78,12 @@ def explore(
         from geoseg.view.streets import map_on_streets
 
         return map_on_streets(folder, height)
+    sources = () if source is None else tuple(map(Path, source if isinstance(source, tuple) else (source,)))
     if _is_many(folder) if live is None else live:
         from geoseg.view.live import live_map
 
-        return live_map(folder, height, source)
-    return Explorer(rendered(page_of(folder, SMALL), bare=True), height)
+        return live_map(folder, height, *sources)
+    return Explorer(rendered(page_of(folder, SMALL, sources), bare=True), height)
 
 
 def _is_many(folder: Path) -> bool:

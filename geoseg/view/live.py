@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from geoseg.errors import GeosegError
 from geoseg.view.atlas import LAYERS, Atlas, Look
 from geoseg.view.pictures import RAMP
-from geoseg.view.reviewing import WIDGETS, need_widgets
+from geoseg.view.widget import WIDGETS, widget_base
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
-def live_map(folder: Path, height: int, source: str | Path | None = None) -> Any:
+def live_map(folder: Path, height: int, source: Path | None = None) -> Any:
     """A map of a scene's results that asks its kernel for what is in view, and nobody else for anything.
 
     `height` is in CSS pixels. Raises `OptionError` without anywidget, `OutputError` for a folder without results.
@@ -34,6 +33,7 @@ def about(atlas: Atlas, height: int) -> dict[str, Any]:
         "height_css": height,
         "label": f"Map of {len(atlas.table):,} footprints",
         "layers": [list(pair) for pair in titles],
+        "shown": ["labels" if atlas.below.imagery is None else "scene", "footprints"],
         "columns": columns,
         "column": "confidence" if "confidence" in columns else next(iter(columns), ""),
         "near": max(0.05, 0.15 / atlas.mapped.metres),
@@ -60,7 +60,7 @@ def _look(atlas: Atlas, told: dict[str, Any]) -> Answer:
     outlines = atlas.outlines(look)
     seen = {"left": look.left, "top": look.top, "step": look.step, "width": look.width, "height": look.height}
     legend = atlas.colours(look.column).legend
-    head = {"of": "look", "number": told.get("number"), "look": seen, "whole": whole, "legend": legend}
+    head = {"of": "look", "look": seen, "whole": whole, "legend": legend}
     note = "" if atlas.below.imagery is not None else atlas.below.why
     return {**head, "outlines": [list(pair) for pair in outlines], "note": note}, [atlas.picture(look)]
 
@@ -73,11 +73,10 @@ def _at(atlas: Atlas, x: float, y: float, slack: float, centre: tuple[float, flo
 
 def _widget_class() -> Any:
     """The class, made when it is first needed: the library is an extra."""
-    need_widgets("explore() of so many footprints")
-    import anywidget
+    base = widget_base("explore() of so many footprints")
     import traitlets as t
 
-    class LiveMap(anywidget.AnyWidget):
+    class LiveMap(base):  # type: ignore[misc, valid-type]  # made by a function: the library is an extra
         """A map; `atlas` draws it."""
 
         _esm = WIDGETS / "live.js"
@@ -87,14 +86,17 @@ def _widget_class() -> Any:
         def __init__(self, atlas: Atlas, height: int) -> None:
             super().__init__(about=about(atlas, height))
             self.atlas = atlas
-            self.on_msg(self._hear)
 
-        def _hear(self, _widget: Any, told: dict[str, Any], _buffers: Any) -> None:
-            try:
-                found = answer(self.atlas, told)
-            except (GeosegError, KeyError, TypeError, ValueError) as error:
-                found = {"of": "error", "why": str(error)}, []
+        def heard(self, told: dict[str, Any]) -> None:
+            found = answer(self.atlas, told)
             if found is not None:
-                self.send(*found)
+                self._answer(told, *found)
+
+        def failed(self, told: dict[str, Any], why: str) -> None:
+            self._answer(told, {"of": "error", "why": why}, [])
+
+        def _answer(self, told: dict[str, Any], found: dict[str, Any], pictures: list[bytes]) -> None:
+            """All views of a widget hear it: each of them knows its own questions by these two."""
+            self.send({**found, "number": told.get("number"), "view": told.get("view")}, pictures)
 
     return LiveMap

@@ -36,7 +36,7 @@ from geoseg.view.facts import (
     stages_of,
     work_of,
 )
-from geoseg.view.pages import outlines, viewer_of
+from geoseg.view.pages import outlines, told_without_maps, viewer_of
 from geoseg.view.render import REPORT, UNKNOWN, Page, Row, amount
 from geoseg.view.shapes import packed
 
@@ -53,6 +53,9 @@ SAMPLED: Final = 1024
 
 ACROSS: Final = 4096
 """Pixels across the map of an archive."""
+
+SEEN: Final = 7
+"""CSS pixels along a scene's mark at least: scenes may be far apart."""
 
 WHERE: Final = ["id", "state", "footprints", "density_per_ha", "confidence", "seen_ha", "page"]
 
@@ -187,15 +190,11 @@ def archive_page(out: Path, archive: Archive, notes: tuple[str, ...] = ()) -> Pa
     )
 
 
-OF_NO_MAPS: Final = ("magnitude.tif", "difference.tif", "since.tif")
-"""What lies beside changes that are told without two maps, or from more of them."""
-
-
 def changes_in(out: Path) -> list[Path]:
     """Folders of changes between maps below a folder."""
     folders = (path.parent for path in out.glob("*/summary.json"))
     made = (each for each in folders if (each / "item.json").exists())
-    return sorted(each for each in made if not any((each / name).exists() for name in OF_NO_MAPS))
+    return sorted(each for each in made if told_without_maps(each) is None)
 
 
 def _title(out: Path, archive: Archive) -> str:
@@ -285,7 +284,7 @@ def _viewer(archive: Archive) -> dict[str, Any] | None:
     frame["footprints"] = frame["footprints"].astype("Float64")
     grid, metres = _world(frame.total_bounds)
     layer = outlines("scenes", "Scenes", packed(frame, grid, {}), "state")
-    return viewer_of(grid, metres, [{**layer, "fill": 0.45}])
+    return viewer_of(grid, metres, [{**layer, "fill": 0.45, "least": SEEN}])
 
 
 def _told(entry: Entry) -> dict[str, Any]:

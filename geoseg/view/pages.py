@@ -288,6 +288,12 @@ def _path(polygon: Any) -> str:
 # --- change
 
 
+def told_without_maps(folder: Path) -> Path | None:
+    """The raster beside changes that are told without two maps, or from more of them; None for those between two."""
+    rasters = (folder / name for name in ("magnitude.tif", "difference.tif", "since.tif"))
+    return next((path for path in rasters if path.exists()), None)
+
+
 @dataclass(frozen=True)
 class Pair:
     """What was compared: a change's folder, both maps, and the scenes below them on the grid of the later one."""
@@ -304,7 +310,11 @@ class Pair:
         roots: tuple[Path, ...] | None = None,
     ) -> Pair:
         """Raises `OutputError` for a folder that holds no comparison, or one of maps that are not beside it."""
-        maps = _maps_beside(folder, read_summary(folder))
+        other = told_without_maps(folder)
+        if other is not None:
+            msg = f"{folder}: pages show changes between two maps, and these are not; look at {other} in QGIS"
+            raise OutputError(msg)
+        maps = maps_beside(folder, read_summary(folder))
         before, after = (scene_below(each, given, roots) for each, given in zip(maps, sources, strict=True))
         grid = maps[1].grid
         moved = None if before.imagery is None else before.imagery.on(grid)
@@ -351,7 +361,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _maps_beside(folder: Path, summary: dict[str, Any]) -> tuple[Map, Map]:
+def maps_beside(folder: Path, summary: dict[str, Any]) -> tuple[Map, Map]:
     """The maps that were compared: folders beside the change's, and nowhere else."""
     before, after = (Path(str(summary[when]["scene"])).name for when in ("before", "after"))
     return Map.of(folder.parent / before), Map.of(folder.parent / after)

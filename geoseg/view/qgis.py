@@ -1,8 +1,9 @@
 """A project for QGIS beside results: `project.qgs`, with every layer in its colours and names, from one drag.
 
-A project and not a style (`.qml`) for each file, because it also says what lies above what, and what is hidden at
-first. It is plain XML with the elements that QGIS 3 reads; what is left out has QGIS's own defaults. Paths are
-relative, so folder and project move together.
+A project, because it also says what lies above what, and what is hidden at first. Rasters have a style (`.qml`) beside
+them, too, which QGIS takes when one of them is dragged: else it lists all 256 values of the file's colour table. Both
+are plain XML with the elements that QGIS 3 reads; what is left out has QGIS's own defaults. Paths are relative, so
+folder and project move together.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PROJECT: Final = "project.qgs"
 
+VERSION: Final = "3.16.0"
+"""Of QGIS, whose elements these are."""
+
 NO_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold."""
 
@@ -49,11 +53,11 @@ class Drawn:
 
 
 def write_project(folder: Path, sources: tuple[Path, ...] = ()) -> Path:
-    """Write the project of a scene's or a change's results; its path.
+    """Write the project of a scene's or a change's results, and a style beside each of their rasters; its path.
 
     `sources`: where the scene is, or that before and that after, if not where they were.
 
-    Raises `OutputError` for a folder that holds no results.
+    Raises `OutputError` for a folder that holds no results, or if the disk refuses.
     """
     item = read_item(folder)
     if "changes" in item["assets"]:
@@ -63,9 +67,18 @@ def write_project(folder: Path, sources: tuple[Path, ...] = ()) -> Path:
         mapped = Map.of(folder)
         grid, layers = mapped.grid, _of_scene(mapped, scene_below(mapped, sources[0] if sources else None))
     root = _project(str(item["properties"].get("title") or item["id"]), grid, layers)
+    for layer in layers:
+        if layer.look is not None and not layer.vector and Path(layer.file).parent == Path():
+            style = ET.Element("qgis", version=VERSION)
+            style.append(layer.look)
+            _write(folder / Path(layer.file).with_suffix(".qml"), style)
+    return _write(folder / PROJECT, root)
+
+
+def _write(path: Path, root: ET.Element) -> Path:
     ET.indent(root)
     text = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, encoding="unicode")
-    return write_page(folder / PROJECT, text + "\n")
+    return write_page(path, text + "\n")
 
 
 def _of_scene(mapped: Map, below: Below) -> list[Drawn]:
@@ -150,7 +163,7 @@ def graded() -> ET.Element:
 
 
 def _project(title: str, grid: GeoBox, layers: list[Drawn]) -> ET.Element:
-    root = ET.Element("qgis", projectname=_text(title), version="3.16.0")
+    root = ET.Element("qgis", projectname=_text(title), version=VERSION)
     ET.SubElement(root, "title").text = _text(title)
     crs = ET.SubElement(root, "projectCrs")
     crs.append(_crs(crs_of(grid)))

@@ -20,10 +20,10 @@ import jinja2
 from markupsafe import Markup
 
 from geoseg.io.store import cannot_write
-from geoseg.view.pictures import RAMP
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Sequence
 
     from geoseg.view.facts import Histogram, Proof, Share, Work
 
@@ -167,17 +167,24 @@ def policy(*, served: bool = False) -> str:
 
 def rendered(page: Page, *, served: bool = False, bare: bool = False) -> str:
     """The page as HTML; `bare`: the map alone, as it stands in a notebook."""
-    template = environment().get_template("page.html")
-    return template.render(
+    return framed(
+        "page.html",
         page=page,
         bare=bare,
+        title=page.title,
+        subtitle=page.subtitle,
+        made=page.made,
         policy=policy(served=served),
-        style=Markup(own("page.css")),  # noqa: S704  the package's own
-        script=Markup(own("viewer.js") + own("page.js")),  # noqa: S704  the same
+        styles=[own("page.css")],
+        scripts=[own("viewer.js") + own("page.js")],
         data=None if page.viewer is None else embedded(page.viewer),
-        version=version("geoseg"),
-        ramp=RAMP,
     )
+
+
+def framed(template: str, *, styles: Sequence[str], scripts: Sequence[str], **told: Any) -> str:
+    """A template in the frame of all pages; `styles` and `scripts`, the package's own, stand there as they are."""
+    safe = {"styles": map(Markup, styles), "scripts": map(Markup, scripts)}
+    return environment().get_template(template).render(version=version("geoseg"), **safe, **told)
 
 
 def write_page(path: Path, html: str) -> Path:

@@ -265,7 +265,7 @@ class Review:
         """What is shown of a footprint. Raises `OutputError` if the footprints cannot be read."""
         row = self._table.loc[id_]
         window = self._window(row)
-        near = self._read(window).iloc[: NEIGHBOURS + 1]
+        near = self._read(window).sort_values("id", key=lambda ids: ids != id_, kind="stable").iloc[: NEIGHBOURS + 1]
         shapes = to_pixels(near.geometry.to_numpy(), self.mapped.grid)
         paths = dict(zip(near["id"], (svg_path(shape, window) for shape in shapes), strict=True))
         states = self.states

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.errors import GeosegError, OptionError
 from geoseg.view.review import Review, Reviewed
+from geoseg.view.widget import WIDGETS, widget_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from geoseg.pipeline import Result
-
-WIDGETS: Final = Path(__file__).parent / "widgets"
 
 SAYS: Final = {"accept", "reject", "relabel", "skip"}
 
@@ -39,15 +37,6 @@ def review(
     folder = Path(results) if isinstance(results, (str, Path)) else results.folder
     made = _widget_class()
     return made(Review(folder, classes=classes, source=source, into=None if into is None else Path(into)))
-
-
-def need_widgets(what: str) -> None:
-    """Raises `OptionError` where the library of widgets is not installed."""
-    try:
-        import anywidget  # noqa: F401  whether it can be imported is all that is asked
-    except ImportError as error:
-        msg = f"{what} needs anywidget: pip install 'geoseg[jupyter]'"
-        raise OptionError(msg) from error
 
 
 def answer(review: Review, told: dict[str, Any]) -> str | None:
@@ -87,11 +76,10 @@ def progress(review: Review) -> dict[str, int]:
 
 def _widget_class() -> Any:
     """The class, made when it is first needed: the library is an extra."""
-    need_widgets("review()")
-    import anywidget
+    base = widget_base("review()")
     import traitlets as t
 
-    class ReviewWidget(anywidget.AnyWidget):
+    class ReviewWidget(base):  # type: ignore[misc, valid-type]  # made by a function: the library is an extra
         """Footprints to go through; `review` holds what was said."""
 
         _esm = WIDGETS / "review.js"
@@ -106,7 +94,7 @@ def _widget_class() -> Any:
         def __init__(self, review: Review) -> None:
             super().__init__(classes=list(review.classes), note=review.below.why)
             self.review = review
-            self.on_msg(self._hear)
+            self._answers = 0
             self._show(review.next_id)
 
         def _show(self, id_: str | None) -> None:
@@ -114,20 +102,20 @@ def _widget_class() -> Any:
                 self.piece, self.picture = shown(self.review, id_)
                 self.progress = progress(self.review)
 
-        def _hear(self, _widget: Any, told: dict[str, Any], _buffers: Any) -> None:
+        def _say(self, **said: Any) -> None:
+            """Numbered, for the browser waits until it hears something, and does not hear what it knows already."""
+            self._answers += 1
+            self.said = {"number": self._answers, **said}
+
+        def heard(self, told: dict[str, Any]) -> None:
             if told.get("does") != "undo" and told.get("id") != self.piece.get("id"):
                 return  # a key that was pressed before the next piece was there
-            try:
-                back = answer(self.review, told)
-            except GeosegError as error:
-                self.said = {"error": str(error)}
-                return
+            back = answer(self.review, told)
             self._show(back or self.review.next_id)
-            self.said = {
-                "does": told.get("does"),
-                "label": told.get("label"),
-                "number": len(self.review.verdicts.decisions),
-            }
+            self._say(does=told.get("does"), label=told.get("label"))
+
+        def failed(self, told: dict[str, Any], why: str) -> None:  # noqa: ARG002  what was asked is on the screen
+            self._say(error=why)
 
         def save(self, folder: str | Path) -> Reviewed:
             """Labels and the area in which they are all, as GeoJSON: see `Review.save`."""

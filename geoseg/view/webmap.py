@@ -11,18 +11,16 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import pyogrio
-from markupsafe import Markup
 
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.view.facts import classes_in, now, read_item
-from geoseg.view.render import embedded, environment, hash_of, own, write_page
+from geoseg.view.render import embedded, framed, hash_of, own, write_page
 from geoseg.view.shapes import CATEGORIES, DIGITS, OWN
 
 if TYPE_CHECKING:
@@ -127,22 +125,17 @@ def web_map(path: Path, rasters: tuple[dict[str, Any], ...] = ()) -> str:
         "rasters": rasters,
         "layers": layers,
     }
-    return (
-        environment()
-        .get_template("webmap.html")
-        .render(
-            title=path.stem,
-            file=path.name,
-            subtitle=f"zoom {tiles.zooms[0]} to {tiles.zooms[1]} · {path.stat().st_size / 1e6:,.1f} MB of vector tiles",
-            policy=policy(),
-            library=Markup(_library()),  # noqa: S704  the package's own
-            library_style=Markup(own("vendor/maplibre-gl.css")),  # noqa: S704  the same
-            style=Markup(_style()),  # noqa: S704  the same
-            script=Markup(_script()),  # noqa: S704  the same
-            data=embedded(data),
-            version=version("geoseg"),
-            made=now(),
-        )
+    return framed(
+        "webmap.html",
+        bare=False,
+        title=path.stem,
+        file=path.name,
+        subtitle=f"zoom {tiles.zooms[0]} to {tiles.zooms[1]} · {path.stat().st_size / 1e6:,.1f} MB of vector tiles",
+        made=now(),
+        policy=policy(),
+        styles=_styles(),
+        scripts=_scripts(),
+        data=embedded(data),
     )
 
 
@@ -154,29 +147,26 @@ def _layer(name: str, columns: list[dict[str, Any]]) -> dict[str, Any]:
 
 def policy() -> str:
     """What the page may load and run: its own scripts, and files of the host that it comes from."""
-    scripts = " ".join(map(hash_of, (_library(), _script())))
-    styles = " ".join(map(hash_of, (own("vendor/maplibre-gl.css"), _style())))
+    scripts, styles = (" ".join(map(hash_of, texts)) for texts in (_scripts(), _styles()))
     return (
         f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' data: blob:; "
         "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'"
     )
 
 
-def _library() -> str:
-    return "".join(_without_map(own(name)) for name in LIBRARIES)
+def _scripts() -> tuple[str, str]:
+    """The libraries, and our own."""
+    return "".join(_without_map(own(name)) for name in LIBRARIES), "".join(map(own, SCRIPTS))
+
+
+def _styles() -> tuple[str, str]:
+    """The same of style."""
+    return own("vendor/maplibre-gl.css"), own("page.css") + own("webmap.css")
 
 
 def _without_map(text: str) -> str:
     """A script that sends no browser for a file that is not there."""
     return text.partition("//# sourceMappingURL=")[0].rstrip() + "\n"
-
-
-def _style() -> str:
-    return own("page.css") + own("webmap.css")
-
-
-def _script() -> str:
-    return "".join(map(own, SCRIPTS))
 
 
 def write_web_map(path: Path, to: Path | None = None) -> Path:

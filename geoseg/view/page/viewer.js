@@ -146,11 +146,12 @@ class Viewer {
     this.tiles = new Map();
     this.pointers = new Map();
     this.queued = false;
+    [this.width, this.height, this.ratio] = [0, 0, 1];
+    [this.x, this.y, this.scale, this.fitted] = [this.grid.width / 2, this.grid.height / 2, 1, true];
     for (const layer of this.layers) this.load(layer);
     this.listen();
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     this.resize();
-    this.fit();
   }
 
   load(layer) {
@@ -173,12 +174,13 @@ class Viewer {
 
   resize() {
     const box = this.canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
-    const first = !this.width;
-    [this.width, this.height] = [box.width || 1, box.height || 1];
+    if (!box.width || !box.height) return; // nobody sees it, or not yet: a frame in a notebook is laid out after its scripts
+    [this.width, this.height] = [box.width, box.height];
     this.canvas.width = Math.round(this.width * ratio);
     this.canvas.height = Math.round(this.height * ratio);
     this.ratio = ratio;
-    if (!first) this.draw();
+    if (this.fitted) this.fit();
+    else this.draw();
   }
 
   fitting() {
@@ -187,9 +189,11 @@ class Viewer {
 
   fit() {
     this.look(this.grid.width / 2, this.grid.height / 2, this.fitting() * 0.98);
+    this.fitted = true; // until one looks elsewhere, also in another size: on paper, say
   }
 
   look(x, y, scale) {
+    this.fitted = false;
     this.scale = Math.max(this.fitting() * 0.5, Math.min(scale, Math.max(16, this.fitting() * 16)));
     this.x = Math.max(0, Math.min(this.grid.width, x));
     this.y = Math.max(0, Math.min(this.grid.height, y));
@@ -337,6 +341,7 @@ class Viewer {
   }
 
   paint() {
+    if (!this.width) return;
     const c = this.context, ratio = this.ratio;
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
     c.clearRect(0, 0, this.width, this.height);
@@ -421,7 +426,7 @@ class Viewer {
       c.fillStyle = c.strokeStyle = colour;
       for (let first = 0; first < members.length; first += AT_ONCE) {
         c.beginPath();
-        for (const i of members.slice(first, first + AT_ONCE)) this.trace(shapes, i);
+        for (const i of members.slice(first, first + AT_ONCE)) this.trace(shapes, i, layer.least);
         c.globalAlpha = layer.opacity * layer.fill;
         c.fill(); // holes turn the other way; where two outlines overlap both are filled
         c.globalAlpha = layer.opacity;
@@ -430,11 +435,13 @@ class Viewer {
     }
   }
 
-  trace(shapes, i) {
+  // An outline; where it is smaller than `least`, in CSS pixels, a square.
+  trace(shapes, i, least = 1) {
     const c = this.context, scale = this.scale, dx = this.width / 2 - this.x * scale, dy = this.height / 2 - this.y * scale;
     const k = 4 * i, wide = (shapes.boxes[k + 2] - shapes.boxes[k]) * scale, high = (shapes.boxes[k + 3] - shapes.boxes[k + 1]) * scale;
-    if (wide < 3 && high < 3) {
-      c.rect(shapes.boxes[k] * scale + dx, shapes.boxes[k + 1] * scale + dy, Math.max(wide, 1), Math.max(high, 1));
+    if (Math.max(wide, high) < Math.max(3, least)) {
+      const [w, h] = [Math.max(wide, least), Math.max(high, least)];
+      c.rect(shapes.boxes[k] * scale + dx - (w - wide) / 2, shapes.boxes[k + 1] * scale + dy - (h - high) / 2, w, h);
       return;
     }
     for (let ring = shapes.firstRing[i]; ring < shapes.firstRing[i + 1]; ring++) {
@@ -455,7 +462,7 @@ class Viewer {
     c.lineJoin = "round";
     for (const [colour, width] of [["#000000", 6], ["#ffffff", 3]]) {
       c.beginPath();
-      this.trace(layer.shapes, index);
+      this.trace(layer.shapes, index, layer.least);
       c.strokeStyle = colour;
       c.lineWidth = width;
       c.stroke();

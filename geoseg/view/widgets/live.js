@@ -1,5 +1,8 @@
 // A map whose kernel draws what is in view: it moves at once with what is there, and is sharp as soon as the kernel answers.
 
+const PATIENCE = 10_000; // milliseconds for an answer: a question may be lost, or the kernel at work on something else
+const GONE = "The kernel does not answer. It may be busy; if it was started anew, run the cell again.";
+
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -13,14 +16,16 @@ function render({ model, el }) {
   const tools = element("div", { class: "tools", role: "toolbar", "aria-label": "Zoom" });
   const panel = element("div", { class: "panel" });
   const facts = element("table", { class: "facts" }), note = element("p", { class: "note", role: "status", "aria-live": "polite" });
+  const view = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const root = element("section", { class: "geoseg-live", "aria-label": about.label, "data-lm-suppress-shortcuts": "true" },
     element("div", { class: "stage" }, canvas, tools), panel);
   root.style.setProperty("--height", `${about.height_css}px`);
   const context = canvas.getContext("2d"), ratio = Math.min(window.devicePixelRatio || 1, 2);
-  const shown = new Set(about.layers.map(([id]) => id).filter((id) => id !== "confidence"));
+  const shown = new Set(about.shown);
   let column = about.column, place = -1, selected = null;
   let left = 0, top = 0, step = 1, wide = 0, high = 0; // the look, in pixels of the grid and of the screen (CSS)
-  let whole = null, sharp = null, asked = null, stale = false, number = 0, queued = false;
+  let whole = null, sharp = null, queued = false;
+  let number = 0, asked = 0, drawn = 0, fresh = 0, stale = false, patience = PATIENCE, waiting; // questions: the last one, the look that is open, the one that is drawn, the first of what is chosen now
 
   // --- what is drawn
 
@@ -72,35 +77,70 @@ function render({ model, el }) {
 
   function look() { return { left, top, step: step / ratio, width: Math.round(wide * ratio), height: Math.round(high * ratio), layers: [...shown], column }; }
 
+  // Its number; 0 if there is no kernel any more.
+  function send(question) {
+    try {
+      model.send({ ...question, number: ++number, view });
+      return number;
+    } catch {
+      note.textContent = GONE;
+      return 0;
+    }
+  }
+
   function ask() {
     draw();
     if (!wide || !high) return;
-    if (asked !== null) { stale = true; return; }
-    asked = ++number;
-    root.dataset.busy = "true";
-    model.send({ ask: "look", number, ...look() });
+    if (asked) { stale = true; return; }
+    asked = send({ ask: "look", ...look() });
+    root.dataset.busy = String(Boolean(asked));
+    clearTimeout(waiting);
+    if (asked) waiting = setTimeout(() => { note.textContent = GONE; patience *= 2; answered(asked, true); }, patience);
+  }
+
+  // What is shown is other than it was, also than an answer that is on its way.
+  function anew() { whole = null; fresh = number + 1; ask(); }
+
+  // An answer to a question is here, or will not come: the next one may be asked.
+  function answered(question, again = false) {
+    if (question !== asked) return;
+    clearTimeout(waiting);
+    asked = 0;
+    root.dataset.busy = "false";
+    if (stale || again) { stale = false; ask(); }
   }
 
   async function answer(told, buffers) {
-    if (told.of === "look") {
-      const image = await createImageBitmap(new Blob([buffers[0]], { type: "image/webp" }));
-      const paths = told.outlines.map(([colour, path]) => [colour, new Path2D(path)]);
-      const seen = { ...told.look, right: told.look.left + told.look.step * told.look.width, bottom: told.look.top + told.look.step * told.look.height, image, paths };
-      if (told.whole) whole = seen;
-      sharp = seen;
-      legend(told.legend);
-      note.textContent = told.note;
-      asked = null;
-      root.dataset.busy = "false";
-      root.dataset.drawn = String(told.number);
-      if (stale) { stale = false; ask(); }
-    } else if (told.of === "at") {
-      selected = told.path ? new Path2D(told.path) : null;
-      facts.replaceChildren(...told.rows.map(([name, text]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, text))));
-      if (told.centre) [left, top] = [told.centre[0] - step * wide / 2, told.centre[1] - step * high / 2];
-      if (told.centre) ask();
+    if (told.view !== view) return; // the same map is shown elsewhere, too
+    try {
+      if (told.of === "look" && told.number > drawn) await looked(told, buffers[0]);
+      else if (told.of === "at") selects(told);
+      else if (told.of === "error") throw new Error(told.why);
+    } catch (error) {
+      note.textContent = `This cannot be drawn: ${error.message}`;
     }
+    patience = PATIENCE;
+    answered(told.number);
     draw();
+  }
+
+  async function looked(told, bytes) {
+    const image = await createImageBitmap(new Blob([bytes], { type: "image/webp" }));
+    const paths = told.outlines.map(([colour, path]) => [colour, new Path2D(path)]);
+    const seen = { ...told.look, right: told.look.left + told.look.step * told.look.width, bottom: told.look.top + told.look.step * told.look.height, image, paths };
+    if (told.whole && told.number >= fresh) whole = seen;
+    sharp = seen;
+    drawn = told.number;
+    legend(told.legend);
+    note.textContent = told.note;
+  }
+
+  function selects(told) {
+    selected = told.path ? new Path2D(told.path) : null;
+    facts.replaceChildren(...told.rows.map(([name, text]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, text))));
+    if (!told.centre) return;
+    [left, top] = [told.centre[0] - step * wide / 2, told.centre[1] - step * high / 2];
+    ask();
   }
 
   // --- how it moves
@@ -119,12 +159,12 @@ function render({ model, el }) {
 
   function pan(x, y) { left += x * step; top += y * step; ask(); }
 
-  function pick(x, y) { model.send({ ask: "at", x: left + x * step, y: top + y * step, slack: 5 * step }); }
+  function pick(x, y) { send({ ask: "at", x: left + x * step, y: top + y * step, slack: 5 * step }); }
 
   function toPlace(by) {
     place = Math.max(0, place + by);
     if (step > about.near) step = about.near;
-    model.send({ ask: "place", place });
+    send({ ask: "place", place });
   }
 
   const keys = {
@@ -173,13 +213,13 @@ function render({ model, el }) {
   function layerBox([id, title]) {
     const box = element("input", { type: "checkbox" });
     box.checked = shown.has(id);
-    box.addEventListener("change", () => { (box.checked ? shown.add(id) : shown.delete(id)); whole = null; ask(); });
+    box.addEventListener("change", () => { (box.checked ? shown.add(id) : shown.delete(id)); anew(); });
     return element("label", {}, box, title);
   }
 
   const select = element("select", {}, ...about.columns.map((name) => element("option", { value: name }, name)));
   select.value = column;
-  select.addEventListener("change", () => { column = select.value; whole = null; ask(); });
+  select.addEventListener("change", () => { column = select.value; anew(); });
   panel.append(...about.layers.map(layerBox), element("label", { class: "by" }, "coloured by ", select), coloured, facts, note);
   for (const [text, name, does] of [["+", "Zoom in", () => zoom(1.5)], ["−", "Zoom out", () => zoom(1 / 1.5)], ["⤢", "All of it", fit]]) {
     const made = element("button", { type: "button", "aria-label": name, title: name }, text);
@@ -190,9 +230,10 @@ function render({ model, el }) {
   function resize() {
     const [w, h] = [canvas.clientWidth, canvas.clientHeight];
     if (!w || !h || (w === wide && h === high)) return;
-    const first = !wide;
+    const all = !wide || (left <= 0 && top <= 0 && left + step * wide >= width && top + step * high >= height);
+    [left, top] = [left + step * (wide - w) / 2, top + step * (high - h) / 2]; // the middle stays
     [wide, high, canvas.width, canvas.height] = [w, h, Math.round(w * ratio), Math.round(h * ratio)];
-    if (first) fit(); else ask();
+    if (all) fit(); else ask();
   }
 
   model.on("msg:custom", answer);
@@ -200,7 +241,7 @@ function render({ model, el }) {
   const observer = new ResizeObserver(resize);
   observer.observe(canvas);
   root.geosegLook = () => ({ left, top, step, wide, high }); // for tests
-  return () => { observer.disconnect(); model.off("msg:custom", answer); };
+  return () => { observer.disconnect(); clearTimeout(waiting); model.off("msg:custom", answer); };
 }
 
 export default { render };
