@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.errors import OptionError
 from geoseg.models.backends import AUTO, BACKENDS, TORCH, installed_backends
-from geoseg.tuning import may_be_long
 from geoseg.work import SceneOrder, fastest_backend
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def _common(crew: Workers, needed: set[str]) -> list[str]:
 
 def _by_a_worker(crew: Workers, order: SceneOrder, patches: int, among: Sequence[str]) -> str:
     """What one of them finds, while the others wait; torch where it dies of that."""
-    if list(among) == [TORCH] or not may_be_long(order.model, patches):
+    if list(among) == [TORCH]:
         return TORCH
     crew.submit(order, fastest_backend, order, patches, tuple(among), 1)
     _, backend = crew.next()

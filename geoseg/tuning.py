@@ -207,7 +207,8 @@ def _processor() -> str:
 
 
 def _place(work: Work) -> Path:
-    known = {"model": work.model.sha256, "patch": work.model.patch, "batch": work.batch, "lanes": work.lanes}
+    # not of lanes: a machine's workers are to make the same maps as the command on all of its cores
+    known = {"model": work.model.sha256, "patch": work.model.patch, "batch": work.batch}
     name = hashlib.sha256(json.dumps({**machine(), **known}, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "backends" / f"{name}.json"
 

@@ -38,7 +38,7 @@ from geoseg.pipeline import run as carry_out
 from geoseg.tiling import Tiling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from geoseg.catalog import ModelSpec
@@ -73,6 +73,15 @@ def taken_over(backend: str, name: str = "small", make: Callable[[], nn.Module] 
 @functools.cache
 def small(backend: str, spec: ModelSpec) -> NetworkPredict:
     return NetworkPredict(replace(spec, patch=16, stride=8), taken_over(backend), CPU)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In place of the one of all tests: what is found out here would have a say in others' maps."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("cache-of-backends")
+        patched.setenv("GEOSEG_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture
@@ -480,6 +489,9 @@ def test_a_worker_chooses_for_all(tiny_model: Path, tmp_path: Path, monkeypatch:
         TORCH,
         "openvino",
     ]
+    monkeypatch.setattr(tuning, "LONG", 1e9)
+    assert by(Inline(), folder, tmp_path / "later", tiny_model, cluster="processes:2").done == 3
+    assert backends_of(tmp_path / "later") == {"openvino"}, "a short run takes what a long one has found, here as well"
 
 
 # --- how it is chosen
@@ -542,7 +554,8 @@ def test_the_fastest_is_taken_and_remembered(
     monkeypatch.setattr(tuning, "load_predict", lambda *_: pytest.fail("there is nothing to be found out"))
     assert tuning.fastest(work_of(tiny_model)) == (best, None)
     assert tuning.fastest(work_of(tiny_model), {TORCH, best}) == (best, None)
-    for other in ({"lanes": 1}, {"batch": 2}, {"model": replace(read_model(tiny_model), sha256="0" * 64)}):
+    assert tuning.fastest(work_of(tiny_model, lanes=1)) == (best, None), "workers make the same maps"
+    for other in ({"batch": 2}, {"model": replace(read_model(tiny_model), sha256="0" * 64)}):
         assert tuning.fastest(work_of(tiny_model, **other)) == (TORCH, None)
     monkeypatch.setattr(tuning, "_processor", lambda: "another")
     assert tuning.fastest(work_of(tiny_model)) == (TORCH, None)

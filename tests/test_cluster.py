@@ -358,7 +358,7 @@ def test_recipes(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=re.escape(f"--cluster {text}: write local, processes:4")):
             recipe_of(text)
     for content, says in (
-        ("kind: os.system", "kind: input should be 'processes'"),
+        ("kind: os.system", "kind: should be 'processes'"),
         ("kind: address", "kind address needs an address"),
         ("kind: processes", "needs the number of workers"),
         ("kind: ssh\nopts: {}", "opts is not a key of this job; did you mean options?"),
