@@ -12,12 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Workers(Protocol):
-    """What is asked of a crew: see `geoseg.cluster.Crew`."""
+class Crew(Protocol):
+    """Workers: see `geoseg.cluster.Crew`."""
 
     @property
     def threads(self) -> int:
         """Calls that run at the same time."""
+        ...
+
+    @property
+    def threads_by_worker(self) -> dict[str, int]:
+        """The same for each worker."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Calls whose outcome was not taken yet."""
         ...
 
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
@@ -33,13 +43,14 @@ class Workers(Protocol):
         ...
 
 
-def agreed(orders: Sequence[SceneOrder], patches: int, crew: Workers | None) -> list[SceneOrder]:
+def agreed(orders: Sequence[SceneOrder], patches: int, crew: Crew | None) -> list[SceneOrder]:
     """The same orders, those for which no backend was named or has begun with the fastest one.
 
     `patches`: all that the run will see; so few that nothing is worth measuring: by torch. `crew`: who will work, and
     has nothing to do yet; None: this process. Raises `OptionError` if a worker has not what an order names.
     """
-    installed = [TORCH] if crew is None else _common(crew, {order.job.backend for order in orders} - {AUTO, TORCH})
+    wanted = {order.job.backend for order in orders} - {TORCH}
+    installed = _common(crew, wanted - {AUTO}) if crew is not None and wanted else [TORCH]
     first = next((order for order in orders if order.job.backend == AUTO), None)
     if first is None:
         return list(orders)
@@ -52,7 +63,7 @@ def agreed(orders: Sequence[SceneOrder], patches: int, crew: Workers | None) -> 
     return [order.by(backend) if order.job.backend == AUTO else order for order in orders]
 
 
-def _common(crew: Workers, needed: set[str]) -> list[str]:
+def _common(crew: Crew, needed: set[str]) -> list[str]:
     """The backends that all workers have."""
     installed = crew.ask(installed_backends)
     for name in sorted(needed):
@@ -63,7 +74,7 @@ def _common(crew: Workers, needed: set[str]) -> list[str]:
     return [name for name in (TORCH, *BACKENDS) if all(name in names for names in installed.values())]
 
 
-def _by_a_worker(crew: Workers, order: SceneOrder, patches: int, among: Sequence[str]) -> str:
+def _by_a_worker(crew: Crew, order: SceneOrder, patches: int, among: Sequence[str]) -> str:
     """What one of them finds, while the others wait; torch where it dies of that."""
     if list(among) == [TORCH]:
         return TORCH

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from geoseg.agreement import agreed
+from geoseg.agreement import Crew, agreed
 from geoseg.catalog import Scene, find_model
 from geoseg.changes.by_spectrum import SPECTRAL
 from geoseg.changes.many import (
@@ -199,9 +199,9 @@ class RunJob(Strict):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     backend: Literal["auto", "torch", "openvino", "onnxruntime"] = Field(
-        default="auto",
-        description="who does the forward passes; auto: the fastest of those installed, measured before a long run, "
-        "and for scenes that were begun the one that began",
+        default="torch",
+        description="who does the forward passes, of which the last bits of scores depend; auto: the fastest of those "
+        "installed, measured before a long run, and for scenes that were begun the one that began",
     )
     cluster: str = Field(
         default="local", description="local, processes:N, tcp://host:port or a recipe (YAML); --cluster goes before it"
@@ -331,37 +331,6 @@ class RunReport:
         """Share of the forward passes in all stages' seconds; NaN if nothing was done."""
         total = sum(self.seconds.values())
         return self.seconds.get("forward", 0.0) / total if total else float("nan")
-
-
-class Crew(Protocol):
-    """Workers: see `geoseg.cluster.Crew`."""
-
-    @property
-    def threads(self) -> int:
-        """Calls that run at the same time."""
-        ...
-
-    @property
-    def threads_by_worker(self) -> dict[str, int]:
-        """The same for each worker."""
-        ...
-
-    @property
-    def pending(self) -> int:
-        """Calls whose outcome was not taken yet."""
-        ...
-
-    def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """What a function returns on every worker."""
-        ...
-
-    def submit(self, tag: Any, function: Callable[..., Any], *args: Any) -> None:
-        """Call a function on some worker."""
-        ...
-
-    def next(self) -> tuple[Any, Any]:
-        """Tag and outcome of the next call that has ended."""
-        ...
 
 
 Tell: TypeAlias = "Callable[[dict[str, Any]], None]"

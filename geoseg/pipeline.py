@@ -118,7 +118,7 @@ class SegmentJob:
     batch: int | None = None
     """Patches per forward pass."""
     device: str = "auto"
-    backend: str = AUTO
+    backend: str = TORCH
     """Who does the forward passes: `torch`, or a name of `geoseg.models.backends`; auto: whoever did so in the folder
     of the results, or else the fastest here, as far as that is known or worth finding out; torch otherwise."""
     aoi: str | Path | None = None

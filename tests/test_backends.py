@@ -420,7 +420,7 @@ def test_results_by_torch_say_nothing_of_it(tiny_model: Path, tmp_path: Path) ->
     assert "backend" not in planned.parameters
     with pytest.raises(KeyboardInterrupt):
         carry_out(planned, stopped_after(0))
-    assert plan(job).job.backend == TORCH
+    assert plan(replace(job, backend=AUTO)).job.backend == TORCH
     assert "backend" not in (begun_job(planned.folder) or {"backend": ""})
     with pytest.raises(OutputError, match="backend was torch, now openvino"):
         plan(replace(job, backend="openvino"))
@@ -471,7 +471,7 @@ def test_a_worker_that_lacks_what_is_needed_is_named(
     assert not (tmp_path / "a" / "a").exists()
     monkeypatch.setattr(tuning, "LONG", 0.0)
     monkeypatch.setattr(tuning, "SHARE", 1e9)
-    assert by(Lacking(), folder, tmp_path / "b", tiny_model).done == 3
+    assert by(Lacking(), folder, tmp_path / "b", tiny_model, backend=AUTO).done == 3
     assert backends_of(tmp_path / "b") == {TORCH}
 
 
@@ -483,14 +483,14 @@ def test_a_worker_chooses_for_all(tiny_model: Path, tmp_path: Path, monkeypatch:
     job = SegmentJob(folder / "b.tif", "buildings", tmp_path / "out", str(tiny_model), min_area=1, tile=64)
     with chunks_of(64), pytest.raises(KeyboardInterrupt):
         carry_out(plan(replace(job, backend=TORCH)), stopped_after(0))
-    assert by(Inline(), folder, tmp_path / "out", tiny_model, cluster="processes:2").done == 3
+    assert by(Inline(), folder, tmp_path / "out", tiny_model, cluster="processes:2", backend=AUTO).done == 3
     assert [(begun_job(tmp_path / "out" / name) or {}).get("backend", TORCH) for name in NAMES] == [
         "openvino",
         TORCH,
         "openvino",
     ]
     monkeypatch.setattr(tuning, "LONG", 1e9)
-    assert by(Inline(), folder, tmp_path / "later", tiny_model, cluster="processes:2").done == 3
+    assert by(Inline(), folder, tmp_path / "later", tiny_model, cluster="processes:2", backend=AUTO).done == 3
     assert backends_of(tmp_path / "later") == {"openvino"}, "a short run takes what a long one has found, here as well"
 
 
@@ -609,12 +609,15 @@ def test_a_backend_that_cannot_do_it_is_told_and_left_out(
 @pytest.mark.usefixtures("quick")
 def test_a_run_goes_by_what_was_chosen(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tif(tmp_path / "a.tif", picture(200, 180))
-    job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model))
+    job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model), backend=AUTO)
     named = carry_out(plan(replace(job, backend="openvino", out=tmp_path / "named")), lambda *_: None)
     monkeypatch.setattr("geoseg.tuning._known", lambda _: {"backend": "openvino", "seconds": {}})
     assert carry_out(plan(job), lambda *_: None).item["properties"]["geoseg:parameters"]["backend"] == "openvino"
     assert_same(tmp_path / "out", named.folder.parent, ("a",))
     assert plan(job).complete
     folder = scenes(tmp_path / "town", 70, 70)
-    assert run_archive(plan_archive(job_of(tiny_model), folder, tmp_path / "many")).done == 3
+    assert run_archive(plan_archive(job_of(tiny_model, backend=AUTO), folder, tmp_path / "many")).done == 3
     assert backends_of(tmp_path / "many") == {"openvino"}
+    unasked = SegmentJob(job.scene, "buildings", tmp_path / "plain", str(tiny_model))
+    assert "backend" not in carry_out(plan(unasked), lambda *_: None).item["properties"]["geoseg:parameters"]
+    assert job_of(tiny_model).backend == TORCH, "maps are the same before and after anything was measured"

@@ -138,10 +138,10 @@ _MAPPING = (
     click.option(
         "--backend",
         type=click.Choice([AUTO, TORCH, *BACKENDS]),
-        default=AUTO,
+        default=TORCH,
         show_default=True,
-        help="Who does the forward passes (extras `openvino`, `onnx`). auto: the fastest of those installed, which a "
-        "long run measures first, or whoever began the folder; -v tells.",
+        help="Who does the forward passes (extras `openvino`, `onnx`); the last bits of scores differ. auto: the "
+        "fastest of those installed, which a long run measures first, or whoever began the folder; -v tells.",
     ),
     click.option(
         "--stride",
