@@ -195,7 +195,8 @@ class RunJob(Strict):
     batch: int | None = Field(default=None, gt=0, le=4096, description="patches per forward pass; None: chosen")
     max_memory: str | None = Field(
         default=None,
-        description="what a worker may take, such as 2GB, for each of its threads: tile and batch are chosen",
+        description="what a worker may take, such as 2GB, for each of its threads: tile and batch are chosen, and in "
+        "one process how many forward passes go side by side",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     backend: Literal["auto", "torch", "openvino", "onnxruntime"] = Field(
@@ -386,13 +387,14 @@ def _check_change(job: RunJob, model: ModelSpec | None) -> None:
         raise OptionError(msg)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fitting:
     """How tile and batch are chosen where the job does not say."""
 
     many: bool
     """Whether there are workers to be kept busy."""
     lanes: int
+    """Forward passes side by side: fewer from the first scene on that does not fit otherwise."""
     batch: int
     limit: int | None
     """Bytes that a worker may take."""
@@ -415,9 +417,18 @@ class _Fitting:
         if self.many and job.tile is None:
             tiling = tile_for_many(tiling)
         if self.limit is not None:
-            tiling, batch = fitting_tile(tiling, planned.model, self.batch, self.lanes, self.limit)
+            tiling, batch = self._within(self.limit, tiling, planned.model)
             job = replace(job, batch=batch)
         return replace(planned, tiling=tiling, job=job)
+
+    def _within(self, limit: int, tiling: Tiling, model: ModelSpec) -> tuple[Tiling, int]:
+        while True:
+            try:
+                return fitting_tile(tiling, model, self.batch, self.lanes, limit)
+            except OptionError:
+                if self.lanes == 1:
+                    raise
+                self.lanes -= 1
 
 
 @dataclass
@@ -707,7 +718,8 @@ class _Done:
 
 def _here(plan: ArchivePlan, done: _Done) -> None:
     """Scene after scene in this process, each on all cores."""
-    model = cache(lambda backend: Predictor(plan.pending[0].order.model, plan.job.device, backend=backend))
+    lanes = None if plan.job.max_memory is None else plan.lanes
+    model = cache(lambda backend: Predictor(plan.pending[0].order.model, plan.job.device, lanes, backend))
     for entry in plan.pending:
         order, began = entry.order, time.perf_counter()
         done.begun(order)
