@@ -18,6 +18,7 @@ from geoseg.models.networks import build_network
 from geoseg.models.pretrained import load_pretrained
 from geoseg.models.weights import choose_device, load_network
 from geoseg.train.data import places_of, rare_classes
+from geoseg.train.heads import quicken_segformer_heads
 from geoseg.train.job import CLASSES_OF_CHANGE, ClassOf, Network, TrainJob
 from geoseg.train.loop import fit
 from geoseg.train.places import GroundPlace, LabelledRaster
@@ -62,6 +63,7 @@ def train(
     places = places_of(job, data)
     _find_rare(places)
     network = _network(job, start)
+    quicken_segformer_heads(network)
     runs.mkdir(parents=True, exist_ok=True)
     scores = fit(job, network, places, runs, where, observe=observe, say=say)
     named = {
