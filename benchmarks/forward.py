@@ -73,8 +73,14 @@ WAYS: dict[str, Callable[[ModelSpec, torch.Tensor], Pass]] = {
     "torch": lambda spec, _: in_order(load_predict(spec, CPU).network, torch.channels_last),
     "ONNX Runtime": lambda spec, _: load_predict(spec, CPU, "onnxruntime").network,
     "OpenVINO": lambda spec, _: load_predict(spec, CPU, "openvino").network,
+    "torch, bfloat16": lambda spec, _: in_order(load_predict(spec, CPU, "torch-bf16").network, torch.channels_last),
+    "OpenVINO, bfloat16": lambda spec, _: load_predict(spec, CPU, "openvino-bf16").network,
 }
-NEEDS = {"ONNX Runtime": BACKENDS["onnxruntime"], "OpenVINO": BACKENDS["openvino"]}
+NEEDS = {
+    "ONNX Runtime": BACKENDS["onnxruntime"],
+    "OpenVINO": BACKENDS["openvino"],
+    "OpenVINO, bfloat16": BACKENDS["openvino"],
+}
 LANES = ThreadPoolExecutor(1)
 
 

@@ -28,7 +28,7 @@ import torch
 
 from geoseg.cache import cache_folder, keep, kept
 from geoseg.errors import ModelError
-from geoseg.models.backends import BACKENDS, TORCH, installed_backends
+from geoseg.models.backends import BACKENDS, TORCH, installed_backends, is_coarse
 from geoseg.models.weights import load_predict
 from geoseg.predict import Lanes
 from geoseg.window import Window
@@ -81,7 +81,8 @@ def fastest(work: Work, among: Collection[str] | None = None) -> tuple[str, Netw
     `among`: those that everybody has who is to work; None: those that are installed here. Raises `ModelError` as
     `load_predict` does.
     """
-    names = [name for name in installed_backends() if among is None or name in among or name == TORCH]
+    exact = [name for name in installed_backends() if not is_coarse(name)]
+    names = [name for name in exact if among is None or name in among or name == TORCH]
     if work.device.type != "cpu" or names == [TORCH]:
         return TORCH, None
     known = _known(work)
@@ -190,8 +191,8 @@ def _patches(work: Work) -> torch.Tensor:
 def machine() -> dict[str, str]:
     """What of this machine, and of what is installed, decides how fast something is."""
     packages = {name: version(name) for name in ("geoseg", "torch")}
-    for name in installed_backends()[1:]:
-        packages |= BACKENDS[name].versions
+    for backend in BACKENDS.values():
+        packages |= backend.versions
     return {"processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability(), **packages}
 
 

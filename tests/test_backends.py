@@ -29,9 +29,9 @@ from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import job_of as begun_job
 from geoseg.models import other_networks
-from geoseg.models.backends import AUTO, BACKENDS, TORCH, check_backend, installed_backends
+from geoseg.models.backends import AUTO, BACKENDS, TORCH, TORCH_BF16, check_backend, installed_backends, is_coarse
 from geoseg.models.other_networks import OtherNetwork, noise_of
-from geoseg.models.rewrites import TOLERANCE
+from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, in_bfloat16
 from geoseg.models.weights import NetworkPredict, load_predict
 from geoseg.pipeline import SegmentJob, plan
 from geoseg.pipeline import run as carry_out
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 OTHERS = tuple(BACKENDS)
+NOT_TORCH = (TORCH_BF16, *OTHERS)
+EXACT = tuple(name for name in OTHERS if not is_coarse(name))
 SHAPE = (1, 3, 16, 16)
 
 
@@ -72,7 +74,13 @@ def taken_over(backend: str, name: str = "small", make: Callable[[], nn.Module] 
 
 @functools.cache
 def small(backend: str, spec: ModelSpec) -> NetworkPredict:
-    return NetworkPredict(replace(spec, patch=16, stride=8), taken_over(backend), CPU)
+    return NetworkPredict(replace(spec, patch=16, stride=8), network_by(backend), CPU)
+
+
+def network_by(backend: str) -> nn.Module:
+    if backend != TORCH_BF16:
+        return taken_over(backend)
+    return in_bfloat16(Small().eval(), noise_of(SHAPE), pack=True)[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,9 +100,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The backends that have converted a network since, each as often as it has."""
+    """The libraries that have converted a network since, each as often as it has."""
     done: list[str] = []
-    for name in OTHERS:
+    for name in EXACT:
         library = taken_over(name)._library
 
         def convert(*given: Any, name: str = name, honest: Any = library.convert) -> Any:
@@ -108,7 +116,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --- what they say
 
 
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", NOT_TORCH)
 @torch.inference_mode()
 def test_it_says_what_torch_says(backend: str, tiny_model: Path) -> None:
     spec = read_model(tiny_model)
@@ -116,7 +124,11 @@ def test_it_says_what_torch_says(backend: str, tiny_model: Path) -> None:
     expected, predict = load_predict(spec, CPU)(patches, (16, 16)), load_predict(spec, CPU, backend)
     scores = predict(patches, (16, 16))
     assert (predict.outputs, predict.device, scores.dtype, scores.shape) == (3, CPU, torch.float32, expected.shape)
-    assert (scores - expected).abs().max() < 1e-3
+    differences, between = (scores - expected).abs(), float(expected.max() - expected.min())
+    if is_coarse(backend):  # of a network that has learned nothing, which makes much of little
+        assert 1e-3 < differences.mean() / between < 0.05
+    else:
+        assert differences.max() < 1e-3
     assert 0.01 < scores[:, :2].argmax(1).float().mean() < 0.99
     kept_for_later = scores.clone()
     predict(255 - patches, (16, 16)).zero_()  # a caller may change what it gets, and gets it for good
@@ -124,7 +136,7 @@ def test_it_says_what_torch_says(backend: str, tiny_model: Path) -> None:
     assert torch.equal(scores, kept_for_later)
 
 
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", NOT_TORCH)
 @settings(max_examples=15)
 @given(
     data=st.data(),
@@ -151,10 +163,10 @@ def test_tiled_is_whole(
     assert_identical(tiled, run(case, lanes=lanes[1], batch=batch, predict=predict))
 
 
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", NOT_TORCH)
 @torch.inference_mode()
 def test_a_patch_has_the_same_bits_wherever_it_stands(backend: str) -> None:
-    network = taken_over(backend)
+    network = network_by(backend)
     one, bits = noise_of(SHAPE), set[bytes]()
     for place in range(3):
         batch = torch.randn(3, *SHAPE[1:], generator=torch.Generator().manual_seed(place))
@@ -169,7 +181,7 @@ def test_processes_of_their_own_give_the_same_bits(tmp_path: Path, tiny_model: P
     code = (
         "import pathlib, sys, torch; sys.path[:0] = sys.argv[2:]; from test_backends import *\n"
         "spec = read_model(pathlib.Path(sys.argv[1])); batch = torch.from_numpy(picture(16, 16)[None])\n"
-        "print([small(each, spec)(batch, (4, 4)).numpy().tobytes().hex() for each in OTHERS])"
+        "print([small(each, spec)(batch, (4, 4)).numpy().tobytes().hex() for each in NOT_TORCH])"
     )
     told = []
     for name in ("one", "other"):
@@ -185,16 +197,17 @@ def test_processes_of_their_own_give_the_same_bits(tmp_path: Path, tiny_model: P
 @pytest.mark.parametrize("backend", OTHERS)
 @torch.inference_mode()
 def test_a_network_is_taken_over_once(backend: str, own_cache: Path, conversions: list[str]) -> None:
+    library = backend.removesuffix("-bf16")
     expected = taken_over(backend)(noise_of(SHAPE))
-    assert conversions == [backend]
+    assert conversions == [library]
     network = taken_over(backend, make=lambda: pytest.fail("the original is not needed"))
     assert network.is_kept(SHAPE)
     assert not network.is_kept((2, *SHAPE[1:]))
     assert torch.equal(network(noise_of(SHAPE)), expected)
-    assert conversions == [backend]
-    assert [path.suffix for path in (own_cache / "networks").iterdir()] == [f".{backend}"]
+    assert conversions == [library]
+    assert [path.suffix for path in (own_cache / "networks").iterdir()] == [f".{library}"]
     other = taken_over(backend, "other", lambda: Small(1))(noise_of(SHAPE))
-    assert conversions == [backend] * 2
+    assert conversions == [library] * 2
     assert not torch.equal(other, expected)
 
 
@@ -259,9 +272,9 @@ def test_what_is_damaged_is_made_again(backend: str, damage: str, conversions: l
     DAMAGE[damage](network._place(SHAPE))
     conversions.clear()
     assert torch.equal(taken_over(backend)(noise_of(SHAPE)), expected)
-    assert conversions == [backend]
+    assert conversions == [backend.removesuffix("-bf16")]
     taken_over(backend).prepare(SHAPE)
-    assert conversions == [backend]  # it is right again
+    assert len(conversions) == 1  # it is right again
 
 
 def test_a_file_that_is_not_what_was_kept_is_as_good_as_none(tmp_path: Path) -> None:
@@ -307,7 +320,7 @@ def test_other_scores_than_torchs_are_refused(backend: str, own_cache: Path, mon
     library = taken_over(backend)._library
     honest, between = library.convert, float(np.ptp(Small().eval()(noise_of(SHAPE)).detach().numpy()))
     for factor, refused in ((0.5, False), (1.5, True), (float("nan"), True)):
-        shifted = Small(shift=factor * TOLERANCE * between).eval()
+        shifted = Small(shift=factor * (COARSE_TOLERANCE if is_coarse(backend) else TOLERANCE) * between).eval()
         with monkeypatch.context() as patched:
             patched.setattr(library, "convert", lambda _, values, shifted=shifted: honest(shifted, values))
             network = taken_over(backend, f"by {factor}")
@@ -342,8 +355,8 @@ def test_a_missing_extra_is_named(
 ) -> None:
     write_tif(tmp_path / "a.tif", picture(80, 80))
     monkeypatch.setattr("geoseg.models.backends.find_spec", lambda _: None)
-    assert installed_backends() == (TORCH,)
-    extra = {"openvino": "openvino", "onnxruntime": "onnx"}[backend]
+    assert installed_backends() == (TORCH, TORCH_BF16)
+    extra = {"openvino": "openvino", "onnxruntime": "onnx", "openvino-bf16": "openvino"}[backend]
     job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model), backend=backend)
     with pytest.raises(OptionError, match=rf"--backend {backend}: .* not installed: pip install 'geoseg\[{extra}\]'"):
         plan(job)
@@ -352,18 +365,19 @@ def test_a_missing_extra_is_named(
 
 
 def test_names_and_devices() -> None:
-    with pytest.raises(OptionError, match="--backend tensorflow: choose auto, torch, openvino or onnxruntime"):
+    with pytest.raises(OptionError, match="choose auto, torch, torch-bf16, openvino, onnxruntime or openvino-bf16"):
         check_backend("tensorflow")
     with pytest.raises(OptionError, match="is for a CPU, and the device is cuda"):
         check_backend("openvino", "cuda")
-    for name in (AUTO, TORCH):
+    for name in (AUTO, TORCH, TORCH_BF16):
         check_backend(name, "cuda")
-    assert installed_backends() == (TORCH, *OTHERS)
+    assert installed_backends() == (TORCH, *NOT_TORCH)
+    assert [name for name in installed_backends() if is_coarse(name)] == [TORCH_BF16, "openvino-bf16"]
 
 
 def test_a_job_names_what_there_is() -> None:
     assert job_of(None, backend="openvino").backend == "openvino"
-    with pytest.raises(ValueError, match="'auto', 'torch', 'openvino' or 'onnxruntime'"):
+    with pytest.raises(ValueError, match="'auto', 'torch', 'torch-bf16', 'openvino', 'onnxruntime' or 'openvino-bf16'"):
         job_of(None, backend="tensorflow")
     assert plan_archive.__module__ == "geoseg.archive"
 
@@ -383,7 +397,7 @@ def stopped_after(tiles: int) -> Callable[[str, int, int], None]:
     return observe
 
 
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", NOT_TORCH)
 def test_a_folder_goes_on_with_the_backend_that_began_it(
     backend: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,7 +405,7 @@ def test_a_folder_goes_on_with_the_backend_that_began_it(
     job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model), tile=1024, backend=backend)
     whole = carry_out(plan(replace(job, out=tmp_path / "whole")), lambda *_: None)
     assert whole.item["properties"]["geoseg:parameters"]["backend"] == backend
-    assert backend in whole.item["properties"]["processing:software"]
+    assert backend.removesuffix("-bf16") in whole.item["properties"]["processing:software"]
     with pytest.raises(KeyboardInterrupt):
         carry_out(plan(job), stopped_after(1))
     going_on = plan(replace(job, backend=AUTO))
@@ -400,8 +414,9 @@ def test_a_folder_goes_on_with_the_backend_that_began_it(
         plan(replace(job, backend=TORCH))
     with monkeypatch.context() as patched:
         patched.setattr("geoseg.models.backends.find_spec", lambda _: None)
-        with pytest.raises(OptionError, match="pip install 'geoseg"):
-            plan(replace(job, backend=AUTO))
+        if backend != TORCH_BF16:
+            with pytest.raises(OptionError, match="pip install 'geoseg"):
+                plan(replace(job, backend=AUTO))
     carry_out(going_on, lambda *_: None)
     assert_same(tmp_path / "out", tmp_path / "whole", ("a",))
     assert plan(replace(job, backend=AUTO)).complete
@@ -530,7 +545,7 @@ def chosen(cache: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("best", [TORCH, *OTHERS])
+@pytest.mark.parametrize("best", [TORCH, *EXACT])
 def test_the_fastest_is_taken_and_remembered(
     best: str, tiny_model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -542,10 +557,10 @@ def test_the_fastest_is_taken_and_remembered(
         assert name == best
         assert predict is not None
         assert getattr(predict.network, "_backend", TORCH) == best
-        assert set(called) == {TORCH, *OTHERS}
+        assert set(called) == {TORCH, *EXACT}
         assert all(called.count(each) % 2 == 0 for each in called), "all lanes are at it"
     assert f"tiny: by {best}: " in caplog.text
-    assert all(f"{each} " in caplog.text for each in (TORCH, *OTHERS))
+    assert all(f"{each} " in caplog.text for each in (TORCH, *EXACT))
     (path,) = chosen(cache)
     found = json.loads(kept(path) or b"")
     assert found["seconds"][best] == min(found["seconds"].values())
@@ -599,11 +614,11 @@ def test_a_backend_that_cannot_do_it_is_told_and_left_out(
     def convert(*_: Any) -> Any:
         raise RuntimeError("no such layer")
 
-    for name in OTHERS:
+    for name in EXACT:
         monkeypatch.setattr(taken_over(name)._library, "convert", convert)
     assert tuning.fastest(work_of(tiny_model))[0] == TORCH
     told = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert [message.partition(" cannot do")[0] for message in told] == [f"tiny: {name}" for name in OTHERS]
+    assert [message.partition(" cannot do")[0] for message in told] == [f"tiny: {name}" for name in EXACT]
 
 
 @pytest.mark.usefixtures("quick")

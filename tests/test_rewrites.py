@@ -19,7 +19,7 @@ from torch import nn
 
 from geoseg.catalog import bundled_models
 from geoseg.models.architectures import ARCHITECTURES, dates_of
-from geoseg.models.backends import BACKENDS, TORCH
+from geoseg.models.backends import BACKENDS, TORCH, TORCH_BF16, is_coarse
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.rewrites import (
     ACTIVATIONS,
@@ -384,7 +384,7 @@ def test_differences_are_of_the_range() -> None:
     assert relative_difference(torch.ones(2), torch.ones(3)) == float("inf")
 
 
-@pytest.mark.parametrize("backend", [TORCH, *BACKENDS])
+@pytest.mark.parametrize("backend", [TORCH, TORCH_BF16, *BACKENDS])
 @pytest.mark.parametrize("spec", [s for s in bundled_models() if s.product == "buildings"], ids=lambda spec: spec.name)
 @torch.inference_mode()
 def test_on_real_ground(spec: ModelSpec, backend: str, shared_data: Path) -> None:
@@ -396,6 +396,10 @@ def test_on_real_ground(spec: ModelSpec, backend: str, shared_data: Path) -> Non
     patches = torch.from_numpy(np.stack(np.split(values, 2, axis=2)))
     expected, scores = (predict(patches) for predict in (original, load_predict(spec, cpu, backend)))
     assert 0.05 < expected[:, :2].argmax(1).float().mean() < 0.95
-    assert (scores[:, :2].argmax(1) == expected[:, :2].argmax(1)).float().mean() >= 0.9999
+    same = (scores[:, :2].argmax(1) == expected[:, :2].argmax(1)).float().mean()
+    if is_coarse(backend):
+        assert 0.995 < same < 1
+        return
+    assert same >= 0.9999
     assert (scores.softmax(1) - expected.softmax(1)).abs().max() < 1e-3
     assert (scores - expected).abs().max() < 1e-3

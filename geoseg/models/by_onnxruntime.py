@@ -20,7 +20,7 @@ def convert(network: nn.Module, values: torch.Tensor) -> Parts:
     return {"onnx": program.model_proto.SerializeToString()}
 
 
-def opened(parts: Parts) -> Callable[[], Pass]:
+def opened(parts: Parts, *, coarse: bool) -> Callable[[], Pass]:  # noqa: ARG001  no backend of this library is
     """One session for all threads: each calls it, and does the work itself."""
     import onnxruntime
 

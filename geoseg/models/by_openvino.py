@@ -19,8 +19,8 @@ SETTINGS = {
     "INFERENCE_NUM_THREADS": 1,
     "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,  # or all processes would be bound to the same core
-    "INFERENCE_PRECISION_HINT": "f32",  # or bfloat16 where the processor has it
 }
+PRECISION = "INFERENCE_PRECISION_HINT"  # without it, bfloat16 wherever the processor has it
 
 
 def convert(network: nn.Module, values: torch.Tensor) -> Parts:
@@ -38,16 +38,17 @@ def convert(network: nn.Module, values: torch.Tensor) -> Parts:
         return {"xml": path.read_bytes(), "bin": path.with_suffix(".bin").read_bytes()}
 
 
-def opened(parts: Parts) -> Callable[[], Pass]:
+def opened(parts: Parts, *, coarse: bool) -> Callable[[], Pass]:
     """The network as it was converted."""
     import openvino
 
     core = openvino.Core()
     model = core.read_model(parts["xml"], parts["bin"])
+    settings = {**SETTINGS, PRECISION: "bf16" if coarse else "f32"}
 
     def make() -> Pass:
         # compiled once for each: requests of one, on one stream, wait for each other
-        request = core.compile_model(model, "CPU", SETTINGS).create_infer_request()
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
 
         def infer(values: torch.Tensor) -> torch.Tensor:
             request.infer([values.contiguous().numpy()], share_inputs=True)

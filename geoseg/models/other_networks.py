@@ -3,7 +3,8 @@
 A network is taken over for patches of one shape: torch exports it with its layers made one (`geoseg.models.rewrites`),
 and the library converts that. It takes seconds, so what came of it is kept in the user's cache folder, under a name
 that tells all that it depends on, beside what torch says of an image of noise. Whenever it is opened, converted just
-now or long ago, it has to say the same of that noise: within `TOLERANCE`, as every rewrite has to.
+now or long ago, it has to say the same of that noise: within `TOLERANCE`, as every rewrite has to, or within
+`COARSE_TOLERANCE` if it works in bfloat16.
 
 What is kept is read as safetensors, and then as OpenVINO's own format or ONNX, none of which can run code, and only if
 it is what was kept there (`geoseg.cache`).
@@ -33,7 +34,7 @@ from torch import nn
 from geoseg.cache import cache_folder, keep, kept
 from geoseg.errors import ModelError
 from geoseg.models.backends import BACKENDS, TORCH
-from geoseg.models.rewrites import TOLERANCE, relative_difference
+from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, relative_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,6 +67,7 @@ class OtherNetwork(nn.Module):
         super().__init__()
         self._backend, self._name, self._known, self._original = backend, name, known, original
         self._library: Any = import_module(f"geoseg.models.{BACKENDS[backend].module}")
+        self._coarse = BACKENDS[backend].coarse
         self._ready: dict[tuple[int, ...], _Passes] = {}
         self._lock = threading.Lock()
 
@@ -122,12 +124,12 @@ class OtherNetwork(nn.Module):
     def _checked(self, parts: Parts, noise: torch.Tensor, scores: torch.Tensor) -> _Passes:
         """Ready, and sure to say what torch says of the noise. Raises `ModelError` otherwise."""
         try:
-            passes = _Passes(self._library.opened(parts))
+            passes = _Passes(self._library.opened(parts, coarse=self._coarse))
             difference = relative_difference(passes(noise), scores)
         except Exception as error:
             raise self._cannot(error) from error
         log.info("%s: %s differs from torch by %.1e of the scores' range", self._name, self._backend, difference)
-        if not difference <= TOLERANCE:  # it may be no number
+        if not difference <= (COARSE_TOLERANCE if self._coarse else TOLERANCE):  # it may be no number
             msg = f"{self._name}: {self._backend} gives other scores than torch, by {difference:.1e} of their range"
             raise ModelError(f"{msg}; use --backend {TORCH}")
         return passes
@@ -142,7 +144,8 @@ class OtherNetwork(nn.Module):
         packages = {name: version(name) for name in ("torch", "timm", "segmentation-models-pytorch")}
         known = {**self._known, "shape": shape, "code": _code(), **packages, **BACKENDS[self._backend].versions}
         name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-        return cache_folder() / "networks" / f"{name}.{self._backend}"
+        library = BACKENDS[self._backend].module.removeprefix("by_")  # in bfloat16 or not: it takes over the same
+        return cache_folder() / "networks" / f"{name}.{library}"
 
 
 class _Passes:

@@ -34,6 +34,10 @@ log = logging.getLogger("geoseg")
 TOLERANCE = 1e-4
 """How much the scores of a rewritten network may differ from the original's, of these scores' range."""
 
+COARSE_TOLERANCE = 0.1
+"""The same for a network whose numbers are bfloat16. The bundled ones are at 0.01; a network that it does not suit, as
+one whose numbers grow too large or whose scores are small differences of them, is beyond."""
+
 
 def rewritten(
     make: Callable[[], nn.Module],
@@ -76,10 +80,14 @@ def _difference_when_rewritten(
         log.debug("network: %s, %d times", getattr(rewrite, "__name__", "").replace("_", " "), count)
     with torch.inference_mode():
         difference = relative_difference(network(sample), expected)
+    _forget_shapes(network)
+    return difference
+
+
+def _forget_shapes(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _Packed):
             module.forget()
-    return difference
 
 
 def relative_difference(scores: torch.Tensor, expected: torch.Tensor) -> float:
@@ -392,6 +400,38 @@ class PackedLinear(_Packed):
         weight = self.weight_for(values)
         result: torch.Tensor = _onednn("linear_pointwise")(values, weight, self.bias, "none", [], "")
         return result
+
+
+# --- bfloat16
+
+
+class InBfloat16(nn.Module):
+    """A network whose weights and values are bfloat16, for float32 in and out; sums are float32 inside each layer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """`network`: is changed."""
+        super().__init__()
+        self.network = network.to(torch.bfloat16)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Scores (n, outputs, y, x) of scaled values (n, bands, y, x)."""
+        scores: torch.Tensor = self.network(values.to(torch.bfloat16))
+        return scores.float()
+
+
+@torch.inference_mode()
+def in_bfloat16(network: nn.Module, sample: torch.Tensor, *, pack: bool) -> tuple[nn.Module, float]:
+    """The network in bfloat16, and how far its scores are from what they were, as a share of their range.
+
+    `network` is changed; `pack`: see `pack_layers`.
+    """
+    expected = network(sample)
+    coarse = InBfloat16(network)
+    if pack:
+        pack_layers(network, sample.to(torch.bfloat16))
+    difference = relative_difference(coarse(sample), expected)
+    _forget_shapes(network)
+    return coarse, difference
 
 
 EXACT = (fold_batch_norms, fold_segformer_head)

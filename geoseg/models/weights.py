@@ -12,10 +12,10 @@ from torch.nn import functional
 from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
 from geoseg.models.architectures import dates_of
-from geoseg.models.backends import BACKENDS, TORCH, check_backend
+from geoseg.models.backends import BACKENDS, TORCH, TORCH_BF16, check_backend
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.other_networks import OtherNetwork, noise_of
-from geoseg.models.rewrites import EXACT, ON_CPU, rewritten
+from geoseg.models.rewrites import COARSE_TOLERANCE, EXACT, ON_CPU, in_bfloat16, rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,8 +139,10 @@ def load_predict(spec: ModelSpec, device: torch.device, backend: str = TORCH) ->
     Raises `ModelError` as `load_network` does, `OptionError` as `check_backend` does.
     """
     check_backend(backend, device.type)
-    network = other_network(spec, backend) if backend in BACKENDS else network_to_predict(spec, device)
-    return NetworkPredict(spec, network, device)
+    if backend in BACKENDS:
+        return NetworkPredict(spec, other_network(spec, backend), device)
+    make = coarse_network_to_predict if backend == TORCH_BF16 else network_to_predict
+    return NetworkPredict(spec, make(spec, device), device)
 
 
 def other_network(spec: ModelSpec, backend: str) -> OtherNetwork:
@@ -157,15 +159,33 @@ def network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module
     return _with_layers_made_one(spec, ON_CPU if device.type == "cpu" else EXACT)
 
 
+def coarse_network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module:
+    """The same in bfloat16.
+
+    Raises `ModelError` also where that gives scores that are far from the original's, `OptionError` for a GPU that has
+    no bfloat16.
+    """
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        msg = f"--backend {TORCH_BF16}: the device {device} has no bfloat16; use --backend {TORCH}"
+        raise OptionError(msg)
+    network = _with_layers_made_one(spec, EXACT)
+    coarse, difference = in_bfloat16(network, _sample_of(network, spec), pack=device.type == "cpu")
+    if not difference <= COARSE_TOLERANCE:  # it may be no number
+        msg = f"{spec.name}: in bfloat16 it gives other scores, by {difference:.1e} of their range"
+        raise ModelError(f"{msg}; use --backend {TORCH}")
+    return coarse
+
+
 def _with_layers_made_one(spec: ModelSpec, rewrites: Sequence[Rewrite]) -> torch.nn.Module:
     def make() -> torch.nn.Module:
         return at_own_stride(load_network(spec))
 
-    def sample_of(network: torch.nn.Module) -> torch.Tensor:
-        side = min(spec.patch, 4 * side_multiple(network))
-        return noise_of((1, spec.dates * len(spec.bands), side, side))
+    return rewritten(make, lambda network: _sample_of(network, spec), rewrites)
 
-    return rewritten(make, sample_of, rewrites)
+
+def _sample_of(network: torch.nn.Module, spec: ModelSpec) -> torch.Tensor:
+    side = min(spec.patch, 4 * side_multiple(network))
+    return noise_of((1, spec.dates * len(spec.bands), side, side))
 
 
 def load_network(spec: ModelSpec) -> torch.nn.Module:
