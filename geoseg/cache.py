@@ -2,19 +2,25 @@
 
 A file that is kept begins with the SHA-256 of the rest. It is written beside its place and then renamed, so that it is
 there as a whole or not at all, and it is read only if it belongs to whoever asks and is what was written. Whatever else
-is found is as good as nothing. A cache that cannot be written costs time, and is no error.
+is found is as good as nothing. A cache that cannot be written costs time, and is no error. What nobody has used for
+`UNUSED` goes when something is kept beside it: new versions of libraries leave their like behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 log = logging.getLogger("geoseg")
+
+UNUSED = 60 * 24 * 3600.0
+"""Seconds for which what is kept may lie there without being used."""
 
 
 def cache_folder() -> Path:
@@ -39,6 +45,7 @@ def keep(path: Path, content: bytes) -> None:
             part = Path(stream.name)
             stream.write(_digest(content) + b"\n" + content)
         part.replace(path)
+        _tidy(path.parent)
     except OSError as error:
         log.info("%s: cannot be kept for the next time: %s", path, error.strerror)
         if part is not None:
@@ -58,7 +65,17 @@ def kept(path: Path) -> bytes | None:
     if digest != _digest(content):
         log.info("%s: is damaged, and is not used", path)
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # by which it counts as used now
     return content
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what has not been used for long, parts that were never whole among it."""
+    for each in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if each.is_file() and time.time() - each.stat().st_mtime > UNUSED:
+                each.unlink()
 
 
 def _digest(content: bytes) -> bytes:

@@ -24,7 +24,7 @@ from torch import nn
 
 from geoseg import tuning
 from geoseg.archive import plan_archive, run_archive
-from geoseg.cache import keep, kept
+from geoseg.cache import UNUSED, keep, kept
 from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import job_of as begun_job
@@ -301,6 +301,19 @@ def test_what_belongs_to_somebody_else_is_not_read(tmp_path: Path, monkeypatch: 
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     assert kept(tmp_path / "own" / "file") is None
+
+
+def test_what_nobody_has_used_for_long_goes_when_something_is_kept(tmp_path: Path) -> None:
+    long_ago = time.time() - UNUSED - 60
+    for name in ("unused", "used", ".begun.part", "new"):
+        keep(tmp_path / name, name.encode())
+    for name in ("unused", "used", ".begun.part"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    (tmp_path / "folder").mkdir()
+    os.utime(tmp_path / "folder", (long_ago, long_ago))
+    assert kept(tmp_path / "used") == b"used"
+    keep(tmp_path / "another", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", "folder", "new", "used"]
 
 
 @torch.inference_mode()
