@@ -106,7 +106,9 @@ class Optimiser(Strict):
     averaging: float = Field(
         default=0.998, ge=0, lt=1, description="decay of the averaged weights (EMA), which are kept"
     )
-    precision: Literal["32", "bf16", "16"] = Field(default="32", description="bf16 or 16: mixed precision, for GPUs")
+    precision: Literal["32", "bf16", "16"] = Field(
+        default="32", description="bf16 or 16: mixed precision, for GPUs; bf16 also for processors that have it"
+    )
     checkpoint_gradients: bool = Field(
         default=False, description="less memory for more time, where the encoder knows how"
     )
