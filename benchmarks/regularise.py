@@ -16,7 +16,8 @@ Each is taken as it is traced, as a run simplifies it (one pixel), regular, and,
 (F1), IoU and PoLiS distance of those that do, vertices of a building and of its reference, the share of corners within
 2 degrees of a right angle, the area in which two buildings overlap, the area of gaps between neighbours (what neither
 of two whose exact outlines share a wall covers within half a metre of it), the length along which such neighbours still
-touch, invalid outlines, and seconds. `--many` repeats the second source until there are so many buildings and tells the
+touch, invalid outlines, and seconds of CPU time, of the second turn of two: libraries are loaded and loops compiled
+then. `--many` repeats the second source until there are so many buildings and tells the
 time for that. `--picture` draws some of both, reference below.
 """
 
@@ -283,12 +284,13 @@ def report(case: Case) -> None:
     print(f"\n{case.name}: {len(case.polygons)} buildings, {len(case.reference)} in the reference")
     head = None
     for name, way in WAYS.items():
+        if way(case) is None:
+            print(f"{name:20} is not installed")
+            continue
         start = time.process_time()
         drawn = way(case)
         seconds = time.process_time() - start
-        if drawn is None:
-            print(f"{name:20} is not installed")
-            continue
+        assert drawn is not None
         numbers: dict[str, Any] = {**measured(case, drawn), "CPU s": seconds}
         if head is None:
             head = " ".join(f"{key:>10}" for key in numbers)

@@ -2,10 +2,9 @@
 
 Each building has one direction, found in its own outline; neighbours that share walls, and whose directions differ by
 no more than their outlines leave open, have one together. Walls are cut into a few long edges, each of which is along
-the direction or across it, unless it is long and clearly neither.
-Edges of one kind that follow each other are one straight line, which lies where the exact outline lies
-on average, so areas stay what they are. Then steps that are no larger than an outline is rough are levelled, the
-shortest first.
+the direction or across it, unless it is long and clearly neither. Edges of one kind that follow each other are one
+straight line, slanting ones if they hardly turn. What is along or across lies where the exact outline lies on average,
+so areas stay what they are. Then steps that are no larger than an outline is rough are levelled, the shortest first.
 
 Every coordinate is a variable that all vertices of a line share, a vertex where walls meet being one vertex, so what
 was shared stays shared: the lines of all buildings are the components of a graph, and one weighted mean each. Round
@@ -26,6 +25,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.intersection import common_areas
 from geoseg.runs import connect
 from geoseg.simplify import Steps, by_portions, simplified
 
@@ -146,14 +146,16 @@ def _of_blocks(
     done = best > 0
     circles, is_round = _circles(whole, block, pixel, is_valid, style)
     out[is_round], done[is_round] = circles[is_round], True
-    while True:
-        apart, _ = without_overlaps(out, _same_block(out, block), ~done, (pixel[1], pixel[0]))
-        lost = done & ~is_valid(apart)
-        asked = np.flatnonzero(done & ~lost)
-        lost[asked] = _iou(apart[asked], polygons[asked]) < style.iou
-        if not lost.any():  # simplified ones share walls, and nothing is cut from them
-            return apart, done
-        out[lost], done[lost] = simple[lost], False
+    apart, asked = out.copy(), np.arange(len(out))
+    while len(asked):  # simplified ones share walls, and nothing is cut from them
+        firm, pairs = ~done[asked], _same_block(out[asked], block[asked])
+        apart[asked], is_cut = without_overlaps(out[asked], pairs, firm, (pixel[1], pixel[0]))
+        cut = asked[is_cut & ~firm]
+        lost = ~is_valid(apart[cut])
+        lost[~lost] = _iou(apart[cut[~lost]], polygons[cut[~lost]]) < style.iou
+        out[cut[lost]], done[cut[lost]] = simple[cut[lost]], False
+        asked = np.flatnonzero(np.isin(block, block[cut[lost]]))
+    return apart, done
 
 
 def _without_specks(polygons: _Polygons, least: float) -> _Polygons:
@@ -182,7 +184,7 @@ def _turned_round(drawn: _Polygons, polygons: _Polygons) -> _Bools:
 
 
 def _iou(first: _Polygons, second: _Polygons) -> _Floats:
-    both = shapely.area(shapely.intersection(first, second))
+    both = common_areas(first, second)
     iou: _Floats = both / (shapely.area(first) + shapely.area(second) - both)
     return iou
 
@@ -243,7 +245,7 @@ class _Plan:
         net = _Net(self, self.direction[polygon])
         seen = np.maximum(self.style.rough * self.rough, FINEST_STEP * self.scale.max())
         step = np.minimum(np.minimum(seen, self.style.step), self.style.small * self.size)[polygon]
-        while net.level(step):
+        while net.level(step) or net.straighten():
             pass
         net.share(*self._shared_edges(net), self.style.step)
         xy = _turned(net.xy, -self.direction[polygon][net.left])
@@ -363,23 +365,40 @@ class _Net:
 
     def __init__(self, plan: _Plan, angle: _Floats) -> None:
         """Call each edge one of three kinds, and lay the first lines, where the steps are on average."""
-        begin, style = plan.begin, plan.style
+        begin, self.style = plan.begin, plan.style
         self.left = np.arange(len(begin))
         self.xy = _turned(plan.xy[begin], angle)
         self.ring = plan.ring[begin]
+        self.kind = np.full(len(begin), _OBLIQUE)
         self._link()
-        way = self.xy[self._following] - self.xy
-        narrow, wide = np.sort(np.abs(way), axis=1).T
-        is_straight = narrow <= np.tan(np.radians(style.slant)) * wide
-        is_oblique = ~is_straight & (np.hypot(narrow, wide) >= style.oblique)
-        kind = np.where(np.abs(way[:, 0]) >= np.abs(way[:, 1]), _ALONG, _ACROSS)
-        self.kind = np.where(is_oblique, _OBLIQUE, kind)
         length = np.diff(np.append(begin, len(plan.xy)))
         origin = np.repeat(plan.xy[begin], length, axis=0)
         one, two = plan.xy - origin, plan.end - origin
         area = np.add.reduceat(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0], begin) / 2
-        self._lay(is_straight, area)
+        while self.straighten():
+            pass
+        kind, is_straight, is_oblique = self._slants()
+        self.kind = np.where(is_oblique, _OBLIQUE, kind)
+        self._lay(is_straight, area[self.left])
         self._forget_vertices()
+
+    def _slants(self) -> tuple[_Ints, _Bools, _Bools]:
+        """(edges,) each: along or across, whichever is nearer; whether it is clearly that; whether clearly neither."""
+        way = np.abs(self.xy[self._following] - self.xy)
+        narrow, wide = np.sort(way, axis=1).T
+        is_straight = narrow <= np.tan(np.radians(self.style.slant)) * wide
+        is_oblique = ~is_straight & (np.hypot(narrow, wide) >= self.style.oblique)
+        return np.where(way[:, 0] >= way[:, 1], _ALONG, _ACROSS), is_straight, is_oblique
+
+    def straighten(self) -> bool:
+        """Forget vertices between two slanting edges that are hardly a corner; whether there were any."""
+        before, is_oblique = self._before, self._slants()[2]
+        way = self.xy[self._following] - self.xy
+        across = np.abs(way[before, 0] * way[:, 1] - way[before, 1] * way[:, 0])
+        turn = np.arctan2(across, (way[before] * way).sum(axis=1))
+        turn[~(is_oblique & is_oblique[before] & (turn < np.radians(self.style.slant)))] = np.inf
+        # of two that follow each other the smaller one goes, of two as large the first
+        return self._forget((turn < turn[before]) & (turn <= turn[self._following]))
 
     def _link(self) -> None:
         count = len(self.ring)
@@ -389,20 +408,24 @@ class _Net:
         self._following[last], self._before[first] = first, last
 
     def level(self, step: _Floats) -> bool:
-        """Level the steps below `step` (all edges,) that are shorter than what is beside them; whether there were any.
+        """Level the steps below `step` (all edges,) that are shorter than what is beside them; whether it did anything.
 
-        A step is an edge between two of the other kind.
+        A step is an edge between two of the other kind. A slanting edge that hardly slants, now that the walls beside
+        it are laid, is none: it goes along or across, too.
         """
         length = np.hypot(*(self.xy[self._following] - self.xy).T)
         before, behind = self.kind[self._before], self.kind[self._following]
         is_step = (before == behind) & (before != _OBLIQUE) & (self.kind == 1 - before) & (length < step[self.left])
         # of two that follow each other the shorter one is levelled, of two as long the first
         is_step &= (length < length[self._before]) & (length <= length[self._following])
+        nearer, _, is_oblique = self._slants()
+        is_none = (self.kind == _OBLIQUE) & ~is_oblique
+        is_step |= is_none
         if not is_step.any():
             return False
-        self.kind[is_step] = 1 - self.kind[is_step]
+        self.kind = np.where(is_none, nearer, np.where(is_step, 1 - self.kind, self.kind))
         self._lay(~is_step, np.zeros(len(length)))
-        return self._forget_vertices()
+        return self._forget_vertices() or bool(is_none.any())
 
     def share(self, first: _Ints, second: _Ints, most: float) -> None:
         """Give the edges of both sides of a wall one line, unless they are more than `most` metres apart."""
@@ -448,7 +471,9 @@ class _Net:
 
     def _forget_vertices(self) -> bool:
         """Leave out vertices where a line simply goes on; whether there were any. Rings of one kind stay."""
-        gone = (self.kind == self.kind[self._before]) & (self.kind != _OBLIQUE)
+        return self._forget((self.kind == self.kind[self._before]) & (self.kind != _OBLIQUE))
+
+    def _forget(self, gone: _Bools) -> bool:
         left = np.bincount(self.ring[~gone], minlength=int(self.ring.max()) + 1)
         gone &= (left >= _LEAST_VERTICES)[self.ring]
         if not gone.any():
@@ -497,7 +522,7 @@ def _circles(
         ring = np.stack([np.cos(turn) / along, np.sin(turn) / down], axis=1)
         xy = centre[some][:, np.newaxis] + reach[:, np.newaxis, np.newaxis] * ring
         circles[asked[some]] = shapely.polygons(np.rint(xy * _FRACTION) / _FRACTION)
-    least = style.round - max(down, along) / radius[asked] / 4
+    least = np.maximum(style.round - max(down, along) / radius[asked] / 4, style.iou)
     is_round[asked] = is_valid(circles[asked]) & (_iou(circles[asked], polygons[asked]) >= least)
     return circles, is_round
 
@@ -524,8 +549,9 @@ def without_overlaps(
     area = shapely.area(polygons)
     inside = shapely.area(shapely.intersection(polygons[one], polygons[two])) > 0
     one, two = one[inside], two[inside]
-    strength = area if firm is None else area + firm * (1 + area.max(initial=0))
-    swap = strength[one] < strength[two]
+    swap = area[one] < area[two]
+    if firm is not None:
+        swap = np.where(firm[one] == firm[two], swap, firm[two])
     larger, smaller = np.where(swap, two, one), np.where(swap, one, two)
     out, cut = polygons.copy(), np.zeros(len(polygons), np.bool_)
     order = np.lexsort((larger, smaller))

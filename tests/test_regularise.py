@@ -126,6 +126,24 @@ def test_a_long_slanting_wall_stays_so() -> None:
     assert iou(polygon, shape) > 0.97
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(10, 40)] * 4), st.integers(-90, 90), st.integers(0, 20))
+@example((20, 26, 16, 40), -46, 0)
+@example((10, 10, 38, 28), 2, 6)
+@example((30, 30, 30, 30), 0, 8)
+def test_walls_have_no_kinks(cut: tuple[int, int, int, int], turn: float, bulge: int) -> None:
+    """A wall that is neither along nor across is 20 degrees off both, and off the slanting one that follows it."""
+    one, two, three, four = cut
+    middle = (20 + (three - bulge) / 2, 100 - (four - bulge) / 2)
+    corners = [(20, 20), (100, 20), (100, 100 - two), (100 - one, 100), (20 + three, 100), middle, (20, 100 - four)]
+    shape = shapely.affinity.rotate(shapely.Polygon(corners), turn, origin=(60, 60))
+    (polygon,), (done,) = drawn(traced([shape]))
+    assert done
+    off = angles(polygon)
+    assert np.minimum(off, 180 - off).min() >= 20 - 0.05
+    assert iou(polygon, shape) > 0.85
+
+
 def test_what_would_be_another_is_left_as_it_was_simplified() -> None:
     """A thin slanting cross, with a step as large as itself."""
     cross = (

@@ -22,7 +22,7 @@ from rasterio.features import geometry_mask
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.scenes import GdalSource, Stretch, estimate_stretch, open_scene
-from geoseg.io.vectors import read_aoi
+from geoseg.io.vectors import read_aoi, read_polygons
 from geoseg.raster import ground_resolution
 from geoseg.window import Window
 
@@ -494,9 +494,17 @@ def test_an_area_may_have_odd_polygons(tmp_path: Path) -> None:
     assert read_aoi(tmp_path / "aoi.gpkg", geobox)(Window.of_shape(geobox.shape)).any()
 
 
+def test_polygons_that_cross_themselves_are_united(tmp_path: Path) -> None:
+    """In an invalid polygon no scene would be found."""
+    tie = shapely.Polygon([(85, 27), (86, 28), (86, 27), (85, 28)])
+    gpd.GeoSeries([tie, shapely.box(85.2, 27.2, 85.3, 27.3)], crs=4326).to_file(tmp_path / "aoi.gpkg")
+    assert read_polygons(tmp_path / "aoi.gpkg").union_all().area == pytest.approx(0.505)
+
+
 @pytest.mark.parametrize(
     ("geometry", "crs", "says"),
     [
+        (shapely.box(334_000, 3_056_990, 334_010, 3_057_000), 4326, "3057000 is no longitude or latitude"),
         (shapely.LineString([(85, 27), (86, 28)]), 4326, "has no polygons"),
         (shapely.box(10, 50, 11, 51), 4326, "do not meet the scene"),
         (shapely.box(334_000, 3_056_990, 334_010, 3_057_000), None, "has no CRS"),

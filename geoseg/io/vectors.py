@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import geopandas as gpd
 import numpy as np
@@ -42,8 +42,14 @@ LINES_TOGETHER = 4096
 """Features of GeoJSON that are written at once: what stays in the cache is faster."""
 
 
+_ALL_ROUND: Final = 360  # degrees
+
+
 def read_polygons(path: Path) -> gpd.GeoSeries:
-    """All polygons of a vector file, one at least, in its CRS. Raises `OptionError` for what is no area of interest."""
+    """All polygons of a vector file, one at least, in its CRS, valid ones made of those that cross themselves.
+
+    Raises `OptionError` for what is no area of interest.
+    """
     if path.is_dir():
         msg = f"{path}: is a folder; name one vector file, such as a GeoPackage"
         raise OptionError(msg)
@@ -57,7 +63,11 @@ def read_polygons(path: Path) -> gpd.GeoSeries:
         missing = "no CRS" if frame.crs is None else "no polygons"
         msg = f"{path}: has {missing}; an area of interest is one or more polygons with a CRS"
         raise OptionError(msg)
-    return polygons
+    most = np.abs(polygons.total_bounds).max()
+    if frame.crs.is_geographic and most > _ALL_ROUND:
+        msg = f"{path}: {most:.0f} is no longitude or latitude; give the file its CRS, or write it in EPSG:4326"
+        raise OptionError(msg)
+    return polygons.make_valid(method="structure", keep_collapsed=False)
 
 
 def read_aoi(path: Path, geobox: GeoBox) -> Callable[[Window], NDArray[np.bool_]]:
