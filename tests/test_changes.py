@@ -885,6 +885,9 @@ def test_zones_have_their_own_numbers(scenes: Path, tiny_model: Path) -> None:
     layer = gpd.read_file(found.folder / "zones.geojson")
     assert layer["all_count"].tolist() == counts
     assert "zones" in found.item["assets"]
+    paths = scenes / "then.tif", scenes / "now.tif"
+    geoseg.change(*paths, "buildings", scenes / "maps", model=str(tiny_model))
+    assert not (found.folder / "zones.geojson").exists()  # its numbers were those of another one
 
 
 # --- land cover
@@ -1018,6 +1021,7 @@ def test_what_cannot_be_compared_is_told_before_anything_is_mapped(
     ):
         with pytest.raises(error, match=says):
             geoseg.change(one, other, product, tmp_path / "maps", **options)
+    assert not (tmp_path / "maps").exists()
     assert plan_change(job_of(now, then, "buildings", tmp_path / "maps", any_order=True, **model)).complete is False
 
 
