@@ -277,12 +277,17 @@ def plan(job: SegmentJob, scene: Scene | None = None) -> Plan:
 
     `scene`: what is already known of the job's.
     """
-    seen = look(job, scene)
+    return checked(look(job, scene))
+
+
+def checked(seen: Plan) -> Plan:
+    """The plan that `look` found, after a look at the machine and at the folder for results, which is made."""
+    job = seen.job
     if not job.overwrite:
         _refuse_others(seen.folder, seen.parameters)
     complete = not job.overwrite and is_complete(seen.folder, seen.parameters, job)
     if not complete:
-        check_machine(job.device, seen.job.backend, seen.model)
+        check_machine(job.device, job.backend, seen.model)
         check_output(seen.folder, seen.scene)
     return dataclasses.replace(seen, complete=complete)
 

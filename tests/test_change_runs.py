@@ -87,6 +87,15 @@ def test_pairs_are_found_by_place_and_date(tiny_model: Path, imagery: Path) -> N
         plan_archive(job(tiny_model, scenes={"files": ["lake*.tif", "town-2015.tif"]}), imagery)
 
 
+def test_the_overlap_is_a_share_of_the_smaller_scene(tiny_model: Path, imagery: Path) -> None:
+    """All of a part of a town is in the town, and all of a town in itself."""
+    assert pairs(job(tiny_model, {"overlap": 1}), imagery) == ["town-2015--town-2019", "town-2019--town-2024"]
+    scene(imagery, 2022, "town-part", rows=80)
+    scene(imagery, None, "town-undated")  # is compared with nothing
+    found = pairs(job(tiny_model, {"overlap": 0.99}), imagery)
+    assert {"town-2015--town-2019", "town-2019--town-part", "town-part--town-2024"} == set(found)
+
+
 def test_dates_that_the_job_tells_go_with_those_of_files(tiny_model: Path, imagery: Path) -> None:
     listed = {"href": "town-2024.tif", "id": "later", "datetime": "2026-01-01"}
     wanted = job(tiny_model, scenes={"files": ["town-2015.tif", listed]})

@@ -28,6 +28,7 @@ from skimage.registration import phase_cross_correlation
 from test_cli import command  # noqa: F401  # a fixture
 
 import geoseg
+from geoseg.catalog import Legend, LegendClass
 from geoseg.changes import shift
 from geoseg.changes.by_class import pixel_areas
 from geoseg.changes.ground import Dated, Ground, blocks, common_ground, evidence, window_on
@@ -477,6 +478,10 @@ def test_every_transition_has_a_code_a_name_and_a_colour() -> None:
     assert legend.background == 0
     for old, new in itertools.permutations(range(3), 2):
         assert legend.name(transition_codes(3)[old, new]) == f"class {old} to class {new}"
+    red, blue = (LegendClass(value, f"class {value}", colour) for value, colour in enumerate(("#c80000", "#0000c8")))
+    colours = {c.name: c.colour for c in transition_legend(Legend((red, blue), None)).classes}
+    assert colours["class 0 to class 1"] == "#320096"  # the later one's, with a quarter of the earlier one's
+    assert colours["class 1 to class 0"] == "#960032"
 
 
 def test_joint_confidence_is_a_product() -> None:
@@ -884,7 +889,11 @@ def test_zones_have_their_own_numbers(scenes: Path, tiny_model: Path) -> None:
     assert sum(z["statuses"]["all"]["difference_m2"] for z in told) == pytest.approx(every["difference_m2"], abs=0.005)
     layer = gpd.read_file(found.folder / "zones.geojson")
     assert layer["all_count"].tolist() == counts
+    assert all(np.issubdtype(layer[name].dtype, np.integer) for name in layer if name.endswith("_count"))
     assert "zones" in found.item["assets"]
+    paths = scenes / "then.tif", scenes / "now.tif"
+    geoseg.change(*paths, "buildings", scenes / "maps", model=str(tiny_model))
+    assert not (found.folder / "zones.geojson").exists()  # its numbers were those of another one
 
 
 # --- land cover
@@ -1018,6 +1027,7 @@ def test_what_cannot_be_compared_is_told_before_anything_is_mapped(
     ):
         with pytest.raises(error, match=says):
             geoseg.change(one, other, product, tmp_path / "maps", **options)
+    assert not (tmp_path / "maps").exists()
     assert plan_change(job_of(now, then, "buildings", tmp_path / "maps", any_order=True, **model)).complete is False
 
 

@@ -281,6 +281,11 @@ def test_what_is_no_series_is_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=says):
             run_series(open_series(SeriesJob(tuple(maps), tmp_path / "out", **options)), quiet)
+    since = write_tif(tmp_path / "other" / "since.tif", labels[:1], nodata=NODATA)
+    for maps, out in (([*paths, since], since.parent), ([tmp_path / "other", *paths], since.parent)):
+        with pytest.raises(OptionError, match=r"one of the maps, is there and would be written over"):
+            open_series(SeriesJob(tuple(maps), out))
+    assert open_series(SeriesJob(tuple(paths), tmp_path)).maps  # beside maps of other names there is room
     with alone_in(tmp_path / "out"), pytest.raises(OutputError, match="another run"):
         run_series(open_series(SeriesJob(tuple(paths), tmp_path / "out")), quiet)
 

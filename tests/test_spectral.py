@@ -327,6 +327,8 @@ def test_an_index_tells_what_has_risen_and_what_has_fallen(tmp_path: Path) -> No
     high = geoseg.change(then, now, "spectral", tmp_path / "maps", index="ndvi", cut=0.4)
     assert (high.summary["threshold"], set(high.changes["status"])) == (0.4, {"fallen"})
     assert "fallen" in high._repr_html_()
+    vectors = geoseg.change(then, now, "spectral", tmp_path / "maps")
+    assert {path.name for path in vectors.folder.glob("*.tif")} == {"changes.tif", "magnitude.tif"}
 
 
 def test_an_index_has_the_laws_of_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,7 @@ def _zones(planned: ChangePlan, frame: gpd.GeoDataFrame) -> list[dict[str, Any]]
         for row, numbers in zip(polygons.index, found, strict=True)
     ]
     flat = pd.DataFrame([_flat(each) for each in told]).fillna(0)
+    flat = flat.astype({name: int for name in flat if name.endswith("_count")})  # what one zone lacks made them floats
     write_geojson(gpd.GeoDataFrame(flat, geometry=polygons.to_numpy(), crs=frame.crs), planned.folder / "zones.geojson")
     return told
 

@@ -22,7 +22,7 @@ import shapely
 from geoseg.catalog import Legend, LegendClass, Provenance, file_asset, result_item
 from geoseg.changes.ground import AT_ONCE, CACHED, around, padded
 from geoseg.changes.objects import Objects, Rules
-from geoseg.changes.planned import default_tolerance, reach_of
+from geoseg.changes.planned import ALL_FILES, begun, default_tolerance, reach_of
 from geoseg.changes.series import Stay, smoothed, tracks
 from geoseg.changes.transitions import MOST_CLASSES, joint_confidence, transition_legend, transitions
 from geoseg.errors import OptionError, SceneError
@@ -185,6 +185,7 @@ def open_series(job: SeriesJob) -> Series:
     """Look at all maps. Raises the errors of `geoseg.errors`, among them for the wrong order, and other classes."""
     maps = []
     for place, given in enumerate(job.maps):
+        _check_apart(Path(given), Path(job.out))
         side = open_side(given)
         if side.raster is None:
             msg = f"{given}: is no label raster; give folders that `geoseg segment` wrote, or label rasters"
@@ -208,6 +209,14 @@ def open_series(job: SeriesJob) -> Series:
     scenes = [each.scene for each in maps]
     tolerance = max(default_tolerance(each, scenes[-1]) for each in scenes) if job.tolerance is None else job.tolerance
     return Series(job, tuple(maps), names, tolerance)
+
+
+def _check_apart(given: Path, out: Path) -> None:
+    """Refuse a folder for results in which a map would be written over. Raises `OptionError`."""
+    file, folder = given.resolve(), out.resolve()
+    if folder == file or (folder == file.parent and file.name in ALL_FILES):
+        msg = f"--out {out}: {given}, one of the maps, is there and would be written over; choose another folder"
+        raise OptionError(msg)
 
 
 def check_dates(dated: Sequence[tuple[str, dt.datetime | None]]) -> None:
@@ -242,7 +251,7 @@ def run_series(series: Series, observe: Observer) -> Path:
     except OSError as error:
         raise cannot_write(out, error) from error
     with alone_in(out), rasterio.Env(GDAL_CACHEMAX=CACHED):
-        (out / "item.json").unlink(missing_ok=True)
+        begun(out)
         swept = _Swept(series, Count(observe, "comparing", math.prod(series.shape)))
         tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}
         since = Legend(

@@ -24,7 +24,7 @@ from geoseg.changes.alignment import Measured
 from geoseg.changes.by_class import AREA_UNIT, pixel_areas
 from geoseg.changes.ground import CACHED, SAMPLE, around, on, sample, seen_by_both, window_on
 from geoseg.changes.indices import INDICES, SAME, UNITS, IndexScales, Quantities, signed, unsigned
-from geoseg.changes.planned import BETWEEN, check_order, no_ground, reach_of
+from geoseg.changes.planned import BETWEEN, begun, check_order, no_ground, reach_of
 from geoseg.errors import OptionError, SceneError
 from geoseg.export import AT_ONCE, Count, Observer
 from geoseg.footprints import Layer, Outlined, assemble, in_pixels, outline
@@ -288,9 +288,7 @@ def _run(planned: SpectralPlan, observe: Observer) -> Path:
         list(find_missing(folder, clouds, ()))
     measured = Measured.of(planned.before, planned.after, planned.overlap, observe, align=planned.job.align)
     pair = _Pair(planned, measured.applied)
-    folder = planned.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "item.json").unlink(missing_ok=True)
+    folder = begun(planned.folder)
     tags = {"TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}
     windows = pair.magnitudes(Count(observe, "comparing", pair.size).add)
     write_cog(folder / planned.raster, windows, pair.grid, _look(planned), tags)

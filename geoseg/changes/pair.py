@@ -29,7 +29,7 @@ from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, t
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
 from geoseg.changes.ground import CACHED, common_ground
-from geoseg.changes.planned import BETWEEN, ChangePlan, job_of, plan_change
+from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_change
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
@@ -150,7 +150,7 @@ def compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured
 
 
 def _compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
-    folder = _begun(planned.folder)
+    folder = begun(planned.folder)
     ground = common_ground(maps[0].folder, maps[1].folder, measured.applied)
     if planned.by_class:
         content, counts = by_class(planned, ground, observe)
@@ -161,16 +161,6 @@ def _compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measure
     write_json(folder / "summary.json", _about(planned, measured) | content)
     _write_item(planned, maps, measured, counts)
     return Change(folder)
-
-
-def _begun(folder: Path) -> Path:
-    """A folder that is there, and not complete. Raises `OutputError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "item.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    return folder
 
 
 def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:

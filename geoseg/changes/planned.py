@@ -19,8 +19,9 @@ from geoseg.changes.transitions import MOST_CLASSES
 from geoseg.errors import ModelError, OptionError, SceneError
 from geoseg.io.grids import asked_of
 from geoseg.io.pixels import Stretch
+from geoseg.io.store import cannot_write
 from geoseg.io.vectors import read_polygons
-from geoseg.pipeline import Plan, SegmentJob, look, plan
+from geoseg.pipeline import Plan, SegmentJob, checked, look
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -44,6 +45,13 @@ BETWEEN: Final = "--"
 """Between the ids of both scenes in the name of a result."""
 
 FILES: Final = ("item.json", "summary.json", "changes.geojson", "changes.parquet")
+
+RASTERS: Final = ("changes.tif", "transitions.tif", "magnitude.tif", "difference.tif", "since.tif")
+ALL_FILES: Final = (
+    *(*FILES, "transitions.csv", "zones.geojson", "objects.geojson", "objects.parquet"),
+    *(*RASTERS, *(f"{name}.aux.xml" for name in RASTERS)),
+)
+"""What comparisons of any kind, and series, leave in their folders."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,9 @@ def plan_change(job: ChangeJob) -> ChangePlan:
     """
     if job.match:
         job = dataclasses.replace(job, before=_matched(job))
-    return planned_of(job, plan(job.before), plan(job.after))
+    before, after = look(job.before), look(job.after)
+    planned_of(job, before, after)  # what is wrong with them as a pair is told before a folder is made
+    return planned_of(job, checked(before), checked(after))
 
 
 def _matched(job: ChangeJob) -> SegmentJob:
@@ -268,6 +278,20 @@ def reach_of(tolerance: float, scene: Scene) -> tuple[int, int]:
     """So many metres in whole pixels of a scene, rounded up: rows, columns."""
     down, along = (math.ceil(round(tolerance / side, 6)) for side in scene.ground_resolution)
     return down, along
+
+
+def begun(folder: Path) -> Path:
+    """A folder that is there, without what a comparison of another kind or with other options has left in it.
+
+    Its item goes first: where it is the folder is complete. Raises `OutputError` if the disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ALL_FILES:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
 
 
 def is_compared(planned: ChangePlan) -> bool:

@@ -94,11 +94,10 @@ def _pairs(before: NDArray[np.uint8], after: NDArray[np.uint8], classes: int) ->
 def _sure(
     before: NDArray[np.uint8], after: NDArray[np.uint8], codes: NDArray[np.uint8], reach: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Which pixels, `reach` inside the arrays, have changed for sure."""
+    """Which pixels, `reach` inside the arrays, have changed for sure: never one that a date does not see."""
     once = _inside(reach, 1)
     was_near, is_near = within(_bits(before), reach), within(_bits(after), reach)
-    differs = (codes[once] != UNCHANGED) & (codes[once] != NODATA)
-    sure: NDArray[np.bool_] = differs & ~_has(was_near, after[once]) & ~_has(is_near, before[once])
+    sure: NDArray[np.bool_] = (codes[once] != UNCHANGED) & ~_has(was_near, after[once]) & ~_has(is_near, before[once])
     return sure
 
 

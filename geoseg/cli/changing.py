@@ -200,6 +200,7 @@ def series(maps: tuple[str, ...], dates: tuple[Any, ...], **options: Any) -> Non
       objects.geojson     of folders: each object once, with one id, first_seen and last_seen
       objects.parquet     the same as GeoParquet
       summary.json        numbers of all of it
+      item.json           STAC item: from which maps it was made; it comes last
 
     \b
     Examples:
