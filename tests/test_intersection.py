@@ -53,6 +53,14 @@ def test_rings_may_be_walked_either_way(*, ccw: bool) -> None:
     assert common_areas(polygon, np.array([shapely.box(4, 4, 20, 20)])).tolist() == [36 - 1]
 
 
+def test_large_ones_are_left_to_geos(monkeypatch: pytest.MonkeyPatch) -> None:
+    polygons = shapes(3)
+    expected = common_areas(polygons, polygons[::-1])
+    for most in (0, int(np.median(shapely.get_num_coordinates(polygons) ** 2))):
+        monkeypatch.setattr("geoseg.intersection.MOST", most)
+        np.testing.assert_allclose(common_areas(polygons, polygons[::-1]), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_nothing_in_common_is_zero() -> None:
     boxes = shapely.box(np.array([0.0, 0, 0]), 0, np.array([1.0, 1, 1]), 1)
     others = shapely.box(np.array([1.0, 0, 5]), np.array([0.0, 1, 5]), np.array([2.0, 1, 6]), np.array([1.0, 2, 6]))
