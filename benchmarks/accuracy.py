@@ -205,7 +205,7 @@ def landcover(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:
     for place in places_of(read_job(model.weights.parent / "job.yaml", TrainJob), data):
         if not isinstance(place, ChipPlace):
             continue
-        for chip, label in place.kept:
+        for (chip,), label in place.kept:  # one date
             with rasterio.open(chip) as image, rasterio.open(label) as classes:
                 found = predict(image.read([1, 2, 3]), place.resolution, engine, model).labels
                 truth = place.values[classes.read(1)]
