@@ -48,6 +48,8 @@ SIDES_AT_ONCE: Final = 1 << 17
 """Of objects that touch: some 200 bytes of memory for each."""
 
 _UNSEEN: Final = 2.0**-10  # pixels from a line within which a vertex is on it
+_ROUNDED: Final = 1e-9  # pixels
+_LOOKED_AT: Final = 0.1  # of an edge, from one place to the next where its distance is looked at
 _LEAST_VERTICES: Final = 3  # of a ring, not counting the one that closes it
 _ENDS: Final = 2  # of sides that meet where a wall simply goes on
 
@@ -76,7 +78,19 @@ def simplified(
     for some in by_portions(np.flatnonzero(~alone), polygons, block):
         out[some] = simplified_together(polygons[some], block[some], tolerance, smooth, is_valid)
     out[alone] = simplified_alone(polygons[alone], tolerance, is_valid)
-    return untouched(out, block, is_valid)
+
+    def is_near(which: _Ints, drawn: _Polygons) -> _Bools:
+        if smooth:  # from what they were when they are smoothed, which is not at hand
+            return np.ones(len(which), np.bool_)
+        before = shapely.boundary(polygons[which])
+        was, now = (
+            shapely.hausdorff_distance(before, shapely.boundary(each), densify=_LOOKED_AT)
+            for each in (out[which], drawn)
+        )
+        near: _Bools = now <= np.maximum(tolerance, was) + _ROUNDED  # it was further where a hole has vanished
+        return near
+
+    return untouched(out, block, is_valid, is_near)
 
 
 def touching(polygons: _Polygons) -> _Ints:
@@ -202,15 +216,22 @@ def _chosen(choices: list[_Polygons], level: _Ints) -> _Polygons:
 STEP_BACK: Final = 0.25
 """Pixels that a hole steps back from where it touches another ring, if its sides there are four times as long."""
 
+LEAST_STEP: Final = 0.1
+"""Of a step back: what is smaller is none."""
+
 
 def untouched(
-    outlines: _Polygons, block: _Ints, is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid
+    outlines: _Polygons,
+    block: _Ints,
+    is_valid: Callable[[_Polygons], _Bools] = shapely.is_valid,
+    is_near: Callable[[_Ints, _Polygons], _Bools] = lambda which, _: np.ones(len(which), np.bool_),
 ) -> _Polygons:
     """Polygons (n,) whose holes touch neither the outer ring nor each other, as far as that can be.
 
     A hole that lies diagonally beside the outside shares a vertex with it: valid, but an outline that passes one point
     twice, which not every register takes. There the hole's vertex moves into the hole, by up to `STEP_BACK` pixels, and
-    that of what fills the hole with it. It stays where an outline would be invalid or overlap another of its block.
+    that of what fills the hole with it. It moves less far, or stays, where an outline would be invalid, overlap another
+    of its block, or not be near enough: `is_near` tells that of outlines, by their numbers and how they are drawn.
     """
     holed = np.flatnonzero(shapely.get_num_interior_rings(outlines))
     corners = _Corners.of(outlines[holed])
@@ -229,34 +250,44 @@ def untouched(
     move = every.merge(told, how="left", on=list(range(7)))["move"].fillna(-1).to_numpy(np.int64)
     target, triangles = corners.stepped_back(again)
     out = outlines.copy()
-    out[some] = _moved(outlines[some], number[some], corners_of_some, move, target, triangles, is_valid)
+
+    def is_wrong(drawn: _Polygons, unsure: _Bools) -> _Bools:
+        wrong = overlapping(drawn, number[some], unsure, is_valid)
+        asked = np.flatnonzero(unsure & ~wrong)
+        wrong[asked] = ~is_near(some[asked], drawn[asked])
+        return wrong
+
+    out[some] = _moved(outlines[some], corners_of_some, move, target, triangles, is_wrong)
     return out
 
 
 def _moved(
     outlines: _Polygons,
-    block: _Ints,
     corners: _Corners,
     move: _Ints,
     target: NDArray[np.float64],
     triangles: _Polygons,
-    is_valid: Callable[[_Polygons], _Bools],
+    is_wrong: Callable[[_Polygons, _Bools], _Bools],
 ) -> _Polygons:
-    """Polygons with the corners that have a move, if it is not -1, at its target, unless something is wrong then."""
+    """Polygons with the corners that have a move, if it is not -1, at its target, or on the way if something is wrong.
+
+    `is_wrong` tells of polygons as they are drawn, and which of them it need look at.
+    """
     near = np.zeros(len(outlines), np.bool_)
     near[corners.polygon[move >= 0]] = True
     near[shapely.STRtree(outlines).query(triangles, predicate="intersects")[1]] = True
-    good = np.ones(len(target), np.bool_)
+    share = np.ones(len(target))
     while True:
-        moves = (move >= 0) & good[move]
+        moves = (move >= 0) & (share[move] > 0)
         xy = corners.xy.copy()
-        xy[moves] = target[move[moves]]
+        xy[moves] += share[move[moves], np.newaxis] * (target[move[moves]] - xy[moves])
         drawn = corners.closed(outlines, xy)
-        wrong = overlapping(drawn, block, near, is_valid)
-        if not wrong.any():
+        wrong = is_wrong(drawn, near)
+        if not wrong.any() or not moves.any():
             return drawn
-        refused = move[moves & wrong[corners.polygon]]
-        good[refused if len(refused) else slice(None)] = False
+        refused = np.unique(move[moves & wrong[corners.polygon]])
+        refused = refused if len(refused) else np.unique(move[moves])
+        share[refused] = np.where(share[refused] / 2 >= LEAST_STEP, share[refused] / 2, 0)
 
 
 @dataclass(frozen=True, eq=False)
