@@ -416,7 +416,8 @@ def _print_report(report: Any, planned: Any) -> None:
         say(f"Failed: {failure.scene}: {failure.why}")
     outside = f", {planned.outside} outside the area or dates" if planned.outside else ""
     failed = f"{len(report.failures)} failed{outside}"
-    compared = f"{report.compared} comparisons made, {report.compared_before} were there already"
+    made = "comparison" if report.compared == 1 else "comparisons"
+    compared = f"{report.compared} {made} made, {report.compared_before} were there already"
     if planned.model is None:
         click.echo(f"{compared}, {failed}.")
     else:
