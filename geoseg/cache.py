@@ -45,11 +45,11 @@ def keep(path: Path, content: bytes) -> None:
             part = Path(stream.name)
             stream.write(_digest(content) + b"\n" + content)
         part.replace(path)
-        _tidy(path.parent)
     except OSError as error:
         log.info("%s: cannot be kept for the next time: %s", path, error.strerror)
         if part is not None:
             part.unlink(missing_ok=True)
+    _tidy(path.parent)
 
 
 def kept(path: Path) -> bytes | None:
@@ -72,7 +72,7 @@ def kept(path: Path) -> bytes | None:
 
 def _tidy(folder: Path) -> None:
     """Remove what has not been used for long, parts that were never whole among it."""
-    for each in folder.iterdir():
+    for each in folder.glob("*"):
         with contextlib.suppress(OSError):
             if each.is_file() and time.time() - each.stat().st_mtime > UNUSED:
                 each.unlink()

@@ -28,7 +28,7 @@ from geoseg.cache import UNUSED, keep, kept
 from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import job_of as begun_job
-from geoseg.models import other_networks
+from geoseg.models import backends, other_networks
 from geoseg.models.backends import AUTO, BACKENDS, TORCH, TORCH_BF16, check_backend, installed_backends, is_coarse
 from geoseg.models.other_networks import OtherNetwork, noise_of
 from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, in_bfloat16
@@ -392,7 +392,7 @@ def test_a_job_names_what_there_is() -> None:
     assert job_of(None, backend="openvino").backend == "openvino"
     with pytest.raises(ValueError, match="'auto', 'torch', 'torch-bf16', 'openvino', 'onnxruntime' or 'openvino-bf16'"):
         job_of(None, backend="tensorflow")
-    assert plan_archive.__module__ == "geoseg.archive"
+    assert [job_of(None, backend=name).backend for name in backends.NAMES] == [*backends.NAMES]
 
 
 # --- what a folder was begun with

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import shapely
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from geoseg import intersection
 from geoseg.intersection import common_areas
 from geoseg.polygonise import polygonise_whole
 
@@ -56,9 +59,19 @@ def test_rings_may_be_walked_either_way(*, ccw: bool) -> None:
 def test_large_ones_are_left_to_geos(monkeypatch: pytest.MonkeyPatch) -> None:
     polygons = shapes(3)
     expected = common_areas(polygons, polygons[::-1])
-    for most in (0, int(np.median(shapely.get_num_coordinates(polygons) ** 2))):
-        monkeypatch.setattr("geoseg.intersection.MOST", most)
+    summed: list[int] = []
+
+    def sums(*given: Any) -> Any:
+        summed.append(len(given[1]) - 1)
+        return honest(*given)
+
+    honest = intersection._sums
+    monkeypatch.setattr(intersection, "_sums", sums)
+    pairs = shapely.get_num_coordinates(polygons) * shapely.get_num_coordinates(polygons[::-1])
+    for most in (0, int(np.median(pairs)), int(pairs.max())):
+        monkeypatch.setattr(intersection, "MOST", most)
         np.testing.assert_allclose(common_areas(polygons, polygons[::-1]), expected, rtol=1e-9, atol=1e-9)
+        assert summed.pop() == np.count_nonzero(pairs <= most)
 
 
 def test_nothing_in_common_is_zero() -> None:

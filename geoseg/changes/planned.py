@@ -168,9 +168,10 @@ def plan_change(job: ChangeJob) -> ChangePlan:
     """
     if job.match:
         job = dataclasses.replace(job, before=_matched(job))
-    before, after = look(job.before), look(job.after)
-    planned_of(job, before, after)  # what is wrong with them as a pair is told before a folder is made
-    return planned_of(job, checked(before), checked(after))
+    planned = planned_of(job, look(job.before), look(job.after))  # tells what is wrong before a folder is made
+    before, after = checked(planned.before), checked(planned.after)
+    complete = before.complete and after.complete and is_compared(planned)
+    return dataclasses.replace(planned, before=before, after=after, complete=complete)
 
 
 def _matched(job: ChangeJob) -> SegmentJob:

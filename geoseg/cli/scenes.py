@@ -142,7 +142,7 @@ _MAPPING = (
         show_default=True,
         help="Who does the forward passes (extras `openvino`, `onnx`); the last bits of scores differ. auto: the "
         "fastest of those installed, which a long run measures first, or whoever began the folder; -v tells. -bf16: in "
-        "bfloat16, far faster on recent processors and GPUs; a few labels differ.",
+        "bfloat16, far faster on recent processors; a few labels differ.",
     ),
     click.option(
         "--stride",
