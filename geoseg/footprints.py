@@ -26,7 +26,7 @@ from geoseg.io.vectors import to_world
 from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, WGS84, crs_of, ground_resolution
-from geoseg.regularise import regularised, without_overlaps
+from geoseg.regularise import FINEST_STEP, regularised, without_overlaps
 from geoseg.separate import Separation
 from geoseg.simplify import simplified, touching
 
@@ -307,12 +307,12 @@ def frame_of(columns: dict[str, NDArray[Any]], layer: Layer) -> gpd.GeoDataFrame
 def _keep_apart(columns: dict[str, NDArray[Any]], layer: Layer) -> None:
     """Cut what straight walls have brought over those of other blocks, and measure it again."""
     before, firm = columns["geometry"], ~columns["regularised"]
-    metres = _metres_of(layer)
-    apart, cut = without_overlaps(before, firm=firm, metres=metres)
+    metres, shallow = _metres_of(layer), FINEST_STEP * max(ground_resolution(layer.geobox))
+    apart, cut = without_overlaps(before, firm=firm, metres=metres, shallow=shallow)
     # a shed beside a hall is not to lose its wall, where the hall loses a sliver
     hurt = shapely.area(apart) < (1 - MOST_CUT) * shapely.area(before)
     if hurt.any():
-        apart, cut = without_overlaps(before, firm=firm | hurt, metres=metres)
+        apart, cut = without_overlaps(before, firm=firm | hurt, metres=metres, shallow=shallow)
     columns["geometry"] = apart
     for name, values in shape_of(apart[cut], layer.geobox)[1].items():
         columns[name][cut] = values

@@ -45,6 +45,9 @@ _FRACTION: Final = 1024
 _LEAST_VERTICES: Final = 3
 
 
+FINEST_EDGE, FINEST_STEP = 1.25, 2.5  # pixels: stairs of a wall that is not level are no shape of it
+
+
 @dataclass(frozen=True)
 class Style:
     """How buildings are built; metres and degrees."""
@@ -95,9 +98,6 @@ class Style:
         return self, half, replace(quarter, worth=1.0)
 
 
-FINEST_EDGE, FINEST_STEP = 1.25, 2.5  # pixels: stairs of a wall that is not level are no shape of it
-
-
 def regularised(
     polygons: _Polygons,
     block: _Ints,
@@ -146,10 +146,10 @@ def _of_blocks(
     done = best > 0
     circles, is_round = _circles(whole, block, pixel, is_valid, style)
     out[is_round], done[is_round] = circles[is_round], True
-    apart, asked = out.copy(), np.arange(len(out))
+    apart, asked, shallow = out.copy(), np.arange(len(out)), FINEST_STEP * max(pixel)
     while len(asked):  # simplified ones share walls, and nothing is cut from them
         firm, pairs = ~done[asked], _same_block(out[asked], block[asked])
-        apart[asked], is_cut = without_overlaps(out[asked], pairs, firm, (pixel[1], pixel[0]))
+        apart[asked], is_cut = without_overlaps(out[asked], pairs, firm, (pixel[1], pixel[0]), shallow)
         cut = asked[is_cut & ~firm]
         lost = ~is_valid(apart[cut])
         lost[~lost] = _iou(apart[cut[~lost]], polygons[cut[~lost]]) < style.iou
@@ -535,12 +535,14 @@ def without_overlaps(
     pairs: tuple[_Ints, _Ints] | None = None,
     firm: _Bools | None = None,
     metres: tuple[float, float] | None = None,
+    shallow: float = 0.0,
 ) -> tuple[_Polygons, _Bools]:
     """Polygons (n,) that overlap in these pairs, or any: the smaller one gives way; and (n,) which are others now.
 
     One that is `firm` (n,) does so only before another. Of two as large it is the later one. What is cut off is a
     sliver; where nothing else would be left, it is kept. With `metres`, those that a unit is wide and high, it is cut
-    along its own walls, at right angles, where that costs little more than along those of the other.
+    along its own walls, at right angles, where that costs little more than along those of the other; and along the
+    whole wall, without a step, where the cut is less than `shallow` metres deep.
     """
     if pairs is None:
         one, two = shapely.STRtree(polygons).query(polygons)
@@ -560,7 +562,7 @@ def without_overlaps(
         others = shapely.union_all(polygons[larger[some]])
         rest = _largest(shapely.difference(polygons[place], others))
         if rest is not None:
-            straight = metres and _cut_straight(polygons[place], others, np.array(metres))
+            straight = metres and _cut_straight(polygons[place], others, np.array(metres), shallow)
             keeps = straight and straight.area >= LEAST_LEFT * rest.area
             out[place], cut[place] = straight if keeps else rest, True
     return out, cut
@@ -573,7 +575,9 @@ NEAR: Final = 1.0
 """Metres from a corner within which a cut goes to it, that no step is left."""
 
 
-def _cut_straight(polygon: shapely.Polygon, others: shapely.Geometry, metres: _Floats) -> shapely.Polygon | None:
+def _cut_straight(
+    polygon: shapely.Polygon, others: shapely.Geometry, metres: _Floats, shallow: float
+) -> shapely.Polygon | None:
     """The largest part of a polygon without the boxes, along its longest wall, round what lies in others."""
     way = np.diff(shapely.get_coordinates(polygon.exterior) * metres, axis=0)
     longest = way[np.argmax((way**2).sum(axis=1))]
@@ -588,7 +592,7 @@ def _cut_straight(polygon: shapely.Polygon, others: shapely.Geometry, metres: _F
     along = shapely.transform(polygon, seen)
     over = shapely.get_parts(shapely.transform(shapely.intersection(polygon, others), seen))
     corners = shapely.get_coordinates(along)
-    boxes = [_widened(box, corners) for box in shapely.bounds(over[shapely.area(over) > 0])]
+    boxes = [_widened(box, corners, shallow) for box in shapely.bounds(over[shapely.area(over) > 0])]
     left = _largest(shapely.difference(along, shapely.union_all(boxes)))
     return None if left is None else shapely.transform(left, back)
 
@@ -599,12 +603,20 @@ def _largest(geometry: shapely.Geometry) -> shapely.Polygon | None:
     return parts[np.argmax(shapely.area(parts))] if len(parts) else None
 
 
-def _widened(box: _Floats, corners: _Floats) -> shapely.Polygon:
-    """A box (west, south, east, north) whose sides lie a little beyond the next corner outwards, if that is near."""
+def _widened(box: _Floats, corners: _Floats, shallow: float) -> shapely.Polygon:
+    """A box (west, south, east, north) whose sides lie a little beyond the next corner outwards, if that is near.
+
+    One that is less than `shallow` deep leaves no step: it goes on to both ends of the wall that it is cut from.
+    """
+    deep = box[2:] - box[:2]
+    along = int(deep[1] > deep[0])
+    wall = corners[np.abs(corners[:, 1 - along] - box[1 - along]) <= shallow, along]
+    is_shallow = deep[1 - along] < min(shallow, deep[along])
     sides = box.copy()
     for side, sign in enumerate((-1, -1, 1, 1)):
-        away = sign * (corners[:, side % 2] - box[side])
-        near = away[(away >= 0) & (away <= NEAR)]
+        goes_on = is_shallow and side % 2 == along
+        away = sign * ((wall if goes_on else corners[:, side % 2]) - box[side])
+        near = away[(away >= 0) & (goes_on | (away <= NEAR))]
         sides[side] += sign * (near.min() + _PAST_CORNERS if len(near) else _BEYOND)
     return shapely.box(*sides)
 

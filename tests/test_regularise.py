@@ -205,6 +205,29 @@ def test_what_gives_way_keeps_its_right_angles(metres: tuple[float, float]) -> N
     assert not np.allclose(angles(slanting), 90, atol=1), "as the other lies"
 
 
+@pytest.mark.parametrize("metres", [(0.25, 0.25), (0.2, 0.3)])
+@pytest.mark.parametrize(("deep", "corners"), [(0.5, 4), (1.5, 8)])
+@pytest.mark.parametrize("turn", [0, 30])
+def test_a_shallow_cut_takes_the_whole_wall(
+    metres: tuple[float, float], deep: float, corners: int, turn: float
+) -> None:
+    """No step is left that is less than two and a half pixels; a deeper one is, as the building has it."""
+    shed = shapely.box(20 - deep, -6, 30, 20)
+    units = np.array(
+        [
+            shapely.transform(shapely.affinity.rotate(p, turn, origin=(0, 0)), lambda xy: xy / metres)
+            for p in (shapely.box(-30, 0, 20, 12), shed)
+        ],
+        object,
+    )
+    (_, left), cut = without_overlaps(units, metres=metres, shallow=0.6)
+    assert cut.tolist() == [False, True]
+    assert shapely.get_num_coordinates(left) == corners + 1
+    lost = 26 if corners == 4 else 12  # metres of wall
+    assert left.area * np.prod(metres) == pytest.approx(shed.area - lost * deep, abs=0.1)
+    assert left.intersection(units[0]).area == 0
+
+
 def test_what_gives_way_is_cut_along_the_other_where_square_cuts_cost_too_much() -> None:
     hall = shapely.affinity.rotate(shapely.box(0, 0, 40, 40), 45)
     shed = shapely.box(40, 5, 58, 35)
