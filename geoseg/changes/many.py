@@ -257,7 +257,7 @@ class OfMaps:
 
     def _series(self, name: str, orders: list[SceneOrder], done: bool) -> PairEntry:  # noqa: FBT001  # the same
         scenes, last = [order.scene for order in orders], orders[-1]
-        check_dates([(scene.path, scene.datetime) for scene in scenes])
+        check_dates([(scene.path, scene.taken) for scene in scenes])
         for scene in scenes:
             if window_on(last.scene.geobox, scene.geobox) is None:
                 raise no_ground(scene, last.scene)
@@ -350,7 +350,7 @@ def _chains(before: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
 
 def _found(wanted: Comparison, scenes: Mapping[str, Scene]) -> Iterator[tuple[str, str]]:
     """Pairs of ids, before and after, by place and date."""
-    dated = sorted((scene.datetime, name) for name, scene in scenes.items() if scene.datetime is not None)
+    dated = sorted((scene.taken, name) for name, scene in scenes.items() if scene.taken is not None)
     outlines = np.array([outline_of(scenes[name].geobox) for _, name in dated], object)
     tree = shapely.STRtree(outlines)
     for place, (when, name) in enumerate(dated):

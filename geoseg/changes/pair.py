@@ -28,8 +28,9 @@ from geoseg.changes.by_class import by_class
 from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, takes_two
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
-from geoseg.changes.ground import CACHED, common_ground
+from geoseg.changes.ground import CACHED, common_ground, has_data
 from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_change
+from geoseg.errors import SceneError
 from geoseg.io.store import cannot_write
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
@@ -115,14 +116,18 @@ def plan_of(job: ChangeJob) -> ChangePlan | SpectralPlan | PairPlan:
 def run_change(planned: ChangePlan | SpectralPlan | PairPlan, observe: Observer) -> Change | Compared:
     """Carry out a plan: estimate the shift, map what is not mapped yet, compare; nobody else is at work in OUT.
 
-    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both,
-    `OutputError` if another run is at work in OUT.
+    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both, which
+    of a scene without any data is found before the other one is mapped; `OutputError` if another run is at work in OUT.
     """
     with _alone_in(planned.folder.parent):
         if isinstance(planned, SpectralPlan):
             return Change(run_spectral(planned, observe))
         if isinstance(planned, PairPlan):
             return run_pair(planned, observe)
+        for each in (planned.before, planned.after):
+            if not has_data(each.source):
+                msg = f"{each.scene.path}: no pixel has data, so nothing can be compared; check its nodata value, "
+                raise SceneError(msg + "--mask and --aoi")
         measured = measure(planned, observe)
         return compare(planned, _map_both(planned, observe), measured, observe)
 
@@ -182,7 +187,7 @@ def _about(planned: ChangePlan, measured: Measured) -> dict[str, Any]:
     return {
         "product": planned.after.model.product,
         "model": planned.after.model.name,
-        **{when: {"scene": scene.id, "datetime": _iso(scene.datetime)} for when, scene in scenes.items()},
+        **{when: {"scene": scene.id, "datetime": _iso(scene.taken)} for when, scene in scenes.items()},
         "tolerance_m": planned.tolerance,
         "shift": measured.told(),
     }
@@ -229,7 +234,7 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     item.properties["title"] = f"change of {planned.after.model.product}: {folder.name.replace(BETWEEN, ' to ')}"
     files = " and ".join(scene.name for scene in planned.scenes)
     item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
-    set_interval(item, *(scene.datetime for scene in planned.scenes))
+    set_interval(item, *(scene.taken for scene in planned.scenes))
     _link_sources(item, planned, maps)
     join_changes(item, planned.job.after.collection)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))
