@@ -242,13 +242,12 @@ class OfMaps:
     orders: Mapping[str, tuple[SceneOrder, bool]]
     """Of each scene's id how it is mapped, and whether that is done."""
     data: Path
-    overwrite: bool
 
     def __call__(self, ids: tuple[str, ...]) -> PairEntry:
         """As `Made` has it."""
         orders, done = [self.orders[name][0] for name in ids], all(self.orders[name][1] for name in ids)
         name = self.wanted.name(ids)
-        return (self._series if self.wanted.is_series(ids) else self._pair)(name, orders, done and not self.overwrite)
+        return (self._series if self.wanted.is_series(ids) else self._pair)(name, orders, done)
 
     def _pair(self, name: str, orders: list[SceneOrder], done: bool) -> PairEntry:  # noqa: FBT001  # what is known
         before, after = orders
