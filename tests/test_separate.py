@@ -339,6 +339,34 @@ def test_holes_step_back_as_if_all_of_an_outline_were_looked_at(monkeypatch: pyt
     assert (sum(found) > 500, found.count(False) > 5) == (True, True), (len(found), found.count(False))
 
 
+BENT = [(0, 0), (3, 0), (3, -0.95), (7, -0.95), (7, 0), (10, 0), (10, 9), (0, 9)]
+BESIDE = [(3.5, 0.5), (3.5, 0.9), (6.5, 0.9), (6.5, 0.5)]
+POINTED = [(0, 0), (4.9, 0), (5, 0), (5.1, 0), (10, 0), (10, 9), (0, 9)]
+HOLE = [(4, 2), (4, 6), (6, 6), (6, 2)]
+
+
+@pytest.mark.parametrize(
+    ("exact", "was", "to", "tolerance", "near"),
+    [
+        ((BENT, [BESIDE]), [(0, 0), (5, 0), (10, 0), (10, 9), (0, 9)], (5, 0.06), 1.0, False),  # from a side's middle
+        ((BENT, [BESIDE]), [(0, 0), (5, 0), (10, 0), (10, 9), (0, 9)], (5, 0.04), 1.0, True),
+        ((POINTED,), POINTED, (5, 3), 1.0, False),  # the new vertex is far from what was, which is near the new outline
+        ((POINTED,), POINTED, (5, 0.9), 1.0, True),
+        ((POINTED, [HOLE]), POINTED, (5, 0.2), 2.5, True),  # a hole that has vanished may stay as far away
+    ],
+)
+def test_how_far_an_outline_is_where_a_vertex_has_moved(
+    exact: tuple[Any, ...], was: list[Any], to: tuple[float, float], tolerance: float, *, near: bool
+) -> None:
+    before, now = (shapely.Polygon([to if moves and xy == (5, 0) else xy for xy in was]) for moves in (False, True))
+    assert simplify._is_near(shapely.Polygon(*exact), before, now, tolerance) == near
+    one, other = (
+        shapely.hausdorff_distance(shapely.Polygon(*exact).boundary, each.boundary, densify=0.1)
+        for each in (before, now)
+    )
+    assert (other <= max(tolerance, one)) == near  # as GEOS has it
+
+
 @settings(max_examples=20)
 @example(8794, 1.0)  # where a strip of background one pixel wide would close between two objects
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 2.0]))

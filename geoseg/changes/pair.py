@@ -32,6 +32,7 @@ from geoseg.changes.ground import CACHED, common_ground, has_data
 from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_change
 from geoseg.errors import SceneError
 from geoseg.io.store import cannot_write
+from geoseg.memory import give_back_freed_memory
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
 from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
@@ -124,10 +125,7 @@ def run_change(planned: ChangePlan | SpectralPlan | PairPlan, observe: Observer)
             return Change(run_spectral(planned, observe))
         if isinstance(planned, PairPlan):
             return run_pair(planned, observe)
-        for each in (planned.before, planned.after):
-            if not has_data(each.source):
-                msg = f"{each.scene.path}: no pixel has data, so nothing can be compared; check its nodata value, "
-                raise SceneError(msg + "--mask and --aoi")
+        _check_data(planned)
         measured = measure(planned, observe)
         return compare(planned, _map_both(planned, observe), measured, observe)
 
@@ -142,10 +140,20 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
 
 
+def _check_data(planned: ChangePlan) -> None:
+    """Raises `SceneError` if one of the scenes has no data at all."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHED):
+        for each in (planned.before, planned.after):
+            if not has_data(each.source):
+                msg = f"{each.scene.path}: no pixel has data, so nothing can be compared; check its nodata value, "
+                raise SceneError(msg + "--mask and --aoi")
+
+
 def measure(planned: ChangePlan, observe: Observer) -> Measured:
     """How the scenes lie beside each other. Raises `SceneError` if that is to be corrected and not known."""
     sources = planned.before.source, planned.after.source
-    return Measured.of(*sources, planned.overlap, observe, align=planned.job.align)
+    with rasterio.Env(GDAL_CACHEMAX=CACHED):
+        return Measured.of(*sources, planned.overlap, observe, align=planned.job.align)
 
 
 def compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
@@ -178,7 +186,9 @@ def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
             return Result(each.folder)
         return run(each, lambda stage, done, total: observe(f"{when}: {stage}", done, total), model=model)
 
-    return result("before", planned.before), result("after", planned.after)
+    before = result("before", planned.before)
+    give_back_freed_memory()  # it is in pieces that little of the second one fits into
+    return before, result("after", planned.after)
 
 
 def _about(planned: ChangePlan, measured: Measured) -> dict[str, Any]:
