@@ -361,9 +361,12 @@ def _found(wanted: Comparison, scenes: Mapping[str, Scene]) -> Iterator[tuple[st
 
 
 def _shared(one: shapely.Geometry, other: shapely.Geometry) -> float:
-    """Share of the smaller outline that both cover, in degrees."""
+    """Share of the smaller outline that both cover, in degrees, to four digits: so that all of it is 1.
+
+    Areas are rounded, and sides that are straight on one grid are bent in degrees, where an outline has few vertices.
+    """
     smaller = min(shapely.area(one), shapely.area(other))
-    return float(shapely.area(shapely.intersection(one, other)) / smaller) if smaller else 0.0
+    return round(float(shapely.area(shapely.intersection(one, other)) / smaller), 4) if smaller else 0.0
 
 
 def compare_pair(order: Order) -> PairOutcome:

@@ -184,11 +184,11 @@ def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
     def result(when: str, each: Plan) -> Result:
         if each.complete:
             return Result(each.folder)
-        return run(each, lambda stage, done, total: observe(f"{when}: {stage}", done, total), model=model)
+        made = run(each, lambda stage, done, total: observe(f"{when}: {stage}", done, total), model=model)
+        give_back_freed_memory()  # it is in pieces that little of what comes next fits into
+        return made
 
-    before = result("before", planned.before)
-    give_back_freed_memory()  # it is in pieces that little of the second one fits into
-    return before, result("after", planned.after)
+    return result("before", planned.before), result("after", planned.after)
 
 
 def _about(planned: ChangePlan, measured: Measured) -> dict[str, Any]:
