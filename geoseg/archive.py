@@ -480,7 +480,7 @@ class _Looker:
             return made, {name: scene for name, (scene, _) in self.scenes.items()}
         orders = {entry.order.scene.id: (entry.order, entry.state == "complete") for entry in entries}
         known = {name: order.scene for name, (order, _) in orders.items()}
-        return OfMaps(wanted, orders, self.data, self.overwrite), known
+        return OfMaps(wanted, orders, self.data), known
 
     def _stack(self, scene: Scene, asked: SegmentJob) -> tuple[SceneOrder, bool]:
         """How two scenes are mapped as one, and whether that is done; the run will do it. Raises what is wrong."""

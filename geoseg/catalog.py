@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 
+from geoseg.dates import date_reader
 from geoseg.errors import ModelError, SceneError
 from geoseg.globe import bbox_of, outline_of
 from geoseg.raster import crs_of
@@ -194,6 +195,11 @@ class Scene:
         if len(self.parts) == 1:
             return self.parts[0].name
         return self.id if self.files or self.parts else Path(self.path).name
+
+    @property
+    def taken(self) -> dt.datetime | None:
+        """When it was taken: as it tells itself, or else as its id does, which is its file's name mostly."""
+        return self.datetime or date_reader(None)(self.id)
 
     def _repr_html_(self) -> str:
         from geoseg.view.cards import scene_card

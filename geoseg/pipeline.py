@@ -42,7 +42,7 @@ from geoseg.io.geoparquet import read_box
 from geoseg.io.layers import format_of, layers_of, remove_layers
 from geoseg.io.remote import REMOTE_WAITS, is_remote, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of
+from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of, told_apart
 from geoseg.io.vectors import read_aoi
 from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.memory import Tidying, give_back_freed_memory, keep_freed_memory
@@ -843,10 +843,7 @@ def is_complete(folder: Path, parameters: dict[str, Any], job: SegmentJob) -> bo
 def _refuse_others(folder: Path, parameters: dict[str, Any]) -> None:
     """Raises `OutputError` if the folder holds the results of other parameters."""
     before, parameters = ({"backend": TORCH} | each for each in (job_of(folder) or parameters, parameters))
-    names = dict.fromkeys((*parameters, *before))
-    differing = [name for name in names if before.get(name) != parameters.get(name)]
-    if differing:
-        what = "; ".join(f"{name} was {before.get(name)}, now {parameters.get(name)}" for name in differing)
+    if what := "; ".join(told_apart(before, parameters)):
         msg = f"{folder}: holds results of another job ({what}); use --overwrite or another --out"
         raise OutputError(msg)
 

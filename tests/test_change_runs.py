@@ -426,17 +426,19 @@ def test_what_two_dates_cannot_be_is_one_sentence(tiny_model: Path, imagery: Pat
     then, now, options = imagery / "town-2015.tif", imagery / "town-2019.tif", {"model": str(tiny_model)}
     maps = tmp_path / "maps"
     geoseg.segment(then, "buildings", maps, model="buildings-segformer")
-    with pytest.raises(OutputError, match=r"model was .*buildings-segformer.*now .*tiny"):
+    with pytest.raises(OutputError, match=r"job \(model name was buildings-segformer, now tiny; "):
         geoseg.change(then, now, "buildings", maps, **options)
     two = write_tif(tmp_path / "two.tif", np.full((2, 110, 140), 9, np.uint8))
     with pytest.raises(SceneError, match=r"two.tif: the model needs the bands red, green, blue"):
         geoseg.change(two, now, "buildings", maps, **options)
     overcast = write_tif(tmp_path / "overcast.tif", np.zeros((3, 110, 140), np.uint8), nodata=0)
     for product in ("buildings", "spectral"):
-        with pytest.raises(SceneError, match="no pixel has data"):
-            geoseg.change(overcast, now, product, tmp_path / product, **(options if product == "buildings" else {}))
+        for pair in ((overcast, now), (now, overcast)):  # and told before the other one is mapped
+            with pytest.raises(SceneError, match=r"overcast.tif: no pixel has data, so nothing can be compared"):
+                geoseg.change(*pair, product, tmp_path / product, **(options if product == "buildings" else {}))
+        assert not list(tmp_path.glob(f"{product}/*/item.json"))
     clouds = write_tif(tmp_path / "clouds.tif", np.zeros((1, 110, 140), np.uint8))
-    with pytest.raises(SceneError, match="no pixel has data in both of them"):
+    with pytest.raises(SceneError, match=r"town-2015.tif: no pixel has data, .* check its nodata value, --mask and"):
         geoseg.change(then, now, "buildings", tmp_path / "clouded", mask=clouds, **options)
     geoseg.segment(now, "buildings", tmp_path / "other", **options)
     with pytest.raises(OptionError, match="are maps of buildings-segformer and tiny; a series"):

@@ -484,6 +484,23 @@ def test_every_transition_has_a_code_a_name_and_a_colour() -> None:
     assert colours["class 1 to class 0"] == "#960032"
 
 
+def test_what_is_new_or_gone_has_a_colour_of_its_own() -> None:
+    """Black is no colour to tell a demolished building by; two kinds of objects are told from each other, too."""
+    black, red, blue = (LegendClass(i, f"class {i}", c) for i, c in enumerate(("#000000", "#c80000", "#0000c8")))
+    colours = {c.name: c.colour for c in transition_legend(Legend((black, red, blue), 0)).classes}
+    assert colours == {
+        "unchanged": "#f2f2f2",
+        "class 0 to class 1": "#325686",  # three quarters of the blue of new objects on pages, and a quarter of red
+        "class 0 to class 2": "#0056b8",
+        "class 1 to class 0": "#d24600",  # of the orange of demolished ones
+        "class 2 to class 0": "#a04632",
+        "class 1 to class 2": "#320096",
+        "class 2 to class 1": "#960032",
+    }
+    last = Legend((LegendClass(0, "roof", "#c80000"), LegendClass(1, "ground", "#000000")), 1)
+    assert [c.colour for c in transition_legend(last).classes[1:]] == ["#d24600", "#325686"]
+
+
 def test_joint_confidence_is_a_product() -> None:
     every = np.arange(251, dtype=np.uint8)
     found = joint_confidence(every[:, None], every[None]) / 250

@@ -280,7 +280,7 @@ def test_a_run_says_what_it_made_and_a_second_that_nothing_is_left(
     assert "--overwrite" in out
     status, out, err = command(*arguments, "--threshold", 0.4)
     assert status == 2
-    assert "threshold was None, now 0.4" in err
+    assert "threshold was not set, now 0.4" in err
     assert command(*arguments, "--threshold", 0.4, "--overwrite")[0] == 0
 
 

@@ -30,12 +30,12 @@ from test_archive import carry_out, scene
 from geoseg.archive import RunJob
 from geoseg.catalog import Scene, sha256_of
 from geoseg.cli import cli
+from geoseg.dates import date_reader
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.inventory import (
     CatalogJob,
     CatalogReport,
     bbox_of,
-    date_reader,
     footprint,
     ids_of,
     scenes_below,

@@ -258,8 +258,8 @@ def test_shaping_is_told_where_it_is_not_the_default(finished: Result, tiny_mode
     for same in ({"fill_holes": 0}, {"smooth": 0}, {"simplify": pixel}):
         assert plan(SegmentJob(scene, "buildings", out, model=model, **same)).complete
     for name, value, says in (
-        ("fill_holes", 2, "fill_holes was None, now 2.0"),
-        ("smooth", 0.5, "smooth was None, now 0.5"),
+        ("fill_holes", 2, "fill_holes was not set, now 2.0"),
+        ("smooth", 0.5, "smooth was not set, now 0.5"),
         ("simplify", 2 * pixel, r"simplify was 1.0, now 2.0"),
     ):
         with pytest.raises(OutputError, match=rf"holds results of another job \({says}\)"):
@@ -409,14 +409,14 @@ def test_a_second_run_does_nothing(finished: Result, tiny_model: Path) -> None:
 def test_another_job_is_refused_and_named(finished: Result, tiny_model: Path, tmp_path: Path) -> None:
     scene, out, model = finished.folder.parents[1] / "town.tif", finished.folder.parent, str(tiny_model)
     for options, says in (
-        ({"threshold": 0.3}, "threshold was None, now 0.3"),
+        ({"threshold": 0.3}, "threshold was not set, now 0.3"),
         ({"min_area": 9}, "min_area was 4.0, now 9"),
         ({"stride": 40}, r"stride was \[48, 48\], now \[40, 40\]"),
     ):
         with pytest.raises(OutputError, match=rf"holds results of another job \({says}\); use --overwrite or another"):
             geoseg.segment(scene, "buildings", out, model=model, **options)
     other = town(tmp_path / "town.tif", 70, 70)
-    with pytest.raises(OutputError, match=r"scene was .*150, 200.*, now .*70, 70"):
+    with pytest.raises(OutputError, match=r"\(scene shape was \[150, 200\], now \[70, 70\]; scene bytes was \d+, now"):
         geoseg.segment(other, "buildings", out, model=model)
     assert {path.name for path in finished.folder.iterdir()} == FILES
 
@@ -429,7 +429,7 @@ def test_a_store_of_another_blend_is_not_continued(tiny_model: Path, tmp_path: P
     entry = json.loads(first)
     del entry["job"]["cells"]
     ledger.write_text(json.dumps(entry) + "\n" + rest, "utf-8")
-    with pytest.raises(OutputError, match=r"another job \(cells was None, now \[16, 16\]\); use --overwrite"):
+    with pytest.raises(OutputError, match=r"another job \(cells was not set, now \[16, 16\]\); use --overwrite"):
         geoseg.segment(scene, "buildings", out, model=model)
 
 

@@ -26,7 +26,7 @@ from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.polygonise import Objects, Piece, join, polygonise, polygonise_whole
 from geoseg.raster import NODATA
 from geoseg.separate import Edges, Separation, forest
-from geoseg.simplify import simplified
+from geoseg.simplify import simplified, touching
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -315,6 +315,56 @@ def test_walls_stay_shared(seed: int, size: int, tolerance: float) -> None:
     for before, after in zip(objects.geometry, out, strict=True):
         assert shapely.hausdorff_distance(before.boundary, after.boundary, densify=0.2) <= tolerance + 1e-9
         assert shapely.is_ccw(after.exterior) == shapely.is_ccw(before.exterior)
+
+
+def test_holes_step_back_as_if_all_of_an_outline_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes GEOS minutes for the outline of a wood: the oracle is asked about small ones."""
+    original, told = simplify._is_near, []
+
+    def watched(exact: Any, was: Any, now: Any, tolerance: float) -> bool:
+        before, now_apart = (
+            shapely.hausdorff_distance(exact.boundary, each.boundary, densify=0.1) for each in (was, now)
+        )
+        told.append((original(exact, was, now, tolerance), now_apart <= max(tolerance, before) + 1e-9))
+        return told[-1][0]
+
+    monkeypatch.setattr(simplify, "_is_near", watched)
+    for seed in range(12):
+        noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((3, 60, 60)), (0, 1, 1))
+        objects = polygonise_whole(noise.argmax(axis=0).astype(np.uint8), background=seed % 2 or None)
+        for tolerance in (0.3, 0.5, 1.0, 2.0):
+            simplified(objects.geometry, touching(objects.geometry), tolerance)
+    found = [mine for mine, _ in told]
+    assert found == [oracle for _, oracle in told]
+    assert (sum(found) > 500, found.count(False) > 5) == (True, True), (len(found), found.count(False))
+
+
+BENT = [(0, 0), (3, 0), (3, -0.95), (7, -0.95), (7, 0), (10, 0), (10, 9), (0, 9)]
+BESIDE = [(3.5, 0.5), (3.5, 0.9), (6.5, 0.9), (6.5, 0.5)]
+POINTED = [(0, 0), (4.9, 0), (5, 0), (5.1, 0), (10, 0), (10, 9), (0, 9)]
+HOLE = [(4, 2), (4, 6), (6, 6), (6, 2)]
+
+
+@pytest.mark.parametrize(
+    ("exact", "was", "to", "tolerance", "near"),
+    [
+        ((BENT, [BESIDE]), [(0, 0), (5, 0), (10, 0), (10, 9), (0, 9)], (5, 0.06), 1.0, False),  # from a side's middle
+        ((BENT, [BESIDE]), [(0, 0), (5, 0), (10, 0), (10, 9), (0, 9)], (5, 0.04), 1.0, True),
+        ((POINTED,), POINTED, (5, 3), 1.0, False),  # the new vertex is far from what was, which is near the new outline
+        ((POINTED,), POINTED, (5, 0.9), 1.0, True),
+        ((POINTED, [HOLE]), POINTED, (5, 0.2), 2.5, True),  # a hole that has vanished may stay as far away
+    ],
+)
+def test_how_far_an_outline_is_where_a_vertex_has_moved(
+    exact: tuple[Any, ...], was: list[Any], to: tuple[float, float], tolerance: float, *, near: bool
+) -> None:
+    before, now = (shapely.Polygon([to if moves and xy == (5, 0) else xy for xy in was]) for moves in (False, True))
+    assert simplify._is_near(shapely.Polygon(*exact), before, now, tolerance) == near
+    one, other = (
+        shapely.hausdorff_distance(shapely.Polygon(*exact).boundary, each.boundary, densify=0.1)
+        for each in (before, now)
+    )
+    assert (other <= max(tolerance, one)) == near  # as GEOS has it
 
 
 @settings(max_examples=20)

@@ -174,7 +174,7 @@ def _changes(planned: PairPlan) -> gpd.GeoDataFrame:
     """The polygons of what has changed, with both dates."""
     found, dates = Result(planned.folder).footprints, {"before": planned.before, "after": planned.after}
     when = {
-        f"date_{name}": pd.Series([scene.datetime] * len(found), dtype="datetime64[us, UTC]")
+        f"date_{name}": pd.Series([scene.taken] * len(found), dtype="datetime64[us, UTC]")
         for name, scene in dates.items()
     }
     columns = {"id": found["id"], "status": found["class"], **{name: found[name] for name in KEPT}, **when}
@@ -198,7 +198,7 @@ def _with_changes(item: dict[str, Any], planned: PairPlan) -> dict[str, Any]:
     if planned.measured is not None:
         properties["geoseg:parameters"]["shift"] = planned.measured.told()
     made = pystac.Item.from_dict(item)
-    set_interval(made, before.datetime, after.datetime)
+    set_interval(made, before.taken, after.taken)
     if (collection := planned.mapped.job.collection) is not None:
         for rel in ("root", "parent", "collection"):
             made.clear_links(rel)

@@ -25,6 +25,7 @@ from geoseg.changes.objects import Objects, Rules
 from geoseg.changes.planned import ALL_FILES, begun, default_tolerance, reach_of
 from geoseg.changes.series import Stay, smoothed, tracks
 from geoseg.changes.transitions import MOST_CLASSES, joint_confidence, transition_legend, transitions
+from geoseg.dates import date_reader
 from geoseg.errors import OptionError, SceneError
 from geoseg.evaluation.inputs import Labels, Side, metric_crs, open_side, raster_on
 from geoseg.export import Count, Observer
@@ -228,13 +229,14 @@ def check_dates(dated: Sequence[tuple[str, dt.datetime | None]]) -> None:
 
 
 def _told_of(path: Path, scene: Scene) -> tuple[dt.datetime | None, str | None]:
-    """The date of a map and the name of its model, as its item has them, or else its raster."""
+    """The date of a map, or else of its name, and the name of its model, as its item has them, or else its raster."""
+    in_name = date_reader(None)(path.name if path.is_dir() else path.stem)
     try:
         told = json.loads((path / "item.json").read_text("utf-8"))["properties"]
         when = told["datetime"]
-        return None if when is None else dt.datetime.fromisoformat(when), str(told["geoseg:model"]["name"])
+        return in_name if when is None else dt.datetime.fromisoformat(when), str(told["geoseg:model"]["name"])
     except (OSError, ValueError, KeyError):
-        return scene.datetime, None
+        return scene.datetime or in_name, None
 
 
 # --- the run

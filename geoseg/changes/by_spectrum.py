@@ -429,10 +429,7 @@ class _Cut:
                 "perimeter_m": found["perimeter_m"],
                 "magnitude": (found["confidence"] * spectral.LARGEST / _units(self._planned)).round(2),
                 "touches_nodata": found["touches_nodata"],
-                **{
-                    name: pd.Series([scene.datetime] * len(found), dtype="datetime64[us, UTC]")
-                    for name, scene in scenes
-                },
+                **{name: pd.Series([scene.taken] * len(found), dtype="datetime64[us, UTC]") for name, scene in scenes},
             },
             geometry=found.geometry.to_numpy(),
             crs=found.crs,
@@ -447,7 +444,7 @@ def _summary(planned: SpectralPlan, measured: Measured, pair: _Pair, cut: _Cut, 
         **({} if planned.job.index is None else {"index": planned.job.index}),
         "bands": list(planned.names),
         **{
-            when: {"scene": s.id, "datetime": s.datetime and s.datetime.isoformat().replace("+00:00", "Z")}
+            when: {"scene": s.id, "datetime": s.taken and s.taken.isoformat().replace("+00:00", "Z")}
             for when, s in scenes
         },
         "tolerance_m": planned.tolerance,
@@ -477,6 +474,6 @@ def _write_item(planned: SpectralPlan, content: dict[str, Any]) -> None:
     item.properties["processing:lineage"] = (
         f"{planned.parameters['method']} of {' and '.join(s.name for s in planned.scenes)}"
     )
-    set_interval(item, *(each.datetime for each in planned.scenes))
+    set_interval(item, *(each.taken for each in planned.scenes))
     join_changes(item, planned.job.after.collection)
     write_json(planned.folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))

@@ -131,6 +131,11 @@ def seen_by_both(before: Scene, after: Scene) -> SceneError:
     )
 
 
+def has_data(source: SceneSource) -> bool:
+    """Whether any pixel of a scene has data; reads until one has."""
+    return any(source.read(window).valid.any() for window in Window.of_shape(source.shape).blocks(AT_ONCE))
+
+
 def window_on(grid: GeoBox, other: GeoBox) -> Window | None:
     """The rectangle of a grid's pixels that another grid covers some of; None if they do not meet."""
     outline = other.footprint(crs_of(grid), buffer=0, npoints=OUTLINE_POINTS).geom

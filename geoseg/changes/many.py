@@ -242,13 +242,12 @@ class OfMaps:
     orders: Mapping[str, tuple[SceneOrder, bool]]
     """Of each scene's id how it is mapped, and whether that is done."""
     data: Path
-    overwrite: bool
 
     def __call__(self, ids: tuple[str, ...]) -> PairEntry:
         """As `Made` has it."""
         orders, done = [self.orders[name][0] for name in ids], all(self.orders[name][1] for name in ids)
         name = self.wanted.name(ids)
-        return (self._series if self.wanted.is_series(ids) else self._pair)(name, orders, done and not self.overwrite)
+        return (self._series if self.wanted.is_series(ids) else self._pair)(name, orders, done)
 
     def _pair(self, name: str, orders: list[SceneOrder], done: bool) -> PairEntry:  # noqa: FBT001  # what is known
         before, after = orders
@@ -257,7 +256,7 @@ class OfMaps:
 
     def _series(self, name: str, orders: list[SceneOrder], done: bool) -> PairEntry:  # noqa: FBT001  # the same
         scenes, last = [order.scene for order in orders], orders[-1]
-        check_dates([(scene.path, scene.datetime) for scene in scenes])
+        check_dates([(scene.path, scene.taken) for scene in scenes])
         for scene in scenes:
             if window_on(last.scene.geobox, scene.geobox) is None:
                 raise no_ground(scene, last.scene)
@@ -350,7 +349,7 @@ def _chains(before: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
 
 def _found(wanted: Comparison, scenes: Mapping[str, Scene]) -> Iterator[tuple[str, str]]:
     """Pairs of ids, before and after, by place and date."""
-    dated = sorted((scene.datetime, name) for name, scene in scenes.items() if scene.datetime is not None)
+    dated = sorted((scene.taken, name) for name, scene in scenes.items() if scene.taken is not None)
     outlines = np.array([outline_of(scenes[name].geobox) for _, name in dated], object)
     tree = shapely.STRtree(outlines)
     for place, (when, name) in enumerate(dated):
@@ -362,9 +361,12 @@ def _found(wanted: Comparison, scenes: Mapping[str, Scene]) -> Iterator[tuple[st
 
 
 def _shared(one: shapely.Geometry, other: shapely.Geometry) -> float:
-    """Share of the smaller outline that both cover, in degrees."""
+    """Share of the smaller outline that both cover, in degrees, to four digits: so that all of it is 1.
+
+    Areas are rounded, and sides that are straight on one grid are bent in degrees, where an outline has few vertices.
+    """
     smaller = min(shapely.area(one), shapely.area(other))
-    return float(shapely.area(shapely.intersection(one, other)) / smaller) if smaller else 0.0
+    return round(float(shapely.area(shapely.intersection(one, other)) / smaller), 4) if smaller else 0.0
 
 
 def compare_pair(order: Order) -> PairOutcome:

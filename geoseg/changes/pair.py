@@ -28,9 +28,11 @@ from geoseg.changes.by_class import by_class
 from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, takes_two
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
-from geoseg.changes.ground import CACHED, common_ground
+from geoseg.changes.ground import CACHED, common_ground, has_data
 from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_change
+from geoseg.errors import SceneError
 from geoseg.io.store import cannot_write
+from geoseg.memory import give_back_freed_memory
 from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
 from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
@@ -115,14 +117,15 @@ def plan_of(job: ChangeJob) -> ChangePlan | SpectralPlan | PairPlan:
 def run_change(planned: ChangePlan | SpectralPlan | PairPlan, observe: Observer) -> Change | Compared:
     """Carry out a plan: estimate the shift, map what is not mapped yet, compare; nobody else is at work in OUT.
 
-    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both,
-    `OutputError` if another run is at work in OUT.
+    Raises `SceneError` if `align` is asked for and blocks do not agree on a shift, or if nothing is seen by both, which
+    of a scene without any data is found before the other one is mapped; `OutputError` if another run is at work in OUT.
     """
     with _alone_in(planned.folder.parent):
         if isinstance(planned, SpectralPlan):
             return Change(run_spectral(planned, observe))
         if isinstance(planned, PairPlan):
             return run_pair(planned, observe)
+        _check_data(planned)
         measured = measure(planned, observe)
         return compare(planned, _map_both(planned, observe), measured, observe)
 
@@ -137,10 +140,20 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
 
 
+def _check_data(planned: ChangePlan) -> None:
+    """Raises `SceneError` if one of the scenes has no data at all."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHED):
+        for each in (planned.before, planned.after):
+            if not has_data(each.source):
+                msg = f"{each.scene.path}: no pixel has data, so nothing can be compared; check its nodata value, "
+                raise SceneError(msg + "--mask and --aoi")
+
+
 def measure(planned: ChangePlan, observe: Observer) -> Measured:
     """How the scenes lie beside each other. Raises `SceneError` if that is to be corrected and not known."""
     sources = planned.before.source, planned.after.source
-    return Measured.of(*sources, planned.overlap, observe, align=planned.job.align)
+    with rasterio.Env(GDAL_CACHEMAX=CACHED):
+        return Measured.of(*sources, planned.overlap, observe, align=planned.job.align)
 
 
 def compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measured, observe: Observer) -> Change:
@@ -171,7 +184,9 @@ def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
     def result(when: str, each: Plan) -> Result:
         if each.complete:
             return Result(each.folder)
-        return run(each, lambda stage, done, total: observe(f"{when}: {stage}", done, total), model=model)
+        made = run(each, lambda stage, done, total: observe(f"{when}: {stage}", done, total), model=model)
+        give_back_freed_memory()  # it is in pieces that little of what comes next fits into
+        return made
 
     return result("before", planned.before), result("after", planned.after)
 
@@ -182,7 +197,7 @@ def _about(planned: ChangePlan, measured: Measured) -> dict[str, Any]:
     return {
         "product": planned.after.model.product,
         "model": planned.after.model.name,
-        **{when: {"scene": scene.id, "datetime": _iso(scene.datetime)} for when, scene in scenes.items()},
+        **{when: {"scene": scene.id, "datetime": _iso(scene.taken)} for when, scene in scenes.items()},
         "tolerance_m": planned.tolerance,
         "shift": measured.told(),
     }
@@ -229,7 +244,7 @@ def _write_item(planned: ChangePlan, maps: tuple[Result, Result], measured: Meas
     item.properties["title"] = f"change of {planned.after.model.product}: {folder.name.replace(BETWEEN, ' to ')}"
     files = " and ".join(scene.name for scene in planned.scenes)
     item.properties["processing:lineage"] = f"{planned.after.model.name} on {files}, compared"
-    set_interval(item, *(scene.datetime for scene in planned.scenes))
+    set_interval(item, *(scene.taken for scene in planned.scenes))
     _link_sources(item, planned, maps)
     join_changes(item, planned.job.after.collection)
     write_json(folder / "item.json", item.to_dict(include_self_link=False, transform_hrefs=False))

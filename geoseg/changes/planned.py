@@ -131,7 +131,7 @@ class ChangePlan:
     @property
     def dates(self) -> dict[str, dt.datetime | None]:
         """When the scenes were taken, by the name of a column."""
-        return {"date_before": self.before.scene.datetime, "date_after": self.after.scene.datetime}
+        return {"date_before": self.before.scene.taken, "date_after": self.after.scene.taken}
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -243,8 +243,8 @@ def check_order(job: ChangeJob, one: Scene, other: Scene) -> None:
         msg = f"{one.path} and {other.path}: both are named {one.id!r}, and each scene has the folder of its name in "
         msg += f"{job.after.out}; give one another name, for instance with a link: ln -s {one.path} {one.id}-before"
         raise OptionError(msg + Path(one.path).suffix)
-    if one.datetime and other.datetime and one.datetime > other.datetime and not job.any_order:
-        msg = f"{one.path} is of {one.datetime:%Y-%m-%d}, later than {other.path} of {other.datetime:%Y-%m-%d}; "
+    if one.taken and other.taken and one.taken > other.taken and not job.any_order:
+        msg = f"{one.path} is of {one.taken:%Y-%m-%d}, later than {other.path} of {other.taken:%Y-%m-%d}; "
         raise OptionError(msg + "the scene before comes first: exchange them, or use --any-order")
 
 

@@ -17,6 +17,7 @@ had nowhere within the same tolerance in the map after. What was seen by one map
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -35,6 +36,11 @@ MOST_CLASSES: Final = 15
 
 UNCHANGED: Final = 0
 UNCHANGED_COLOUR: Final = "#f2f2f2"
+NEW_COLOUR: Final = "#0072b2"
+GONE_COLOUR: Final = "#d55e00"
+"""Of what was background, and of what is background now, which has no colour of its own to be told by: those of new
+and demolished objects on pages and in projects."""
+
 ANY: Final = np.uint16(0xFFFF)
 
 
@@ -55,10 +61,18 @@ def transition_codes(classes: int) -> NDArray[np.uint8]:
 
 
 def transition_legend(legend: Legend) -> Legend:
-    """Names and colours of the transitions between a legend's classes: that of the new class, tinted by the old."""
+    """Names and colours of the transitions between a legend's classes: that of the new class, tinted by the old.
+
+    To and from the background it is that of what is new or gone, tinted by the other class.
+    """
     named = [LegendClass(UNCHANGED, "unchanged", UNCHANGED_COLOUR)]
     for old, new in itertools.permutations(legend.classes, 2):
-        red, green, blue = (round(0.75 * b + 0.25 * a) for a, b in zip(old.rgb, new.rgb, strict=True))
+        most, tint = new, old
+        if old.value == legend.background:
+            most, tint = replace(old, colour=NEW_COLOUR), new
+        elif new.value == legend.background:
+            most = replace(new, colour=GONE_COLOUR)
+        red, green, blue = (round(0.75 * b + 0.25 * a) for a, b in zip(tint.rgb, most.rgb, strict=True))
         named.append(LegendClass(len(named), f"{old.name} to {new.name}", f"#{red:02x}{green:02x}{blue:02x}"))
     return Legend(tuple(named), background=UNCHANGED)
 

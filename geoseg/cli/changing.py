@@ -153,7 +153,7 @@ def _print_files(found: Any) -> None:
     "dates",
     multiple=True,
     type=click.DateTime(["%Y-%m-%d", "%Y"]),
-    help="Of each map, in their order; repeatable.  [default: as the folders or rasters say]",
+    help="Of each map, in their order; repeatable.  [default: as the folders or rasters say, or their names]",
 )
 @click.option(
     "--stay",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from concurrent.futures import CancelledError
@@ -221,6 +222,30 @@ def job_of(folder: Path) -> dict[str, Any] | None:
         return None
     job: dict[str, Any] = first["job"]
     return job
+
+
+def told_apart(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """What differs between the parameters of two jobs, in words: of what has parts, those parts that do.
+
+    A hash is told only where nothing beside it differs.
+
+    >>> list(told_apart({"model": {"name": "a"}, "stride": 4}, {"model": {"name": "b"}, "threshold": 0.3, "stride": 4}))
+    ['model name was a, now b', 'threshold was not set, now 0.3']
+    """
+    if isinstance(before, dict) or isinstance(now, dict):
+        one, other = (each if isinstance(each, dict) else {} for each in (before, now))
+        differing = [key for key in {**other, **one} if one.get(key) != other.get(key)]
+        for key in [key for key in differing if key != "sha256"] or differing:
+            yield from told_apart(one.get(key), other.get(key), f"{name} {key}".lstrip())
+    elif _is_hash(before) and _is_hash(now):
+        yield f"{name.removesuffix(' sha256')} has other contents"
+    else:
+        was, now = ("not set" if told is None else "a file" if _is_hash(told) else told for told in (before, now))
+        yield f"{name} was {was}, now {now}"
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def remove(folder: Path) -> None:

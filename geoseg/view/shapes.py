@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from geoseg.changes.transitions import GONE_COLOUR, NEW_COLOUR
 from geoseg.io.vectors import to_pixels
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ CATEGORIES: Final = 64
 """Values of a column up to which each is told once."""
 
 OWN: Final = {
-    "new": "#0072b2",
-    "demolished": "#d55e00",
+    "new": NEW_COLOUR,
+    "demolished": GONE_COLOUR,
     "enlarged": "#56b4e9",
     "reduced": "#e69f00",
     "reshaped": "#cc79a7",
