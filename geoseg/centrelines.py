@@ -55,7 +55,8 @@ class Thinning:
     spur: float = 0.0
     """Ends, and lines on their own, that are shorter are left out; ends that point to corners always are."""
     simplify: float = 0.0
-    """How far lines may leave the skeleton, with fewer vertices (Douglas-Peucker); their ends stay where they are."""
+    """How far lines may leave the skeleton, with fewer vertices (Douglas-Peucker); their ends stay where they are,
+    and loops stay loops. Of lines between the same ends that become the same, one stays."""
 
     def __post_init__(self) -> None:
         """Refuse what is no length."""
@@ -136,9 +137,10 @@ def _of_class(mask: NDArray[np.bool_], thinning: Thinning, geobox: GeoBox) -> pd
         "width_m": np.maximum(width, 0).round(2),
     }
     if thinning.simplify:
-        lines = shapely.simplify(lines, thinning.simplify / math.sqrt(metres.prod()), preserve_topology=False)
+        lines = shapely.simplify(lines, thinning.simplify / math.sqrt(metres.prod()))
     world = to_world(lines, geobox)
-    return _frame(world, {**columns, "length_m": _length(world, geobox).round(2)})
+    rows = _frame(world, {**columns, "length_m": _length(world, geobox).round(2)})
+    return rows[~pd.Series(shapely.to_wkb(lines)).duplicated()]
 
 
 def _links(skeleton: NDArray[np.bool_]) -> _Lines:
@@ -165,8 +167,7 @@ def _chained(lines: _Lines) -> _Lines:
     merged = shapely.get_parts(shapely.line_merge(shapely.multilinestrings(lines)))
     merged = shapely.normalize(merged)
     middle = shapely.get_coordinates(shapely.line_interpolate_point(merged, 0.5, normalized=True))
-    first = shapely.get_coordinates(shapely.get_point(merged, 1))
-    chained: _Lines = merged[np.lexsort((first[:, 0], first[:, 1], middle[:, 0], middle[:, 1]))]
+    chained: _Lines = merged[np.lexsort((middle[:, 0], middle[:, 1]))]  # no two have the same
     return chained
 
 

@@ -28,7 +28,7 @@ _Polygons: TypeAlias = NDArray[np.object_]
 
 KINDS = {
     "empty": "without a geometry",
-    "invalid": "rings that cross themselves or each other, or are not closed",
+    "invalid": "rings that cross themselves or each other",
     "touches itself": "an outline that passes one point twice",
     "duplicate": "the same polygon again",
     "overlap": "pairs of polygons that share ground",

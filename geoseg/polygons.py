@@ -102,6 +102,11 @@ class Traced:
 
     frame: gpd.GeoDataFrame
     counts: tuple[ClassCount, ...]
+    """Of the classes that have objects."""
+    others: int
+    """Pixels of labels that make no objects."""
+    nodata: int
+    """Pixels without a label."""
     legend: Legend
     geobox: Any
     """The raster's grid."""
@@ -119,7 +124,8 @@ def vectorize(
 ) -> gpd.GeoDataFrame:
     """Polygons of all objects (4-connected pixels of one label) of a label raster, in its CRS.
 
-    `labels`: a uint8 raster file, a Zarr store, or a DataArray (y, x) with a CRS, 255 = nodata; read in windows.
+    `labels`: a raster file or Zarr store of whole numbers from 0 to 254, or a DataArray (y, x) of uint8 with a CRS;
+    255 = nodata; read in windows.
     `classes` names the labels (what the raster tells is used otherwise); `background` is no object (None: every label
     is one); `only` these classes. `min_area` in square metres, `simplify` in pixels (0 = exactly the pixels' sides);
     `shaping` says the same and more in metres, as the command does. Columns as in a run's footprints. Raises
@@ -162,7 +168,10 @@ def trace(
     _check_balance(objects, pixels, wanted)
     kept, filled = _shaped(objects, layer)
     frame = frame_of(kept, layer)
-    return Traced(frame, _counts(pixels, objects, kept, filled, layer), legend, raster.geobox)
+    counts = _counts(pixels, objects, kept, filled, frame, layer)
+    nodata = int(pixels[NODATA])
+    others = int(pixels.sum()) - nodata - sum(each.pixels for each in counts)
+    return Traced(frame, counts, others, nodata, legend, raster.geobox)
 
 
 def legend_of(raster: LabelRaster, background: int | None) -> Legend:
@@ -305,11 +314,13 @@ def _counts(
     objects: Objects,
     kept: dict[str, NDArray[Any]],
     filled: NDArray[np.int64],
+    frame: gpd.GeoDataFrame,
     layer: Layer,
 ) -> tuple[ClassCount, ...]:
     found = np.bincount(objects.label, minlength=256)
-    left = np.bincount(kept["class"], minlength=256)
-    area = np.bincount(kept["class"], kept["area_m2"], minlength=256)
+    label = kept["class"][np.lexsort((kept["col"], kept["row"]))]  # of each row of the frame
+    left = np.bincount(label, minlength=256)
+    area = np.bincount(label, frame["area_m2"], minlength=256)
     return tuple(
         ClassCount(
             layer.legend.name(value),

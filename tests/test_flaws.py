@@ -123,6 +123,18 @@ def test_what_has_no_crs_is_refused(tmp_path: Path) -> None:
         check(tmp_path / "a.fgb")
 
 
+def test_a_ring_that_is_not_closed_is_told(tmp_path: Path) -> None:
+    open_ring = {"type": "Polygon", "coordinates": [[[85.5, 27.6], [85.6, 27.6], [85.6, 27.7], [85.5, 27.7]]]}
+    feature = {"type": "Feature", "properties": {}, "geometry": open_ring}
+    text = json.dumps({"type": "FeatureCollection", "features": [feature]})
+    (tmp_path / "a.geojson").write_text(text, encoding="utf-8")
+    with (
+        pytest.warns(RuntimeWarning, match="Non closed ring"),  # GDAL's
+        pytest.raises(OptionError, match=r"a\.geojson: has a geometry that is none: .* the last of which is its first"),
+    ):
+        check(tmp_path / "a.geojson")
+
+
 def test_lines_are_no_slivers() -> None:
     lines = layer(shapely.LineString([(0, 0), (10, 0), (10, 10)]), shapely.LineString([(5, -5), (5, 5)]))
     assert sum(flaws_of(lines, Limits()).counts.values()) == 0

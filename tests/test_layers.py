@@ -220,10 +220,14 @@ def test_parquet_lies_along_a_curve_and_is_read_by_window(tmp_path: Path, monkey
 def test_the_curve_is_geopandas_and_equals_stay_in_their_order(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     xy = rng.integers(0, rng.integers(1, 40), (rows, 2)).astype(float)
-    frame = gpd.GeoSeries(shapely.box(*xy.T, *(xy.T + 1)))
+    frame = gpd.GeoSeries(shapely.box(*xy.T, *(xy.T + rng.integers(1, 9, (2, rows)))))
     keys = curve_keys(frame.bounds.to_numpy().T)
     assert keys.tolist() == frame.hilbert_distance(level=16).tolist()
     assert along_curve(frame.bounds.to_numpy().T).tolist() == sorted(range(rows), key=keys.__getitem__)
+    nowhere = frame.bounds.to_numpy().T.copy()
+    nowhere[:, ::3] = np.nan
+    assert along_curve(nowhere).tolist()[-len(range(0, rows, 3)) :] == list(range(0, rows, 3))
+    assert (curve_keys(nowhere)[::3] > np.iinfo(np.uint32).max).all()
 
 
 def test_what_has_no_place_comes_last_in_a_file_along_a_curve(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from geoseg.errors import OptionError, OutputError
 from geoseg.footprints import Layer, footprints, measure
 from geoseg.io.geoparquet import parquet_file, write_parquet
 from geoseg.io.vectors import geojson_file, write_geojson
-from geoseg.merge import FileResults, _view, merge
+from geoseg.merge import FileResults, _fingerprint, _view, merge
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -659,3 +659,75 @@ def test_outlines_that_were_smoothed_may_end_further_from_the_edge(tmp_path: Pat
     for more, pixels in (({}, 1.0), ({"smooth": 0.6}, 3.0)):
         told = {**properties, "geoseg:parameters": {"simplify": 1.0, "min_area": 4.0, **more}}
         assert _view(tmp_path, {"id": "town", "properties": told}).simplify == pytest.approx(pixels, rel=1e-3)
+
+
+ITEM: dict[str, Any] = {
+    "id": "town",
+    "properties": {
+        "proj:code": "EPSG:32645",
+        "proj:shape": [40, 50],
+        "proj:transform": [0.3, 0, 334_000, 0, -0.3, 3_057_000],
+        "geoseg:datetime_known": True,
+        "datetime": "2024-05-01T00:00:00Z",
+        "geoseg:parameters": {"simplify": 1.0, "min_area": 4.0},
+    },
+    "assets": {"footprints_parquet": {"file:checksum": "1220aa"}, "labels": {"file:checksum": "1220bb"}},
+}
+
+
+def test_a_layer_is_known_by_all_that_it_is_made_of(tmp_path: Path) -> None:
+    """Whatever changes of a result that merging looks at; in which order results are found says nothing."""
+
+    def known_by(*items: dict[str, Any]) -> str:
+        for item in items:
+            (tmp_path / item["id"]).mkdir(exist_ok=True)
+            (tmp_path / item["id"] / "item.json").write_text(json.dumps(item), "utf-8")
+        return _fingerprint([_view(tmp_path / item["id"], item) for item in items], tmp_path)
+
+    def other(*keys: str, value: Any) -> dict[str, Any]:
+        item: dict[str, Any] = json.loads(json.dumps(ITEM))
+        inner = item
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        return item
+
+    second = other("id", value="village")
+    found = [known_by(ITEM), known_by(second), known_by(ITEM, second)]
+    found.append(known_by(other("assets", "footprints_parquet", "file:checksum", value="1220cc")))
+    found.append(known_by(other("assets", "labels", "file:checksum", value="1220cc")))
+    found.append(known_by(other("properties", "datetime", value="2024-05-02T00:00:00Z")))
+    found.append(known_by(other("properties", "geoseg:datetime_known", value=False)))
+    found.append(known_by(other("properties", "geoseg:parameters", "simplify", value=2.0)))
+    found.append(known_by(other("properties", "geoseg:parameters", "min_area", value=2.0)))
+    assert len(set(found)) == len(found)
+    assert known_by(second, ITEM) == found[2]
+
+
+def test_a_grid_without_a_code_is_known_by_its_words(tmp_path: Path) -> None:
+    properties = {**ITEM["properties"], "proj:code": None, "proj:wkt2": CRS.from_epsg(32645).to_wkt()}
+    assert _view(tmp_path, {**ITEM, "properties": properties}).geobox.crs.to_epsg() == 32645
+    del properties["proj:wkt2"]
+    with pytest.raises(OutputError, match=r"item\.json: not the item of a result: KeyError: .*; map the scene again"):
+        _view(tmp_path, {**ITEM, "properties": properties})
+
+
+def test_results_are_read_as_they_lie_in_files(tmp_path: Path) -> None:
+    """By window and with fewer pixels, too; and what holds no footprint has its columns."""
+    from conftest import write_tif
+
+    labels = np.zeros((20, 30), np.uint8)
+    labels[3:5, 10:30] = NODATA
+    write_tif(tmp_path / "labels.tif", labels, nodata=NODATA)
+    results = FileResults(tmp_path)
+    np.testing.assert_array_equal(results.valid(Window(2, 6, 8, 25)), labels[2:6, 8:25] != NODATA)
+    np.testing.assert_array_equal(results.valid(Window(0, 20, 0, 30), (10, 15)), labels[1::2, 1::2] != NODATA)
+    frame = view("a", blocks(20, 30, (2, 6, 2, 9), (9, 14, 20, 28)), at(0, 0, (20, 30))).results.frame
+    for some in (frame, frame.iloc[:0]):
+        write_parquet(some, tmp_path / "footprints.parquet")
+        (back,) = FileResults(tmp_path).footprints()
+        assert list(back.columns) == list(frame.columns)
+        assert list(back["id"]) == list(some["id"])
+        assert FileResults(tmp_path).columns() == set(frame.columns) - {"geometry"}
+        (near,) = FileResults(tmp_path).footprints(tuple(frame.geometry[1].bounds))
+        assert list(near["id"]) == list(some["id"])[1:]

@@ -605,7 +605,7 @@ def test_vectorize_is_exact_and_names_the_classes(finished: Result) -> None:
 
 
 def test_vectorize_refuses_what_is_no_label_raster(finished: Result, tmp_path: Path) -> None:
-    with pytest.raises(SceneError, match=r"rgb\.tif: a label raster has one band of uint8, this has 3 of uint8"):
+    with pytest.raises(SceneError, match=r"rgb\.tif: a label raster has one band, this has 3 of uint8"):
         geoseg.vectorize(write_tif(tmp_path / "rgb.tif", picture(20, 20)))
     with pytest.raises(SceneError, match="must be uint8"):
         geoseg.vectorize(finished.confidence)

@@ -27,6 +27,7 @@ from geoseg.cli import cli
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.label_rasters import open_labels
 from geoseg.polygons import Shaping, trace
+from geoseg.raster import NODATA
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ def blobs(shape: tuple[int, int], seed: int, classes: int = 3) -> NDArray[np.uin
 
 def to_file(path: Path, labels: NDArray[np.uint8], **more: Any) -> Path:
     rows, cols = labels.shape
-    profile = {"driver": "GTiff", "height": rows, "width": cols, "count": 1, "dtype": "uint8"}
+    profile = {"driver": "GTiff", "height": rows, "width": cols, "count": 1, "dtype": labels.dtype}
     with rasterio.open(path, "w", **profile, crs=32645, transform=BANEPA, **more) as dataset:
         dataset.write(labels, 1)
     return path
@@ -233,6 +234,28 @@ def test_nodata_of_the_file_is_nodata(tmp_path: Path) -> None:
     assert list(frame["touches_nodata"]) == [True]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "int32", "uint32", "float32", "float64"])
+def test_labels_may_be_of_any_type(tmp_path: Path, dtype: str) -> None:
+    """As other programs write them, with a nodata of that type."""
+    values = np.array([0, 60, np.iinfo(np.int8).max if dtype == "int8" else 254, NODATA], np.uint8)
+    labels = values[np.minimum(blobs((30, 40), 3), 3)]
+    nodata = {"u": 9, "i": -9, "f": np.nan}[np.dtype(dtype).kind]
+    path = to_file(tmp_path / "a.tif", np.where(labels == NODATA, nodata, labels.astype(dtype)), nodata=nodata)
+    (tmp_path / "b").mkdir()
+    assert_geodataframe_equal(geoseg.vectorize(path), geoseg.vectorize(to_file(tmp_path / "b" / "a.tif", labels)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("int16", -1), ("int16", 255), ("int16", 257), ("int32", 65_536), ("float32", 1.5), ("float64", 1e30)],
+)
+def test_what_is_no_label_is_told(tmp_path: Path, dtype: str, value: float) -> None:
+    labels = np.array([[0, 1], [1, 2]], dtype)
+    labels[1, 1] = value
+    with pytest.raises(SceneError, match=rf"a\.tif: {labels[1, 1]} is no label: .* from 0 to 254".replace("+", r"\+")):
+        geoseg.vectorize(to_file(tmp_path / "a.tif", labels))
+
+
 def test_a_store_with_other_arrays_is_taken_by_its_labels(tmp_path: Path) -> None:
     labels = array(np.array([[0, 1], [4, 4]], np.uint8)).rename("kinds")
     labels.attrs |= {
@@ -249,8 +272,32 @@ def test_a_store_with_other_arrays_is_taken_by_its_labels(tmp_path: Path) -> Non
     assert list(geoseg.vectorize(tmp_path / "a.zarr")["class"]) == ["road", "water"]
     labels.attrs.clear()
     both.to_zarr(tmp_path / "b.zarr", consolidated=False, zarr_format=3)
-    with pytest.raises(SceneError, match=r"b\.zarr: a label raster has one band of uint8, this has 2"):
+    with pytest.raises(SceneError, match=r"b\.zarr: a label raster has one band, this has 2"):
         open_labels(tmp_path / "b.zarr")
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    shaping=st.builds(
+        Shaping,
+        separate=st.just(1.5),
+        min_area=st.sampled_from([0.0, 1.0]),
+        simplify=st.just(0.3),
+        regularise=st.booleans(),
+    ),
+)
+@example(0, Shaping(separate=1.5, simplify=0.3, regularise=True))
+def test_what_is_told_is_what_the_layer_has(seed: int, shaping: Shaping) -> None:
+    """Also where straight walls would overlap, and are cut last of all; and each pixel is told of once."""
+    labels = blobs((80, 100), seed)
+    traced = trace(array(labels), shaping, classes={1: "roof"}, only=["roof"])
+    (count,) = traced.counts
+    assert count.area == pytest.approx(traced.frame["area_m2"].sum())
+    assert count.kept == len(traced.frame)
+    assert (count.pixels, traced.others, traced.nodata) == tuple(
+        np.isin(labels, values).sum() for values in (1, [0, 2], 255)
+    )
 
 
 def test_only_some_classes_without_a_background() -> None:
@@ -277,7 +324,9 @@ def test_the_command_writes_and_counts(tmp_path: Path) -> None:
     assert [int(line[3]), int(line[4]), int(line[6])] == [
         *(traced.counts[0].objects, traced.counts[0].dropped, traced.counts[0].kept),
     ]
-    assert f"Each of {np.isin(labels, [1, 2]).sum()} pixels" in done.output
+    counts = [np.isin(labels, values).sum() for values in ([1, 2], [0], [255])]
+    assert f"Each of {counts[0]} pixels is in one of {sum(each.objects for each in traced.counts)} exact" in done.output
+    assert f"of the others {counts[1]} make no object, and {counts[2]} are nodata (255, or" in done.output
     back = pyogrio.read_dataframe(tmp_path / "a.gpkg", layer="a")
     assert list(back["id"]) == list(traced.frame["id"])
     assert shapely.equals(back.geometry.to_numpy(), traced.frame.geometry.to_numpy()).all()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from geoseg.centrelines import Centrelines
-    from geoseg.polygons import ClassCount
+    from geoseg.polygons import Traced
 
 _SUFFIXES = """\\b
     The suffix of OUT chooses the format:
@@ -75,8 +75,9 @@ def vectorize(
 ) -> None:
     r"""Turn a label raster into polygons: any raster of classes, ours or not.
 
-    LABELS has one band of uint8, 255 = nodata beside what the file calls nodata: a GeoTIFF or whatever GDAL reads, or a
-    Zarr store. Names and colours come from category names, attribute table and colour table, or CF's flag_meanings.
+    LABELS has one band of whole numbers from 0 to 254 in any type; 255 is nodata beside what the file calls nodata. It
+    is a GeoTIFF or whatever GDAL reads, or a Zarr store. Names and colours come from category names, attribute table
+    and colour table, or CF's flag_meanings.
 
     An object is what hangs together of one class by the pixels' sides. It is outlined exactly and counted first, so
     areas are those of the raster, however large it is; then it is shaped, in this order, lengths in metres and areas in
@@ -131,7 +132,7 @@ def vectorize(
     colours = {c.name: c.colour for c in traced.legend.classes}
     found = {each.name: colours[each.name] for each in traced.counts}
     write_layer(traced.frame, out, About(out.name.split(".")[0], found, traced.geobox, Path(labels).name))
-    _print_counts(traced.counts)
+    _print_counts(traced)
     click.echo(str(out))
 
 
@@ -174,7 +175,7 @@ def _value(text: str) -> int | None:
     return int(text)
 
 
-def _print_counts(counts: tuple[ClassCount, ...]) -> None:
+def _print_counts(traced: Traced) -> None:
     """What became of the raster's pixels, class by class: a table, the same for a terminal and for a file."""
     from rich.console import Console
     from rich.table import Table
@@ -185,12 +186,15 @@ def _print_counts(counts: tuple[ClassCount, ...]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("class", "pixels", "m2", "objects", "dropped", "holes filled", "polygons", "m2 of polygons"):
         table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
-    for each in counts:
+    for each in traced.counts:
         numbers = (each.pixels, round(each.raster_area), each.objects, each.dropped, each.holes_filled, each.kept)
         table.add_row(each.name, *map(str, numbers), str(round(each.area)))
     console.print(table)
-    pixels, objects = sum(each.pixels for each in counts), sum(each.objects for each in counts)
-    click.echo(f"Each of {pixels} pixels is in one of {objects} exact outlines.")
+    pixels, objects = (sum(getattr(each, what) for each in traced.counts) for what in ("pixels", "objects"))
+    click.echo(
+        f"Each of {pixels} pixels is in one of {objects} exact outlines; of the others {traced.others} make no object, "
+        f"and {traced.nodata} are nodata (255, or what the file calls so)."
+    )
 
 
 @click.command(cls=Kept)

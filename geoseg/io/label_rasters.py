@@ -50,8 +50,8 @@ def open_labels(labels: str | Path | xr.DataArray) -> LabelRaster:
     """A label raster of any format that scenes have, or an array (y, x) with a CRS; no pixel is read.
 
     Names and colours are those of GDAL's category names, attribute table and colour table, or of the CF attributes
-    `flag_values`, `flag_meanings` and `flag_colors`. Raises `SceneError` for what is no raster of uint8 with one band,
-    or lies nowhere.
+    `flag_values`, `flag_meanings` and `flag_colors`. Files may be of any type of numbers; a value other than 0 to 254
+    that is not nodata is told when it is read. Raises `SceneError` for what is no raster of one band, or lies nowhere.
     """
     if not isinstance(labels, (str, Path)):
         return _of_array(labels, "labels" if labels.name is None else str(labels.name))
@@ -62,18 +62,25 @@ def open_labels(labels: str | Path | xr.DataArray) -> LabelRaster:
 
 def _of_file(path: str) -> LabelRaster:
     scene = open_scene(path)
-    if scene.dtype != "uint8" or len(scene.bands) != 1:
-        msg = f"{path}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}; "
-        raise SceneError(msg + "choose or convert it (gdal_translate -b 1 -ot Byte)")
+    if len(scene.bands) != 1:
+        msg = f"{path}: a label raster has one band, this has {len(scene.bands)} of {scene.dtype}; "
+        raise SceneError(msg + "choose one (gdal_translate -b 1)")
     source = open_source(scene, (1,))
     told: tuple[dict[int, str], dict[int, str]] = ({}, {}) if is_zarr(path) else _told_by_gdal(path)
     return LabelRaster(scene.geobox, scene.id, lambda window: _labels_of(source, window), *told)
 
 
 def _labels_of(source: SceneSource, window: Window) -> NDArray[np.uint8]:
-    raster = source.read(window)
-    labels: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
-    return labels
+    """Raises `SceneError` for a value of another type than uint8 that is no label."""
+    (values,), valid = source.raw(window)
+    with np.errstate(invalid="ignore"):  # what is no label may be NaN, or too large
+        labels = values.astype(np.uint8)
+    if values.dtype != np.uint8:
+        strange = valid & ((labels != values) | (labels == NODATA))
+        if strange.any():
+            msg = f"{source.scene.path}: {values[strange][0]} is no label: they are whole numbers from 0 to 254; "
+            raise SceneError(msg + "give its pixels another, or say that it is no data (gdal_edit.py -a_nodata)")
+    return np.where(valid, labels, np.uint8(NODATA))
 
 
 def _of_array(labels: xr.DataArray, name: str) -> LabelRaster:

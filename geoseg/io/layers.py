@@ -287,6 +287,11 @@ def read_layer(path: Path) -> gpd.GeoDataFrame:
         frame = read(path)
     except OptionError:
         raise
+    except shapely.errors.GEOSException as error:
+        msg = (
+            f"{path}: has a geometry that is none: {error}; a ring has four points at least, the last of which is its "
+        )
+        raise OptionError(msg + "first; mend it in the program that it comes from") from error
     except Exception as error:  # pyogrio and pyarrow raise various errors of their own
         msg = f"{path}: cannot be read as a vector file: {error}"
         raise OptionError(msg) from error
