@@ -20,6 +20,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.coverage import clashing
 from geoseg.runs import connect, ragged
 from geoseg.smooth import smoothed
 
@@ -400,20 +401,8 @@ def overlapping(outlines: _Polygons, block: _Ints, unsure: _Bools, is_valid: Cal
     asked = np.flatnonzero(unsure)
     wrong[asked] = ~is_valid(outlines[asked])
     asked = asked[~wrong[asked]]
-    wrong[asked] = ~shapely.is_empty(shapely.coverage_invalid_edges(_blocks_apart(outlines[asked], block[asked])))
+    wrong[asked] = clashing(outlines[asked], block[asked])
     return wrong
-
-
-def _blocks_apart(outlines: _Polygons, block: _Ints) -> _Polygons:
-    """The same with each block moved to where no other is."""
-    if not len(outlines):
-        return outlines
-    _, number = np.unique(block, return_inverse=True)
-    west, _, east, _ = shapely.total_bounds(outlines)
-    xy, owner = shapely.get_coordinates(outlines, return_index=True)
-    xy[:, 0] += (number * (np.ceil(east - west) + 1))[owner]
-    apart: _Polygons = shapely.set_coordinates(outlines.copy(), xy)
-    return apart
 
 
 @dataclass(frozen=True, eq=False)
