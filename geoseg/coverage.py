@@ -23,9 +23,7 @@ _Bools: TypeAlias = NDArray[np.bool_]
 _Floats: TypeAlias = NDArray[np.float64]
 
 _TURN: Final = 2 * np.pi
-_LEAST_ANGLE: Final = (
-    1e-9  # radians: less than any two edges of different directions are apart, more than computing does
-)
+_LEAST_ANGLE: Final = 1e-9  # radians: more than computing does
 
 
 def clashing(polygons: NDArray[np.object_], block: _Ints) -> _Bools:
