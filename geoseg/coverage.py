@@ -23,6 +23,10 @@ _Bools: TypeAlias = NDArray[np.bool_]
 _Floats: TypeAlias = NDArray[np.float64]
 
 _TURN: Final = 2 * np.pi
+_AT_ONCE: Final = 1 << 15
+"""Edges that are held against all others in one go: what lies near them takes memory."""
+
+_SIDES: Final = 2  # of a wall
 _LEAST_ANGLE: Final = 1e-9  # radians: more than computing does
 
 
@@ -69,26 +73,31 @@ def _meets_elsewhere(xy: _Floats, point: _Ints, begin: _Ints, owner: _Ints, bloc
     np.minimum.at(lowest, number, owner[begin])
     np.maximum.at(highest, number, owner[begin])
     lines = shapely.linestrings(xy[ends])
-    one, other = shapely.STRtree(lines).query(lines)
-    asked = (one < other) & (block[lowest[one]] == block[lowest[other]])
-    one, other = one[asked], other[asked]
-    # a valid polygon may meet itself
-    asked = np.minimum(lowest[one], lowest[other]) < np.maximum(highest[one], highest[other])
-    one, other = one[asked], other[asked]
-    same = ends[one][:, :, np.newaxis] == ends[other][:, np.newaxis]
-    common = same.any(axis=(1, 2))
-    meets = np.zeros(len(one), np.bool_)
-    meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
-    # from an end in common, both may go the same way
-    at, far = ends[one[common]], ends[other[common]]
-    from_first, to_first = same[common].any(axis=2)[:, 0], same[common].any(axis=1)[:, 0]
-    corner = xy[np.where(from_first, at[:, 0], at[:, 1])]
-    way = xy[np.where(from_first, at[:, 1], at[:, 0])] - corner
-    along = xy[np.where(to_first, far[:, 1], far[:, 0])] - corner
-    meets[common] = (way[:, 0] * along[:, 1] == way[:, 1] * along[:, 0]) & ((way * along).sum(axis=1) > 0)
-    found = np.zeros(len(first), np.bool_)
-    found[one[meets]] = found[other[meets]] = True
+    tree, found = shapely.STRtree(lines), np.zeros(len(first), np.bool_)
+    for begins in range(0, len(lines), _AT_ONCE):
+        one, other = tree.query(lines[begins : begins + _AT_ONCE])
+        one += begins
+        asked = (one < other) & (block[lowest[one]] == block[lowest[other]])
+        # a valid polygon may meet itself
+        asked &= np.minimum(lowest[one], lowest[other]) < np.maximum(highest[one], highest[other])
+        one, other = one[asked], other[asked]
+        same = ends[one][:, :, np.newaxis] == ends[other][:, np.newaxis]
+        common: _Bools = np.any(same, axis=(1, 2))
+        meets = np.zeros(len(one), np.bool_)
+        meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
+        meets[common] = _go_one_way(xy, ends[one[common]], ends[other[common]], same[common])
+        found[one[meets]] = found[other[meets]] = True
     return found[number]
+
+
+def _go_one_way(xy: _Floats, one: _Ints, other: _Ints, same: _Bools) -> _Bools:
+    """(n,): whether two edges (n, 2 ends) that have the `same` end (n, 2, 2) go the same way from there."""
+    first, of_other = np.any(same, axis=2)[:, 0], np.any(same, axis=1)[:, 0]
+    corner = xy[np.where(first, one[:, 0], one[:, 1])]
+    way = xy[np.where(first, one[:, 1], one[:, 0])] - corner
+    along = xy[np.where(of_other, other[:, 1], other[:, 0])] - corner
+    way_too: _Bools = (way[:, 0] * along[:, 1] == way[:, 1] * along[:, 0]) & ((way * along).sum(axis=1) > 0)
+    return way_too
 
 
 def _overlaps_at_corner(
@@ -96,12 +105,17 @@ def _overlaps_at_corner(
 ) -> _Bools:
     """(edges,): whether the corner that an edge begins at overlaps that of another polygon there."""
     first = np.flatnonzero(np.append(True, np.diff(ring[begin]) != 0))
-    before = np.arange(-1, len(begin) - 1)
-    before[first] = np.append(first[1:], len(begin)) - 1
-    ways = xy[begin + 1] - xy[begin], xy[begin[before]] - xy[begin]
-    ahead, back = (np.arctan2(way[:, 1], way[:, 0]) for way in ways)
     is_shell = np.append(True, np.diff(owner[begin[first]]) != 0)
     on_left = (shapely.is_ccw(rings) == is_shell)[ring[begin]]
+    before = np.arange(-1, len(begin) - 1)
+    before[first] = np.append(first[1:], len(begin)) - 1
+    found = np.zeros(len(begin), np.bool_)
+    chosen = np.flatnonzero(~_is_along_wall(point[begin], point[begin + 1], point[begin[before]], on_left))
+    if not len(chosen):
+        return found
+    on_left, end_of, begin = on_left[chosen], begin[before[chosen]], begin[chosen]
+    ways = xy[begin + 1] - xy[begin], xy[end_of] - xy[begin]
+    ahead, back = (np.arctan2(way[:, 1], way[:, 0]) for way in ways)
     start, end = np.where(on_left, ahead, back), np.where(on_left, back, ahead)
     # where a hole touches its outline, the polygon goes from where one ring lets it in to where another one ends it
     here, who = (np.tile(each, 2) for each in (point[begin], owner[begin]))
@@ -116,9 +130,22 @@ def _overlaps_at_corner(
     room = start[order[behind]] - start[order]
     room[behind <= np.arange(len(order))] += _TURN
     overlaps = width[order] > room + _LEAST_ANGLE
-    found = np.zeros(len(start), np.bool_)
-    found[order[overlaps]] = found[order[behind[overlaps]]] = True
+    found[chosen[order[overlaps]]] = found[chosen[order[behind[overlaps]]]] = True
     return found
+
+
+def _is_along_wall(here: _Ints, ahead: _Ints, back: _Ints, on_left: _Bools) -> _Bools:
+    """(corners,): whether one has its point for itself, or with a single other one that walks there the other way.
+
+    Most do, and all is well there. `ahead` and `back` are the points next to each; `on_left`: where it has its inside.
+    """
+    count = np.bincount(here)[here]
+    is_wall = count == _SIDES
+    for mine, theirs in ((ahead, back), (back, ahead), (on_left, on_left)):
+        # one's own and that of the other one, added up
+        is_wall &= np.bincount(here, mine)[here] == mine.astype(np.int64) + theirs
+    alone: _Bools = (count == 1) | is_wall
+    return alone
 
 
 def _next_around(columns: Sequence[NDArray[np.generic]]) -> _Ints:
