@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -14,10 +14,11 @@ from geoseg.polygonise import polygonise_whole
 from geoseg.simplify import Walls, touching
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example(seed=15545, size=20, blob=1, tolerance=1.0, moved=0.2, background=None)  # where a hole touches its outline
 @given(
     seed=st.integers(0, 2**32 - 1),
-    size=st.sampled_from([8, 20, 32]),
+    size=st.sampled_from([8, 16, 24]),
     blob=st.sampled_from([1, 2, 3]),
     tolerance=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
     moved=st.sampled_from([0.0, 0.02, 0.2]),
@@ -47,9 +48,28 @@ def test_what_clashes_is_what_shapely_finds(
     told = np.zeros(len(outlines), np.bool_)
     for each in np.unique(block):
         told[block == each] = ~shapely.is_empty(shapely.coverage_invalid_edges(outlines[block == each]))
-    # shapely tells sometimes only one of two that clash
     assert not (told & ~found).any()
-    assert told.any() == found.any()
+    # shapely tells sometimes only one of two, and none where they touch at a hole's corner
+    one, other = shapely.STRtree(outlines).query(outlines, predicate="intersects")
+    pairs = [(i, j) for i, j in zip(one, other, strict=True) if i < j and block[i] == block[j]]
+    by_hand = np.zeros(len(outlines), np.bool_)
+    for i, j in pairs:
+        if overlap_or_touch_aside(outlines[i], outlines[j]):
+            by_hand[[i, j]] = True
+    np.testing.assert_array_equal(found, by_hand)
+
+
+def overlap_or_touch_aside(one: shapely.Polygon, other: shapely.Polygon) -> bool:
+    """Whether two polygons share area, or a vertex of one is on the outline of the other but none of its vertices."""
+    if shapely.intersection(one, other).area > 1e-9:
+        return True
+    corners = [shapely.points(np.unique(shapely.get_coordinates(each), axis=0)) for each in (one, other)]
+    both = np.isin(shapely.to_wkb(corners[0]), shapely.to_wkb(corners[1]))
+    only_other = corners[1][~np.isin(shapely.to_wkb(corners[1]), shapely.to_wkb(corners[0]))]
+    return bool(
+        shapely.intersects(corners[0][~both], other.boundary).any()
+        or shapely.intersects(only_other, one.boundary).any()
+    )
 
 
 @pytest.mark.parametrize(
