@@ -97,6 +97,8 @@ def _is_near(exact: shapely.Polygon, was: shapely.Polygon, now: shapely.Polygon,
     """
     sides, before, after = _edges(exact), _edges(was), _edges(now)
     moved = (before != after).any(axis=(1, 2))
+    if not moved.any():
+        return True
     beside = shapely.STRtree(shapely.linestrings(sides)).query(shapely.linestrings(before[moved]), "dwithin", tolerance)
     near_moved, moved_to = _places_on(sides[np.unique(beside[1])]), _places_on(after[moved])
     most = np.maximum(tolerance, _distances(near_moved, before)) + _ROUNDED
