@@ -643,6 +643,12 @@ def test_importing_costs_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_mapping_imports_no_statistics() -> None:
+    """`scipy.signal` brings them along, for a second of every start: only what finds clouds wants it."""
+    code = "import geoseg.pipeline, sys; print(sorted({'scipy.stats', 'scipy.signal'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_a_scene_object_is_a_scene(tiny_model: Path, tmp_path: Path) -> None:
     scene = geoseg.open_scene(town(tmp_path / "town.tif", 60, 60))
     result = geoseg.segment(scene, "buildings", out=tmp_path / "maps", model=str(tiny_model))

@@ -21,7 +21,6 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy import ndimage, special
-from scipy.signal.windows import tukey
 
 from geoseg.catalog import Legend, LegendClass, Scene
 from geoseg.errors import OptionError, SceneError
@@ -275,6 +274,8 @@ def _classes(
     clouds: Clouds, network: Callable[[NDArray[np.float32]], NDArray[np.float32]], seen: NDArray[np.uint16]
 ) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
     """Rows of cells with their classes, in order; `seen` is filled with how many pixels of each cell have data."""
+    from scipy.signal.windows import tukey  # a second to import, of every start of a command or worker
+
     source = open_source(clouds.scene, clouds.bands)
     rows, cols = seen.shape
     taper = tukey(PATCH, SHARE * 2)
