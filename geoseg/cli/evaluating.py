@@ -132,7 +132,10 @@ def class_values(text: str) -> dict[int, str]:
         if told and not value.strip().isdecimal():
             msg = f"--classes {text}: {part.strip()!r} is not VALUE=NAME, such as 3=water"
             raise OptionError(msg)
-        names[int(value) if told else place] = name.strip() if told else value
+        number, called = (int(value), name.strip()) if told else (place, value)
+        if names.setdefault(number, called) != called:
+            msg = f"--classes {text}: {number} is both {names[number]} and {called}; leave one of them out"
+            raise OptionError(msg)
     return names
 
 
