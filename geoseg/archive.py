@@ -494,7 +494,7 @@ class _Looker:
             return None
         try:
             scene = scene_of(ref)
-            if self.wanted.wants(scene.path, outline_of(scene.geobox), scene.datetime):
+            if self.wanted.wants(scene.path, outline_of(scene.geobox), scene.taken):
                 return scene
         except GeosegError as error:
             return Fault(ref.id, str(error))
