@@ -93,7 +93,7 @@ def evaluate(
 
     \b
     Each of PREDICTION and REFERENCE is, in any CRS and on any grid,
-      a label raster (uint8, 255 = nodata), such as labels.tif;
+      a label raster (0 to 254 in any type, 255 = nodata), such as labels.tif;
       a vector file (GeoPackage, GeoJSON, GeoParquet ...), each of its polygons an object;
       a folder that `geoseg segment` wrote, OUT/<name of the scene>.
 
