@@ -21,7 +21,6 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy import ndimage, special
-from scipy.signal.windows import tukey
 
 from geoseg.catalog import Legend, LegendClass, Scene
 from geoseg.errors import OptionError, SceneError
@@ -277,6 +276,8 @@ def _classes(
     """Rows of cells with their classes, in order; `seen` is filled with how many pixels of each cell have data."""
     source = open_source(clouds.scene, clouds.bands)
     rows, cols = seen.shape
+    from scipy.signal.windows import tukey  # which brings all of scipy.signal
+
     taper = tukey(PATCH, SHARE * 2)
     weight = np.outer(taper, taper)
     total = np.zeros((3, PATCH, _starts(cols)[-1] + PATCH + OVERLAP))

@@ -259,6 +259,22 @@ def ground_of(mapped: Map, most: int | None = None) -> Ground:
     return Ground(tuple(shares), seen, total)
 
 
+def ground_told(mapped: Map) -> Ground | None:
+    """Areas as the item has counted them, without a look at the map; None for several kinds of objects."""
+    counts = mapped.item["properties"].get("geoseg:counts", {})
+    objects = [value for value, _, _ in mapped.classes if value not in mapped.background]
+    if len(objects) != 1 or not {"valid_pixels", "object_pixels", "object_area_m2"} <= counts.keys():
+        return None
+    seen, of_objects = int(counts["valid_pixels"]), int(counts["object_pixels"])
+    hectares = counts["object_area_m2"] / 10_000
+    total = seen * (
+        hectares / of_objects if of_objects else _pixel_area(mapped.grid, (0, int(mapped.grid.shape[0]))) / 10_000
+    )
+    areas = {value: hectares if value in objects else total - hectares for value, _, _ in mapped.classes}
+    shares = (Share(n, areas[v], areas[v] / total if total else 0.0, colour) for v, n, colour in mapped.classes)
+    return Ground(tuple(shares), seen, total)
+
+
 def _label_rows(mapped: Map, most: int | None) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8], float]]:
     """Rows of the map from and to, their labels, and how many of its pixels one of these stands for."""
     rows, cols = (int(side) for side in mapped.grid.shape)
