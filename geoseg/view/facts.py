@@ -38,6 +38,8 @@ CHUNKS_DRAWN: Final = 2_500
 
 LABEL_FILE, CONFIDENCE_FILE = "labels.tif", "confidence.tif"
 
+MAP_FILES: Final = {"labels": LABEL_FILE, "confidence": CONFIDENCE_FILE}
+
 
 @dataclass(frozen=True)
 class Share:
