@@ -57,7 +57,7 @@ def read_job(path: Path, kind: type[Job], settings: Iterable[str] = ()) -> Job:
         raise OptionError(msg) from error
 
 
-class _EachOnce(yaml.SafeLoader):
+class _EachOnce(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """YAML's safe loader, which has the last one in silence where a key comes twice; this one refuses it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002

@@ -115,7 +115,8 @@ class _Whether(Stretch):
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         """0 and 1, of any shape."""
-        return (values != 0).astype(np.uint8)
+        changed: NDArray[np.uint8] = (values != 0).astype(np.uint8)
+        return changed
 
 
 class ChangedPixels:
