@@ -198,8 +198,9 @@ class Scene:
 
     @property
     def taken(self) -> dt.datetime | None:
-        """When it was taken: as it tells itself, or else as its id does, which is its file's name mostly."""
-        return self.datetime or date_reader(None)(self.id)
+        """When it was taken, with its zone: as it tells itself, or else as its id does, mostly its file's name."""
+        when = self.datetime or date_reader(None)(self.id)
+        return when.replace(tzinfo=dt.UTC) if when is not None and when.tzinfo is None else when
 
     def _repr_html_(self) -> str:
         from geoseg.view.cards import scene_card

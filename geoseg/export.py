@@ -19,7 +19,9 @@ from geoseg import outlines
 from geoseg.footprints import Layer, Outlined, assemble, outline
 from geoseg.io.cog import CONFIDENCE, Look, write_cog
 from geoseg.io.geoparquet import write_parquet
+from geoseg.io.hrefs import split_labels
 from geoseg.io.layers import About, write_layer
+from geoseg.io.store import job_of
 from geoseg.io.vectors import write_geojson
 from geoseg.io.zarr_maps import MAPS, write_zarr
 from geoseg.raster import NODATA
@@ -28,10 +30,13 @@ from geoseg.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from geoseg.io.store import ResultStore
+
+LABELS = "labels.tif"
 
 INTERIOR = "interior"
 """The auxiliary score by which objects that touch are told apart: high in the middle of each."""
@@ -134,10 +139,11 @@ class Exports:
             parquet = beside.submit(write_parquet, found, folder / "footprints.parquet")
             write_geojson(found, folder / "footprints.geojson")
             parquet.result()
-        classes = self._layer.legend.classes
-        about = About(colours={c.name: c.colour for c in classes}, geobox=self._layer.geobox, image="labels.tif")
-        for name in self._layers:
-            write_layer(found, folder / name, about)
+        if self._layers:
+            colours = {c.name: c.colour for c in self._layer.legend.classes}
+            about = About(colours=colours, geobox=self._layer.geobox, image=image_of(folder / LABELS))
+            for name in self._layers:
+                write_layer(found, folder / name, about)
         return {"footprints": len(found), "footprint_area_m2": round(float(found["area_m2"].sum()), 2)}
 
     def _outlined_windows(self) -> Iterator[Outlined]:
@@ -206,6 +212,15 @@ class Exports:
     def _pixels_of_objects(self, labels: NDArray[np.uint8]) -> int:
         known, background = labels != NODATA, self._layer.legend.background
         return int(np.count_nonzero(known if background is None else known & (labels != background)))
+
+
+def image_of(labels: Path) -> str:
+    """The name of the image whose pixels a label raster has: of the scene that was mapped on its own grid, or its own.
+
+    For what is told in pixels of an image, as COCO's instances are.
+    """
+    job = job_of(labels.parent) if labels.name == LABELS else None
+    return labels.name if job is None or "grid" in job else split_labels(job["scene"]["name"])[0]
 
 
 def arrays_of(layer: Layer) -> tuple[str, ...]:

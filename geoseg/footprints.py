@@ -311,8 +311,10 @@ def _keep_apart(columns: dict[str, NDArray[Any]], layer: Layer) -> None:
     apart, cut = without_overlaps(before, firm=firm, metres=metres, shallow=shallow)
     # a shed beside a hall is not to lose its wall, where the hall loses a sliver
     hurt = shapely.area(apart) < (1 - MOST_CUT) * shapely.area(before)
-    if hurt.any():
-        apart, cut = without_overlaps(before, firm=firm | hurt, metres=metres, shallow=shallow)
+    while hurt.any():
+        firm |= hurt
+        apart, cut = without_overlaps(before, firm=firm, metres=metres, shallow=shallow)
+        hurt = shapely.is_empty(apart)
     columns["geometry"] = apart
     for name, values in shape_of(apart[cut], layer.geobox)[1].items():
         columns[name][cut] = values

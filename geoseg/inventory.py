@@ -35,6 +35,7 @@ from geoseg.globe import HALF_TURN, bbox_of, outline_of
 from geoseg.io.band_names import own_name, scenes_among
 from geoseg.io.catalogs import Fault
 from geoseg.io.gdal_scenes import media_type_of
+from geoseg.io.mosaics import RASTERS
 from geoseg.io.pixels import DESCRIBED, Survey
 from geoseg.io.remote import size_and_time
 from geoseg.io.scenes import open_scene, survey
@@ -62,9 +63,6 @@ OURS = "geoseg:catalog"
 
 FORMAT = 1
 """To be counted up when items are written in another way, so that those that are there are made anew."""
-
-RASTERS = {".tif", ".tiff", ".jp2", ".vrt"}
-"""How files are named that are looked at, in small letters."""
 
 EXTENSIONS = tuple(f"https://stac-extensions.github.io/{name}/schema.json" for name in ("eo/v2.0.0", "file/v2.1.0"))
 """Whose fields an item's assets have, besides projection's."""

@@ -33,7 +33,7 @@ def read_job(path: Path, kind: type[Job], settings: Iterable[str] = ()) -> Job:
     Raises `OptionError`, naming file, key and remedy, if the file cannot be read or a key or value is not right.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _EachOnce)  # noqa: S506  # a safe loader
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path}: the job cannot be read: {getattr(error, 'strerror', None) or error}"
         raise OptionError(msg) from error
@@ -43,13 +43,32 @@ def read_job(path: Path, kind: type[Job], settings: Iterable[str] = ()) -> Job:
     if not isinstance(values, dict):
         msg = f"{path}: a job is a table of keys and values, this is {type(values).__name__}"
         raise OptionError(msg)
+    told: dict[str, str] = {}
     for setting in settings:
+        key = setting.partition("=")[0]
+        if told.setdefault(key, setting) != setting:
+            msg = f"--set {setting}: {told[key]} is given, too; leave one of them out"
+            raise OptionError(msg)
         _set(values, setting)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         msg = f"{path}: " + "; ".join(_sentences(error.errors(), kind))
         raise OptionError(msg) from error
+
+
+class _EachOnce(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """YAML's safe loader, which has the last one in silence where a key comes twice; this one refuses it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        """The table. Raises `yaml.YAMLError` for a key that comes twice."""
+        names = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if names.count(key.value) > 1:
+                what = f"{key.value} comes twice; leave one of them out;"
+                raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
+        table: dict[Any, Any] = super().construct_mapping(node, deep)
+        return table
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -63,7 +82,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
     try:
         for key in outer:
             place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
-        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+        place[int(last) if isinstance(place, list) else last] = yaml.load(text, _EachOnce)  # noqa: S506
     except (AttributeError, IndexError, TypeError, ValueError, yaml.YAMLError) as error:
         msg = f"--set {setting}: there is no such place in the job, or the value is no YAML"
         raise OptionError(msg) from error

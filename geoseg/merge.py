@@ -26,6 +26,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geoseg.borders import View
 from geoseg.catalog import MULTIHASH_SHA256, file_asset, sha256_of
+from geoseg.dates import date_reader
 from geoseg.duplicates import Merge, one_layer
 from geoseg.errors import OptionError, OutputError
 from geoseg.footprints import in_pixels
@@ -240,7 +241,7 @@ def _view(folder: Path, item: dict[str, Any]) -> View:
             item["id"],
             grid,
             FileResults(folder),
-            dt.datetime.fromisoformat(properties["datetime"]) if known else None,
+            dt.datetime.fromisoformat(properties["datetime"]) if known else date_reader(None)(item["id"]),
             float(parameters["simplify"]) + in_pixels(float(parameters.get("smooth", 0)), grid),
             float(parameters["min_area"]),
         )

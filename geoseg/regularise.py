@@ -540,32 +540,52 @@ def without_overlaps(
     """Polygons (n,) that overlap in these pairs, or any: the smaller one gives way; and (n,) which are others now.
 
     One that is `firm` (n,) does so only before another. Of two as large it is the later one. What is cut off is a
-    sliver; where nothing else would be left, it is kept. With `metres`, those that a unit is wide and high, it is cut
-    along its own walls, at right angles, where that costs little more than along those of the other; and along the
-    whole wall, without a step, where the cut is less than `shallow` metres deep.
+    sliver; where nothing else would be left, those that it lies under give way instead. Only one that is not firm, and
+    lies under firm ones alone, comes back empty. With `metres`, those that a unit is wide and high, it is cut along its
+    own walls, at right angles, where that costs little more than along those of the other; and along the whole wall,
+    without a step, where the cut is less than `shallow` metres deep.
     """
     if pairs is None:
         one, two = shapely.STRtree(polygons).query(polygons)
         pairs = one[one < two], two[one < two]
     one, two = pairs
-    area = shapely.area(polygons)
     inside = shapely.area(shapely.intersection(polygons[one], polygons[two])) > 0
     one, two = one[inside], two[inside]
-    swap = area[one] < area[two]
-    if firm is not None:
-        swap = np.where(firm[one] == firm[two], swap, firm[two])
-    larger, smaller = np.where(swap, two, one), np.where(swap, one, two)
-    out, cut = polygons.copy(), np.zeros(len(polygons), np.bool_)
-    order = np.lexsort((larger, smaller))
-    for some in np.split(order, np.flatnonzero(np.diff(smaller[order])) + 1) if len(order) else ():
-        place = smaller[some[0]]
-        others = shapely.union_all(polygons[larger[some]])
-        rest = _largest(shapely.difference(polygons[place], others))
-        if rest is not None:
-            straight = metres and _cut_straight(polygons[place], others, np.array(metres), shallow)
-            keeps = straight and straight.area >= LEAST_LEFT * rest.area
-            out[place], cut[place] = straight if keeps else rest, True
+    area, rank = shapely.area(polygons), np.full(len(polygons), 2) if firm is None else 2 * firm
+    out, asked = polygons.copy(), np.ones(len(polygons), np.bool_)
+    cut, under = np.zeros((2, len(polygons)), np.bool_)
+    while asked.any():
+        # of those that lay under others, the larger one gives way
+        is_first = np.where(under[one], area[one] <= area[two], area[one] >= area[two])
+        is_first = np.where(rank[one] == rank[two], is_first, rank[one] > rank[two])
+        first, second = np.where(is_first, one, two), np.where(is_first, two, one)
+        out[asked], cut[asked] = polygons[asked], False
+        order = np.lexsort((first, second))
+        order = order[asked[second[order]]]
+        for some in np.split(order, np.flatnonzero(np.diff(second[order])) + 1) if len(order) else ():
+            place = second[some[0]]
+            out[place] = _left_of(polygons[place], shapely.union_all(polygons[first[some]]), metres, shallow)
+            cut[place] = True
+        found = shapely.is_empty(out) & ~under
+        under |= found
+        rank += found
+        near = found[one] | found[two]
+        asked[:] = False
+        asked[one[near]] = asked[two[near]] = True
+    same = shapely.is_empty(out) & (rank > 1)  # ground of others that lay under others: cannot be shared out
+    out[same], cut[same] = polygons[same], False
     return out, cut
+
+
+def _left_of(
+    polygon: shapely.Polygon, others: shapely.Geometry, metres: tuple[float, float] | None, shallow: float
+) -> shapely.Polygon:
+    """What is left of a polygon without others; empty where nothing is."""
+    rest = _largest(shapely.difference(polygon, others))
+    if rest is None:
+        return shapely.Polygon()
+    straight = metres and _cut_straight(polygon, others, np.array(metres), shallow)
+    return straight if straight and straight.area >= LEAST_LEFT * rest.area else rest
 
 
 LEAST_LEFT: Final = 0.93

@@ -86,7 +86,9 @@ class Scenes(Strict):
     )
     aoi: str | None = Field(default=None, description="vector file: only scenes that meet its polygons")
     dates: tuple[dt.date | None, dt.date | None] | None = Field(
-        default=None, description="first and last day, in UTC, null for open; a scene without a date is an error then"
+        default=None,
+        description="first and last day, in UTC, null for open; a scene whose date neither item, file nor name tells "
+        "is an error then",
     )
     select: dict[str, Label] = Field(
         default_factory=dict,
@@ -152,11 +154,12 @@ def select(scenes: Scenes, data: Path) -> Iterator[SceneRef | Fault]:
     wanted = narrowing(scenes, data)
     for found in _all(scenes, data, wanted):
         try:
-            if (
-                isinstance(found, Fault)
-                or found.item is None
-                or wanted.wants(found.id, found.footprint, found.datetime)
-            ):
+            if isinstance(found, Fault) or found.item is None:
+                yield found
+                continue
+            # where an item tells no date, its file or its name may
+            known = wanted if found.datetime else replace(wanted, dates=None)
+            if known.wants(found.id, found.footprint, found.datetime):
                 yield found
         except SceneError as error:
             yield Fault(found.id if isinstance(found, SceneRef) else found.name, str(error))

@@ -351,6 +351,8 @@ def test_every_key_is_documented() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        (["stride=400", "stride=300"], "--set stride=300: stride=400 is given, too; leave one of them out"),
+        (["bands={red: 1, red: 2}"], "value is no YAML"),
         (["treshold=0.4"], "treshold is not a key of this job; did you mean threshold?"),
         (["scenes.file=[a.tif]"], "scenes.file is not a key of this job; did you mean files?"),
         (["scenes={}"], "files, catalogs or search must say where scenes come from"),
@@ -366,6 +368,15 @@ def test_every_key_is_documented() -> None:
 def test_a_job_that_is_not_right_is_told(settings: list[str], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         read_job(WORKFLOWS / "buildings.yaml", RunJob, settings)
+
+
+def test_a_job_says_each_thing_once(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("product: buildings\nscenes: {files: [a.tif]}\nbands: {red: 1, green: 2, red: 3}\n")
+    with pytest.raises(OptionError, match=r"job\.yaml: .*red comes twice; leave one of them out; .*line 3"):
+        read_job(path, RunJob)
+    path.write_text("product: buildings\nscenes: &s {files: [a.tif]}\n<<: {stride: 9, batch: 2}\nstride: 8\n")
+    assert (read_job(path, RunJob).stride, read_job(path, RunJob).batch) == (8, 2), "what YAML itself calls a default"
 
 
 def test_what_concerns_all_scenes_ends_the_plan(tiny_model: Path, tmp_path: Path) -> None:

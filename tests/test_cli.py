@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from conftest import write_tif
 from rasterio.features import rasterize
 
 from geoseg.catalog import ModelSpec, bundled_models, catalogs_folder, find_model
-from geoseg.cli import main
+from geoseg.cli import cli, main
 from geoseg.samples import SAMPLES
 from geoseg.tiling import CHUNK
 
@@ -94,6 +95,36 @@ def test_help_begins_where_a_newcomer_does(command: Callable[..., tuple[int, str
         "train",
     ]
     assert command("-h")[1] == out
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_no_option_forgets_a_value(name: str, command: Callable[..., tuple[int, str, str]]) -> None:
+    """One that takes one value is refused where two are given; the others have a list."""
+    asked = cli.commands[name]
+    for option in asked.params:
+        if not isinstance(option, click.Option) or option.is_flag or option.count or option.multiple:
+            continue
+        longest = max(option.opts, key=len)
+        status, _, err = command(name, longest, "a", longest, "b")
+        assert (status, f"{longest} is given 2 times, and takes one value; " in err) == (2, True), err
+        assert ("write all of it in one, as" in err) == ("," in (option.metavar or ""))
+    assert "is given" not in command(name, "-v", "-v", "--zarr", "--zarr", "--select", "a=1", "--select", "b=1")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("segment", "a.tif", "buildings", "--out", "o", "--bands", "red=1,nir=4,red=2"), "red is both 1 and 2"),
+        (("segment", "a.zarr", "buildings", "--out", "o", "--select", "t=1", "--select", "t=2"), "t is both 1 and 2"),
+        (("evaluate", "a.tif", "b.tif", "--classes", "1=roof,1=road"), "1 is both roof and road"),
+        (("vectorize", "a.tif", "--out", "a.gpkg", "--classes", "1=roof,1=road"), "1 is both roof and road"),
+    ],
+)
+def test_no_name_has_two_values(
+    arguments: tuple[str, ...], why: str, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, _, err = command(*arguments)
+    assert (status, f"{why}; leave one of them out" in err) == (2, True), err
 
 
 def test_each_help_teaches(command: Callable[..., tuple[int, str, str]]) -> None:

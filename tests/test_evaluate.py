@@ -350,6 +350,26 @@ def test_the_command_prints_tables_and_writes_json(
     assert f"expected calibration error {found['calibration']['expected_error']:.3f}" in out
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "int32", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("aside", [0.0, 0.4])
+def test_labels_may_be_of_any_type(dtype: str, aside: float, tmp_path: Path) -> None:
+    """As other programs write them, with a nodata of that type, on the same grid and on another."""
+    nodata = {"u": 9, "i": -9, "f": np.nan}[np.dtype(dtype).kind]
+    labels, holed = town(1), town(2)
+    holed[40:60] = 255
+    other = np.where(holed == 255, nodata, holed.astype(dtype)).astype(dtype)
+    place = BANEPA @ Affine.translation(aside, aside)
+    expected = geoseg.evaluate(
+        write_tif(tmp_path / "a.tif", holed, transform=place, nodata=255), write_tif(tmp_path / "b.tif", labels)
+    )
+    found = geoseg.evaluate(
+        write_tif(tmp_path / "c.tif", other, transform=place, nodata=nodata),
+        write_tif(tmp_path / "d.tif", labels.astype(dtype)),
+    )
+    assert scored(found) == scored(expected)
+    assert found.coverage.prediction_nodata > 0
+
+
 def test_what_is_undefined_is_null_and_a_dash(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     blank = write_tif(tmp_path / "p.tif", np.zeros((150, 190), np.uint8))
     houses().to_file(tmp_path / "drawn.gpkg")
@@ -372,7 +392,10 @@ def bad_inputs(folder: Path) -> dict[str, tuple[tuple[Any, ...], str]]:
     lost = houses().set_crs(None, allow_override=True)
     lost.to_parquet(folder / "lost.parquet")
     houses().iloc[:0].to_parquet(folder / "empty.parquet")
-    wide = write_tif(folder / "wide.tif", town(1).astype(np.uint16))
+    wide = write_tif(folder / "wide.tif", town(1).astype(np.uint16) * 300)
+    aside = write_tif(folder / "aside.tif", town(1).astype(np.int32) * 300, transform=BANEPA @ Affine.scale(1.1))
+    half = write_tif(folder / "half.tif", town(1).astype(np.float32) / 2)
+    two = write_tif(folder / "two.tif", np.stack([town(1)] * 2).astype(np.int16))
     gpd.GeoDataFrame(geometry=shapely.points([[334_001, 3_056_990]]), crs=UTM).to_file(folder / "points.gpkg")
     hidden = write_tif(folder / "hidden.tif", np.full((150, 190), 255, np.uint8))
     mask = write_tif(folder / "mask.tif", np.where(town(1) == 1, np.uint8(255), np.uint8(0)))
@@ -387,7 +410,10 @@ def bad_inputs(folder: Path) -> dict[str, tuple[tuple[Any, ...], str]]:
         "no crs": ((nowhere, good), "nowhere.tif: "),
         "no crs of polygons": ((good, folder / "lost.parquet"), "lost.parquet: has no CRS"),
         "empty": ((good, folder / "empty.parquet"), "empty.parquet: holds no polygons"),
-        "uint16": ((wide, good), "wide.tif: a label raster has one band of uint8, this has 1 of uint16"),
+        "uint16": ((wide, good), "wide.tif: 300 is no label: they are whole numbers from 0 to 254"),
+        "aside": ((aside, good), "aside.tif: 300 is no label: they are whole numbers from 0 to 254"),
+        "float32": ((good, half), "half.tif: 0.5 is no label: they are whole numbers from 0 to 254"),
+        "bands": ((two, good), "two.tif: a label raster has one band, this has 2 of int16"),
         "points": ((good, folder / "points.gpkg"), "points.gpkg: has no polygons but Point"),
         "all nodata": ((hidden, good), "have no pixel in common that has data on both sides"),
         "0 and 255": ((good, mask), "mask.tif: holds nothing but 0 and nodata"),

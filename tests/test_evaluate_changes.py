@@ -120,6 +120,20 @@ def test_what_was_not_compared_does_not_count(tmp_path: Path) -> None:
     assert dice == pytest.approx(expected(PREDICTED[30:] == 1, DRAWN[30:] == 1))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "nodata"), [("uint16", 65535, 7), ("int16", -1, -9), ("float32", 0.5, np.nan)]
+)
+@pytest.mark.parametrize("aside", [0.0, 0.2])
+def test_changes_may_be_of_any_type(dtype: str, value: float, nodata: float, aside: float, tmp_path: Path) -> None:
+    holed = np.where(PREDICTED == 1, value, 0).astype(dtype)
+    holed[:30] = nodata
+    place = BANEPA @ rasterio.Affine.translation(aside, aside)
+    found = write_tif(tmp_path / "found.tif", holed[None], transform=place, nodata=nodata)
+    dice, _, compared = scores(found, write_tif(tmp_path / "drawn.tif", DRAWN[None].astype(dtype)))
+    assert compared == 30 * 80
+    assert dice == pytest.approx(expected(PREDICTED[30:] == 1, DRAWN[30:] == 1))
+
+
 def test_rows_that_are_no_change_are_none(tmp_path: Path) -> None:
     rows = polygons(PREDICTED, ["new", "uncertain", "unchanged"])
     rows.to_parquet(tmp_path / "changes.parquet")
@@ -135,7 +149,7 @@ def test_what_is_no_map_of_changes_is_told(tmp_path: Path) -> None:
     for given, options, error, says in (
         (tmp_path, {}, EvaluationError, "holds neither changes.tif nor transitions.tif"),
         (tmp_path / "none.tif", {}, EvaluationError, "there is no such file"),
-        (write_tif(tmp_path / "rgb.tif", np.stack([DRAWN] * 3)), {}, EvaluationError, "one band of uint8, this has 3"),
+        (write_tif(tmp_path / "rgb.tif", np.stack([DRAWN] * 3)), {}, EvaluationError, "one band, this has 3"),
         (drawn, {"classes": {0: "a"}}, OptionError, "leave --classes and --class-column out"),
     ):
         with pytest.raises(error, match=says):

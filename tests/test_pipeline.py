@@ -22,15 +22,18 @@ import pytest
 import rasterio
 import shapely
 import xarray as xr
+from click.testing import CliRunner
 from conftest import BANEPA, chunks_of, write_tif
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from pycocotools.coco import COCO
 from pystac.validation import JsonSchemaSTACValidator
 
 import geoseg
 from geoseg.archive import RunJob
 from geoseg.catalog import MULTIHASH_SHA256, read_model, sha256_of
+from geoseg.cli import cli
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.io.layers import read_layer
 from geoseg.io.store import LEDGER
@@ -706,6 +709,34 @@ def test_footprints_in_further_formats(tiny_model: Path, tmp_path: Path) -> None
     assert plan(SegmentJob(scene, "buildings", out, model, formats=("gpkg",))).complete
     again = geoseg.segment(scene, "buildings", out, model=model, overwrite=True)
     assert {path.name for path in again.folder.iterdir()} == FILES
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
+def test_coco_names_the_image_whose_pixels_it_is_told_in(tiny_model: Path, tmp_path: Path) -> None:
+    """The scene that was mapped, as those who train look for it; on another grid the labels are the only such image."""
+    scene, model = town(tmp_path / "imagery" / "town.tif", 70, 90), str(tiny_model)
+    plain = geoseg.segment(scene, "buildings", tmp_path / "maps", model=model, formats=["coco.json"])
+    other = geoseg.segment(
+        scene, "buildings", tmp_path / "other", model=model, formats=["coco.json"], resolution=0.4, min_area=0
+    )
+    done = CliRunner().invoke(
+        cli, ["vectorize", str(plain.folder / "labels.tif"), "--out", str(plain.folder / "again.coco.json")]
+    )
+    assert done.exit_code == 0, done.output
+    for path, image in (
+        (plain.folder / "footprints.coco.json", scene),
+        (plain.folder / "again.coco.json", scene),
+        (other.folder / "footprints.coco.json", other.folder / "labels.tif"),
+    ):
+        coco = COCO(path)
+        (told,) = coco.loadImgs(coco.getImgIds())
+        with rasterio.open(image.parent / told["file_name"]) as dataset:
+            assert (dataset.name, dataset.shape) == (str(image), (told["height"], told["width"]))
+        with rasterio.open(path.with_name("labels.tif")) as dataset:
+            labels = dataset.read(1)
+        masks = [coco.annToMask(each).astype(bool) for each in coco.loadAnns(coco.getAnnIds())]
+        assert len(masks) > 0
+        assert labels[np.any(masks, axis=0)].mean() > 0.8, "they lie where the labels are"
 
 
 def test_no_footprints_are_files_in_every_format(tiny_model: Path, tmp_path: Path) -> None:

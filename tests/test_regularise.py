@@ -376,17 +376,74 @@ def test_orientation_is_from_north_to_east(turn: float) -> None:
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 9)] * 2), max_size=8))
+@example([(0, 0, 9, 9), (2, 3, 2, 2)])
+@example([(0, 0, 9, 9), (2, 3, 4, 4), (3, 4, 2, 2)])
+@example([(0, 0, 6, 2), (3, 0, 8, 8), (1, 0, 3, 1)])
 def test_the_smaller_one_gives_way(boxes: list[tuple[int, int, int, int]]) -> None:
+    """Or those that it lies under, where nothing would be left of it; nothing vanishes."""
     polygons = np.array([shapely.box(x, y, x + w, y + h) for x, y, w, h in boxes], object)
+    polygons = polygons[np.argsort(-shapely.area(polygons), kind="stable")]
     apart, cut = without_overlaps(polygons)
     assert shapely.is_valid(apart).all()
-    for before, after, is_cut in zip(polygons, apart, cut, strict=True):
-        larger = [p for p in polygons if p.area > before.area and p.intersection(before).area > 0]
-        if larger and is_cut:
-            assert all(after.intersection(p).area == pytest.approx(0) for p in larger)
-        assert is_cut or after is before
-    if len(polygons):
-        assert not cut[np.argmax(shapely.area(polygons))]
+    assert (shapely.area(apart) > 0).all()
+    assert [after is before for before, after in zip(polygons, apart, strict=True)] == (~cut).tolist()
+    left = [shapely.difference(each, shapely.union_all(polygons[:i])) for i, each in enumerate(polygons)]
+    for i, (before, after) in enumerate(zip(polygons, apart, strict=True)):
+        if all(part.area for part in left):
+            assert cut[i] == (left[i].area < before.area)
+            assert after.difference(left[i]).area == pytest.approx(0)
+        elif shapely.area(shapely.intersection(np.delete(apart, i), after)).max() > 1e-9:
+            # the same ground as others that have to be kept: it cannot be shared out
+            assert sum(part.area == 0 for part in left) > 1 or shapely.equals(np.delete(polygons, i), before).any()
+
+
+@pytest.mark.parametrize("turn", [0, 20])
+def test_a_speck_under_a_hall_is_left_and_the_hall_is_cut(turn: float) -> None:
+    """Unless the hall is firm, and the speck is not; then the caller has to make the speck firm, too."""
+    hall, speck, far = shapely.box(0, 0, 30, 20), shapely.box(29, 8, 30, 9), shapely.box(50, 0, 51, 1)
+    polygons = shapely.affinity.rotate(shapely.MultiPolygon([hall, speck, far]), turn, origin=(0, 0))
+    polygons = shapely.get_parts(polygons)
+    apart, cut = without_overlaps(polygons, metres=(1.0, 1.0), shallow=0.3)
+    assert cut.tolist() == [True, False, False]
+    assert apart[0].intersection(apart[1]).area < 1e-9
+    assert shapely.area(apart) == pytest.approx([599, 1, 1], abs=1e-2)
+    np.testing.assert_allclose(angles(apart[0])[np.abs(angles(apart[0]) - 90) < 45], 90, atol=0.1)
+    apart, cut = without_overlaps(polygons, firm=np.array([True, False, False]))
+    assert (cut.tolist(), shapely.is_empty(apart).tolist()) == ([False, True, False], [False, True, False])
+    apart, cut = without_overlaps(polygons, firm=np.array([True, True, False]))
+    assert cut.tolist() == [True, False, False]
+
+
+def test_one_under_another_under_another_is_left() -> None:
+    polygons = np.array([shapely.box(0, 0, 9, 9), shapely.box(2, 3, 6, 7), shapely.box(3, 4, 5, 6)], object)
+    apart, _ = without_overlaps(polygons)
+    assert shapely.area(apart).tolist() == [81 - 16, 16 - 4, 4]
+    assert shapely.union_all(apart).equals(polygons[0])
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 9)] * 2, st.booleans()), max_size=6))
+@example([(0, 0, 9, 9, True), (7, 2, 1, 1, True)])
+@example([(0, 0, 9, 9, False), (7, 2, 1, 1, True)])
+@example([(0, 0, 10, 2, True), (0, 0, 6, 3, True), (4, 0, 6, 3, True)])
+def test_nothing_vanishes_under_those_of_other_blocks(boxes: list[tuple[int, int, int, int, bool]]) -> None:
+    place = np.array([334_000, 3_057_000])
+    shapes = np.array([shapely.box(x, y, x + w, y + h) for x, y, w, h, _ in boxes], object)
+    columns = {
+        "geometry": shapely.transform(shapes, lambda xy: xy + place),
+        "regularised": np.array([regular for *_, regular in boxes], np.bool_),
+        **{name: np.zeros(len(boxes)) for name in ("area_m2", "perimeter_m", "orientation_deg")},
+        "vertices": np.zeros(len(boxes), np.int64),
+    }
+    _keep_apart(columns, Layer(GeoBox((1000, 1000), BANEPA, 32645), LEGEND, "a", regularise=True))
+    apart = shapely.transform(columns["geometry"], lambda xy: xy - place)
+    assert (shapely.area(apart) > 0).all()
+    cut = columns["vertices"] > 0
+    assert (shapely.equals(shapes, apart) | cut).all(), "what is cut is measured again"
+    one, two = np.triu_indices(len(boxes), 1)
+    over = shapely.area(shapely.intersection(apart[one], apart[two])) > 1e-6
+    assert (~cut[one] | ~cut[two])[over].all(), "ground that cannot be shared out"
+    if len(boxes) == 2 and not shapes[0].equals(shapes[1]):
+        assert not over.any()
 
 
 def test_nothing_is_nothing() -> None:

@@ -25,7 +25,7 @@ from geoseg.cli import main
 from geoseg.errors import OptionError, OutputError
 from geoseg.records import Listed, write_list
 from geoseg.selection import Fault
-from geoseg.view.facts import Map, ground_of, proof_of, read_item, scene_below, size_histogram
+from geoseg.view.facts import Map, ground_of, ground_told, proof_of, read_item, scene_below, size_histogram
 from geoseg.view.overview import read_archive
 from geoseg.view.pages import Detail
 from geoseg.view.pictures import Imagery, confidence_picture, labels_picture, ramp, read_map
@@ -317,6 +317,32 @@ def test_an_overview_gives_about_the_same_areas(results: Path) -> None:
     whole, some = ground_of(mapped), ground_of(mapped, 120)
     assert some.hectares == pytest.approx(whole.hectares, rel=0.02)
     assert [s.share for s in some.classes] == pytest.approx([s.share for s in whole.classes], abs=0.02)
+
+
+def test_an_item_tells_the_areas_that_are_counted(town: Path) -> None:
+    told, counted = ground_told(Map.of(town)), ground_of(Map.of(town))
+    assert told is not None
+    assert told.seen == counted.seen
+    assert told.hectares == pytest.approx(counted.hectares, rel=1e-5)  # the item has square metres to a hundredth
+    assert [(s.name, s.colour) for s in told.classes] == [(s.name, s.colour) for s in counted.classes]
+    assert [s.value for s in told.classes] == pytest.approx([s.value for s in counted.classes], rel=1e-5)
+    assert [s.share for s in told.classes] == pytest.approx([s.share for s in counted.classes], rel=1e-5)
+    item = read_item(town)
+    item["properties"]["geoseg:counts"] |= {"object_pixels": 0, "object_area_m2": 0.0}
+    bare = ground_told(Map(town, item, Map.of(town).grid))
+    assert bare is not None
+    assert bare.hectares == pytest.approx(counted.hectares, rel=1e-6)
+    assert [s.share for s in bare.classes] == [1.0, 0.0]
+    item["assets"]["labels"]["classification:classes"].append({"value": 2, "name": "shed"})
+    assert ground_told(Map(town, item, Map.of(town).grid)) is None
+    assert ground_told(Map(town, {**item, "properties": {}}, Map.of(town).grid)) is None
+
+
+def test_an_archive_of_buildings_is_told_without_its_rasters(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [ground_of(Map.of(entry.mapped.folder)).hectares for entry in read_archive(results).entries]
+    monkeypatch.setattr("geoseg.view.facts.read_part", lambda *_: pytest.fail("a raster is read"))
+    assert [entry.seen for entry in read_archive(results).entries] == pytest.approx(expected, rel=1e-5)
+    assert len(expected) > 1
 
 
 def test_sizes_are_counted_between_round_edges() -> None:

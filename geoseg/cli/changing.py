@@ -188,7 +188,7 @@ def _print_files(found: Any) -> None:
 def series(maps: tuple[str, ...], dates: tuple[Any, ...], **options: Any) -> None:
     r"""Tell what has changed over several dates, and when: of maps of one place, in the order of their dates.
 
-    Each MAP is a folder that `geoseg segment`, `change` or `run` wrote, or a label raster (uint8, 255 = nodata). All
+    Each MAP is a folder that `geoseg segment`, `change` or `run` wrote, or a label raster (255 = nodata). All
     are compared on the last one's grid. The history of each pixel is smoothed: what was one class at most dates, and
     another one at a single doubtful date, was that class all along.
 

@@ -93,7 +93,7 @@ def evaluate(
 
     \b
     Each of PREDICTION and REFERENCE is, in any CRS and on any grid,
-      a label raster (uint8, 255 = nodata), such as labels.tif;
+      a label raster (0 to 254 in any type, 255 = nodata), such as labels.tif;
       a vector file (GeoPackage, GeoJSON, GeoParquet ...), each of its polygons an object;
       a folder that `geoseg segment` wrote, OUT/<name of the scene>.
 
@@ -132,7 +132,10 @@ def class_values(text: str) -> dict[int, str]:
         if told and not value.strip().isdecimal():
             msg = f"--classes {text}: {part.strip()!r} is not VALUE=NAME, such as 3=water"
             raise OptionError(msg)
-        names[int(value) if told else place] = name.strip() if told else value
+        number, called = (int(value), name.strip()) if told else (place, value)
+        if names.setdefault(number, called) != called:
+            msg = f"--classes {text}: {number} is both {names[number]} and {called}; leave one of them out"
+            raise OptionError(msg)
     return names
 
 

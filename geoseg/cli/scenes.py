@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,7 +18,9 @@ from geoseg.cli.terminal import (
 from geoseg.models.backends import NAMES, TORCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+_Value = TypeVar("_Value")
 
 
 def _band_numbers(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, int] | None:
@@ -27,14 +29,23 @@ def _band_numbers(_context: click.Context, _option: click.Parameter, text: str |
     pairs = [part.strip().partition("=") for part in text.split(",")]
     if not all(name and number.strip().isdecimal() for name, _, number in pairs):
         raise click.BadParameter(f"{text}: write names and numbers from 1, as red=4,green=3,blue=2")
-    return {name.strip(): int(number) for name, _, number in pairs}
+    return _each_once(text, ((name.strip(), int(number)) for name, _, number in pairs))
+
+
+def _each_once(text: str, pairs: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
+    """Pairs as a table. Raises `BadParameter` for a name with two values."""
+    told: dict[str, _Value] = {}
+    for name, value in pairs:
+        if told.setdefault(name, value) != value:
+            raise click.BadParameter(f"{text}: {name} is both {told[name]} and {value}; leave one of them out")
+    return told
 
 
 def _labels(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str] | None:
     pairs = [text.partition("=") for text in texts]
     if not all(dim.strip() and label.strip() for dim, _, label in pairs):
         raise click.BadParameter(f"{' '.join(texts)}: write a dimension and one of its labels, as time=2024-05-01")
-    return {dim.strip(): label.strip() for dim, _, label in pairs} or None
+    return _each_once(" ".join(texts), ((dim.strip(), label.strip()) for dim, _, label in pairs)) or None
 
 
 def _values(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...] | None:

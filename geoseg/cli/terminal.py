@@ -25,7 +25,23 @@ def say(text: str) -> None:
 
 
 class Kept(click.Command):
-    r"""A command whose help keeps its lines where `\b` says so: two characters in a raw docstring, click wants one."""
+    r"""A command that keeps what it is given: each value of its options, and lines of its help where `\b` says so.
+
+    Of an option that takes one value click has the last one in silence. `\b` is two characters in a raw docstring,
+    click wants one.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options. Raises `UsageError` where one that takes one value is given two."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            one = isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count)
+            if one and given.count(option) > 1:
+                several = "," in (option.metavar or "")
+                what = f"write all of it in one, as {option.metavar}" if several else "leave one of them out"
+                msg = f"{option.opts[0]} is given {given.count(option)} times, and takes one value; {what}"
+                raise click.UsageError(msg, ctx)
+        return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help."""

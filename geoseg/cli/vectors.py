@@ -97,6 +97,7 @@ def vectorize(
       geoseg vectorize landcover.tif --out rivers.gpkg --class water --lines --spur 50 --simplify 10
     """
     from geoseg.centrelines import Thinning, centrelines
+    from geoseg.export import image_of
     from geoseg.heights import heights
     from geoseg.io.layers import About, format_of, write_layer
     from geoseg.io.vectors import check_place
@@ -131,7 +132,7 @@ def vectorize(
         traced.frame.insert(len(traced.frame.columns) - 2, "height_m", heights(traced.frame, dsm, dtm))
     colours = {c.name: c.colour for c in traced.legend.classes}
     found = {each.name: colours[each.name] for each in traced.counts}
-    write_layer(traced.frame, out, About(out.name.split(".")[0], found, traced.geobox, Path(labels).name))
+    write_layer(traced.frame, out, About(out.name.split(".")[0], found, traced.geobox, image_of(Path(labels))))
     _print_counts(traced)
     click.echo(str(out))
 
@@ -200,7 +201,7 @@ def _print_counts(traced: Traced) -> None:
 @click.command(cls=Kept)
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--image", metavar="RASTER", help="For COCO: the raster in whose pixels it is told.")
+@click.option("--image", metavar="RASTER", help="For COCO: the raster in whose pixels it is told, by its name.")
 def convert(source: Path, out: Path, image: str | None) -> None:
     r"""Bring a vector file into another format: the suffixes say from which and to which.
 
@@ -216,6 +217,7 @@ def convert(source: Path, out: Path, image: str | None) -> None:
       geoseg convert town.geojson town.pmtiles
       geoseg convert roofs.gpkg roofs.coco.json --image town.tif
     """
+    from geoseg.io.hrefs import split_labels
     from geoseg.io.layers import About, format_of, read_layer, write_layer
     from geoseg.io.scenes import open_scene
     from geoseg.io.vectors import check_place
@@ -225,7 +227,7 @@ def convert(source: Path, out: Path, image: str | None) -> None:
     frame = read_layer(source)
     about = About(out.name.split(".")[0])
     if image is not None:
-        about = About(about.name, geobox=open_scene(image).geobox, image=Path(image).name)
+        about = About(about.name, geobox=open_scene(image).geobox, image=Path(split_labels(image)[0]).name)
     write_layer(frame, out, about)
     click.echo(f"{len(frame)} features\n{out}")
 

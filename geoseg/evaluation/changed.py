@@ -19,7 +19,7 @@ from geoseg.errors import EvaluationError
 from geoseg.evaluation.inputs import Side, is_raster, open_side, read_vector
 from geoseg.io.gdal_scenes import PIXEL, file_of, has_place, open_dataset
 from geoseg.io.grids import on_grid
-from geoseg.io.pixels import resolution_of
+from geoseg.io.pixels import Stretch, resolution_of
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.raster import NODATA
 
@@ -80,13 +80,13 @@ def _in_folder(folder: Path) -> str:
 
 
 def _raster(path: str) -> Scene:
-    """A raster of one band of bytes, in pixels of a metre about nowhere if it has no place."""
+    """A raster of one band, in pixels of a metre about nowhere if it has no place."""
     with open_dataset(file_of(path)[0]) as dataset:
         placed = has_place(dataset) or file_of(path)[1] is not None
     scene = open_scene(path if placed else f"{path}#{PIXEL}=1")
-    if scene.dtype != "uint8" or len(scene.bands) != 1:
-        msg = f"{path}: changes are told by one band of uint8, this has {len(scene.bands)} of {scene.dtype}; choose or "
-        raise EvaluationError(msg + "convert it (gdal_translate -b 1 -ot Byte)")
+    if len(scene.bands) != 1:
+        msg = f"{path}: changes are told by one band, this has {len(scene.bands)} of {scene.dtype}; choose one "
+        raise EvaluationError(msg + "(gdal_translate -b 1)")
     return scene
 
 
@@ -110,14 +110,24 @@ def _placed(side: Side, grid: GeoBox | None, pixel: float) -> Side:
     return replace(side, raster=replace(scene, geobox=box, ground_resolution=resolution_of(box, side.path)))
 
 
+class _Whether(Stretch):
+    """How values of any type tell of a change: 1 for all but 0."""
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """0 and 1, of any shape."""
+        changed: NDArray[np.uint8] = (values != 0).astype(np.uint8)
+        return changed
+
+
 class ChangedPixels:
     """A raster of changes on a grid, by nearest: 1 where anything has changed."""
 
     def __init__(self, scene: Scene, grid: GeoBox) -> None:
-        self._source = open_source(scene if scene.geobox == grid else on_grid(scene, grid, by_nearest=True), (1,))
+        scene = scene if scene.geobox == grid else on_grid(scene, grid, by_nearest=True)
+        self._source = open_source(scene, (1,), _Whether((0.0,), (1.0,)))
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Labels (y, x) of a window: 0, 1, and 255 where the file says that there is no data."""
         raster = self._source.read(window)
-        changed: NDArray[np.uint8] = np.where(raster.valid, raster.values[0] != 0, NODATA).astype(np.uint8)
+        changed: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
         return changed

@@ -23,15 +23,16 @@ from rasterio.features import rasterize
 
 from geoseg.errors import EvaluationError
 from geoseg.io.grids import on_grid
+from geoseg.io.label_rasters import AS_LABELS, labels_of
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.io.vectors import to_pixels
 from geoseg.raster import NODATA, crs_of
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.catalog import Scene
-    from geoseg.window import Window
 
 MAX_PIXELS = 10**11
 
@@ -107,9 +108,9 @@ def is_raster(path: str) -> bool:
 
 
 def _check_labels(scene: Scene) -> None:
-    if scene.dtype != "uint8" or len(scene.bands) != 1:
-        msg = f"{scene.path}: a label raster has one band of uint8, this has {len(scene.bands)} of {scene.dtype}; "
-        raise EvaluationError(msg + "choose or convert it (gdal_translate -b 1 -ot Byte)")
+    if len(scene.bands) != 1:
+        msg = f"{scene.path}: a label raster has one band, this has {len(scene.bands)} of {scene.dtype}; "
+        raise EvaluationError(msg + "choose one (gdal_translate -b 1)")
 
 
 def read_vector(path: Path | str) -> gpd.GeoDataFrame:
@@ -309,21 +310,31 @@ def labels_on(side: Side, grid: GeoBox, names: dict[int, str]) -> Labels:
 
 
 def raster_on(scene: Scene, grid: GeoBox) -> Labels:
-    """A uint8 raster, 255 = nodata, on a grid by nearest."""
-    return GridLabels(scene if scene.geobox == grid else on_grid(scene, grid, by_nearest=True))
+    """A raster of labels of any type, or of other bytes, on a grid by nearest."""
+    return GridLabels(scene, grid)
 
 
 class GridLabels:
-    """A raster on its scene's grid."""
+    """The same, window by window."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._source = open_source(scene, (1,))
+    def __init__(self, scene: Scene, grid: GeoBox) -> None:
+        self._own = open_source(scene, (1,))
+        moved = on_grid(scene, grid, by_nearest=True)
+        self._moved = None if scene.geobox == grid else open_source(moved, (1,), AS_LABELS)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Labels (y, x) of a window."""
-        raster = self._source.read(window)
-        labels: NDArray[np.uint8] = np.where(raster.valid, raster.values[0], NODATA).astype(np.uint8)
+        """Labels (y, x) of a window. Raises `SceneError` for a value that is no label."""
+        if self._moved is None:
+            return labels_of(self._own, window)
+        raster = self._moved.read(window)
+        labels = np.where(raster.valid, raster.values[0], np.uint8(NODATA))
+        if self._own.scene.dtype != "uint8" and (raster.valid & (labels == NODATA)).any():
+            for block in Window.of_shape(self._own.shape).blocks(AT_ONCE):
+                labels_of(self._own, block)  # which tells the value
         return labels
+
+
+AT_ONCE: Final = (2048, 2048)
 
 
 class PolygonLabels:

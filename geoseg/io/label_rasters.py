@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 
 from geoseg.errors import SceneError
 from geoseg.io.gdal_scenes import open_dataset
+from geoseg.io.pixels import Stretch
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.io.zarr_scenes import is_zarr
 from geoseg.raster import NODATA
@@ -67,16 +68,33 @@ def _of_file(path: str) -> LabelRaster:
         raise SceneError(msg + "choose one (gdal_translate -b 1)")
     source = open_source(scene, (1,))
     told: tuple[dict[int, str], dict[int, str]] = ({}, {}) if is_zarr(path) else _told_by_gdal(path)
-    return LabelRaster(scene.geobox, scene.id, lambda window: _labels_of(source, window), *told)
+    return LabelRaster(scene.geobox, scene.id, lambda window: labels_of(source, window), *told)
 
 
-def _labels_of(source: SceneSource, window: Window) -> NDArray[np.uint8]:
-    """Raises `SceneError` for a value of another type than uint8 that is no label."""
+class _AsLabels(Stretch):
+    """How values of any type become labels: as they are, and 255 where they are none."""
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Labels uint8 of any shape."""
+        if values.dtype == np.uint8:
+            return values
+        with np.errstate(invalid="ignore"):  # what is no label may be NaN, or too large
+            labels = values.astype(np.uint8)
+        return np.where(labels == values, labels, np.uint8(NODATA))
+
+
+AS_LABELS = _AsLabels((0.0,), (float(NODATA - 1),))
+
+
+def labels_of(source: SceneSource, window: Window) -> NDArray[np.uint8]:
+    """Labels (y, x) uint8 of a window of a source of one band of any type, 255 = nodata.
+
+    Raises `SceneError` for a value of another type than uint8 that is no label.
+    """
     (values,), valid = source.raw(window)
-    with np.errstate(invalid="ignore"):  # what is no label may be NaN, or too large
-        labels = values.astype(np.uint8)
+    labels = AS_LABELS.apply(values)
     if values.dtype != np.uint8:
-        strange = valid & ((labels != values) | (labels == NODATA))
+        strange = valid & (labels == NODATA)
         if strange.any():
             msg = f"{source.scene.path}: {values[strange][0]} is no label: they are whole numbers from 0 to 254; "
             raise SceneError(msg + "give its pixels another, or say that it is no data (gdal_edit.py -a_nodata)")

@@ -11,7 +11,6 @@ or the newest, the oldest, the one with the fewest clouds as its STAC item tells
 
 from __future__ import annotations
 
-import datetime as dt
 import glob
 import re
 from dataclasses import replace
@@ -28,6 +27,7 @@ from geoseg.io.hrefs import kind_of, scheme_of
 from geoseg.io.zarr_scenes import is_zarr
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Sequence
 
     from geoseg.catalog import Scene
@@ -158,12 +158,12 @@ def _sorted(parts: list[Scene], order: Order) -> list[Scene]:
 
 
 def _when(scene: Scene, order: Order) -> dt.datetime:
-    if scene.datetime is None:
+    if scene.taken is None:
         msg = (
             f"{scene.path}: its date is unknown, and {order} goes by it; tag the file (TIFFTAG_DATETIME), list it with "
         )
         raise SceneError(msg + "its datetime in a job, or leave the order out")
-    return scene.datetime if scene.datetime.tzinfo else scene.datetime.replace(tzinfo=dt.UTC)
+    return scene.taken
 
 
 def _cloud_cover(scene: Scene) -> float:

@@ -246,17 +246,10 @@ class FoldedSegformerHead(nn.Module):
         super().__init__()
         fuse, *rest = head.fuse_stage
         self.rest = nn.Sequential(*rest)
-        weights = fuse.weight[:, :, 0, 0].double().chunk(len(head.mlp_stage), 1)
-        bias = torch.zeros(fuse.out_channels) if fuse.bias is None else fuse.bias
-        shift = bias.double() + sum(
-            w @ each.linear.bias.double() for w, each in zip(weights, head.mlp_stage, strict=True)
-        )
-        self.levels = nn.ModuleList(
-            _pointwise(weight @ each.linear.weight.double())
-            for weight, each in zip(weights, head.mlp_stage, strict=True)
-        )
+        matrices, shift = projected_and_fused(head, torch.float64)
+        self.levels = nn.ModuleList(map(_pointwise, matrices))
         last: Any = self.levels[-1]
-        last.bias = nn.Parameter(shift.to(bias.dtype))
+        last.bias = nn.Parameter(shift.to(fuse.weight.dtype))
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The finest level's (n, channels, y / 4, x / 4) of an encoder's features, those of the input before them."""
@@ -268,6 +261,19 @@ class FoldedSegformerHead(nn.Module):
             total = given if total is None else total.add_(given)
         fused: torch.Tensor = self.rest(total)
         return fused
+
+
+def projected_and_fused(head: Any, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Of a `SegformerDecoder`, what projecting a level and fusing all of them is as one, multiplied in a type.
+
+    The matrix (channels, features) of each level, in the order of `mlp_stage`, and (channels,) what is added to their
+    sum.
+    """
+    fuse, projections = head.fuse_stage[0], [stage.linear for stage in head.mlp_stage]
+    weights = fuse.weight[:, :, 0, 0].to(dtype).chunk(len(projections), 1)
+    pairs = list(zip(weights, projections, strict=True))
+    shift = torch.stack([w @ p.bias.to(dtype) for w, p in pairs]).sum(0)
+    return [w @ p.weight.to(dtype) for w, p in pairs], shift if fuse.bias is None else shift + fuse.bias.to(dtype)
 
 
 def _pointwise(matrix: torch.Tensor) -> nn.Conv2d:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from geoseg.models.rewrites import projected_and_fused
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,13 +47,9 @@ class QuickSegformerHead(nn.Module):
         """The fused level (n, channels, y / 4, x / 4) of an encoder's features, the input before them."""
         fuse, *rest = self.fuse_stage
         size = (features[0].shape[2] // 4, features[0].shape[3] // 4)
-        projections = [stage.linear for stage in self.mlp_stage]
-        coarsest_first = features[: -len(projections) - 1 : -1]
         with torch.autocast(features[0].device.type, enabled=False):  # little work, and a product of two roundings
-            fusing = fuse.weight[:, :, 0, 0].chunk(len(projections), 1)
-            matrices = [w @ p.weight for w, p in zip(fusing, projections, strict=True)]
-            shift = torch.stack([w @ p.bias for w, p in zip(fusing, projections, strict=True)]).sum(0)
-            shift = shift if fuse.bias is None else shift + fuse.bias
+            matrices, shift = projected_and_fused(self, fuse.weight.dtype)
+        coarsest_first = features[: -len(matrices) - 1 : -1]
         total = shift[:, None, None]
         for matrix, feature in zip(matrices, coarsest_first, strict=True):
             total = total + _enlarged(functional.conv2d(feature, matrix[:, :, None, None]), size)

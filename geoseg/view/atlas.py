@@ -22,7 +22,7 @@ from geoseg.io.geoparquet import read_box
 from geoseg.io.vectors import to_pixels, to_world
 from geoseg.pipeline import FOOTPRINTS
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
-from geoseg.view.facts import CONFIDENCE_FILE, LABEL_FILE, Map, scene_below
+from geoseg.view.facts import MAP_FILES, Map, scene_below
 from geoseg.view.pictures import ramp, read_map, read_part
 from geoseg.view.review import footprint_table, svg_path
 from geoseg.view.shapes import CATEGORIES
@@ -229,7 +229,7 @@ class Atlas:
         return _rgba(imagery.overview(OVERVIEW)) if imagery is not None else np.zeros((1, 1, 4), np.uint8)
 
     def _codes(self, name: str) -> NDArray[np.uint8]:
-        return read_map(self.mapped.folder / FILES[name], OVERVIEW)
+        return read_map(self.mapped.folder / MAP_FILES[name], OVERVIEW)
 
     def _part(self, name: str, look: Look) -> tuple[Pixels, float, tuple[int, int]] | None:
         """What is in view of a layer, in the resolution of the screen, with its scale and its first row and column."""
@@ -243,7 +243,7 @@ class Atlas:
         if name == "scene" and self.below.imagery is not None:
             pixels = _rgba(self.below.imagery.part(window, (rows, cols)))
         else:
-            path = self.mapped.folder / FILES[name]
+            path = self.mapped.folder / MAP_FILES[name]
             pixels = self._painted(name, read_part(path, window, (rows, cols), Resampling.nearest))
         return pixels, window.shape[0] / rows, origin
 
@@ -258,9 +258,6 @@ class Atlas:
                 table[value] = (*bytes.fromhex(colour[1:]), 0 if value in self.mapped.background else 255)
         table[NODATA] = 0
         return table[codes]
-
-
-FILES: Final = {"labels": LABEL_FILE, "confidence": CONFIDENCE_FILE}
 
 
 @Compiled

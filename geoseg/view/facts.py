@@ -38,6 +38,8 @@ CHUNKS_DRAWN: Final = 2_500
 
 LABEL_FILE, CONFIDENCE_FILE = "labels.tif", "confidence.tif"
 
+MAP_FILES: Final = {"labels": LABEL_FILE, "confidence": CONFIDENCE_FILE}
+
 
 @dataclass(frozen=True)
 class Share:
@@ -256,6 +258,22 @@ def ground_of(mapped: Map, most: int | None = None) -> Ground:
         Share(name, float(by_value[value]), float(by_value[value]) / total if total else 0.0, colour)
         for value, name, colour in mapped.classes
     ]
+    return Ground(tuple(shares), seen, total)
+
+
+def ground_told(mapped: Map) -> Ground | None:
+    """Areas as the item has counted them, without a look at the map; None for several kinds of objects."""
+    counts = mapped.item["properties"].get("geoseg:counts", {})
+    objects = [value for value, _, _ in mapped.classes if value not in mapped.background]
+    if len(objects) != 1 or not {"valid_pixels", "object_pixels", "object_area_m2"} <= counts.keys():
+        return None
+    seen, of_objects = int(counts["valid_pixels"]), int(counts["object_pixels"])
+    hectares = counts["object_area_m2"] / 10_000
+    total = seen * (
+        hectares / of_objects if of_objects else _pixel_area(mapped.grid, (0, int(mapped.grid.shape[0]))) / 10_000
+    )
+    areas = {value: hectares if value in objects else total - hectares for value, _, _ in mapped.classes}
+    shares = (Share(n, areas[v], areas[v] / total if total else 0.0, colour) for v, n, colour in mapped.classes)
     return Ground(tuple(shares), seen, total)
 
 

@@ -16,7 +16,6 @@ import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geoseg.audit import status
 from geoseg.changes.planned import BETWEEN
 from geoseg.errors import GeosegError
 from geoseg.io.zarr_maps import MAPS
@@ -30,6 +29,7 @@ from geoseg.view.facts import (
     date_of,
     flattened,
     ground_of,
+    ground_told,
     now,
     provenance_of,
     size_histogram,
@@ -87,7 +87,7 @@ class Entry:
 def entry_of(folder: Path) -> Entry:
     """What is told of a scene, from its item, its ledger, two columns and an overview. Raises `OutputError`."""
     mapped = Map.of(folder)
-    ground = ground_of(mapped, SAMPLED)
+    ground = ground_told(mapped) or ground_of(mapped, SAMPLED)
     table = pq.read_table(folder / "footprints.parquet", columns=["area_m2", "confidence"])
     rows, cols = (int(side) for side in mapped.grid.shape)
     valid = int(mapped.item["properties"].get("geoseg:counts", {}).get("valid_pixels", ground.seen))
@@ -139,6 +139,8 @@ def read_archive(
         observe("reading", count, len(folders))
     run = read_list(out) if (out / RUN).exists() else None
     if run is not None:
+        from geoseg.audit import status  # which knows all that maps
+
         listed, faults = status(out)
         done = {entry.name for entry in entries}
         others |= {each.id: (each.how, each.why or "") for each in listed if each.id not in done}

@@ -20,7 +20,7 @@ import numpy as np
 from geoseg.errors import OptionError, OutputError
 from geoseg.io.zarr_maps import MAPS
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
-from geoseg.view.facts import CONFIDENCE_FILE, LABEL_FILE, Map, classes_in, read_item, scene_below
+from geoseg.view.facts import CONFIDENCE_FILE, LABEL_FILE, MAP_FILES, Map, classes_in, read_item, scene_below
 from geoseg.view.pages import IN_ARCHIVE, TRANSITIONS_FILE, Pair, change_page, scene_page
 from geoseg.view.pictures import (
     Imagery,
@@ -175,7 +175,7 @@ class Site:
 
     def _web_layer(self, folder: str, name: str) -> Layer:
         mapped = self._scene_in(folder)
-        if mapped is not None and name in WEB_MAPS:
+        if mapped is not None and name in MAP_FILES:
             return Layer(map_source(mapped.folder, name), _web_colours(mapped, name))
         imagery = scene_below(mapped, roots=self._roots).imagery if mapped is not None and name == "scene" else None
         if imagery is None:
@@ -274,12 +274,9 @@ def web_maps_in(folder: Path) -> Iterator[tuple[str, str]]:
         yield path.stem, quote(f"{path.stem}.html")
 
 
-WEB_MAPS: Final = {"labels": LABEL_FILE, "confidence": CONFIDENCE_FILE}
-
-
 def map_source(folder: Path, name: str) -> Path:
     """Where a map is: its COG, or the array in the Zarr store."""
-    cog = folder / WEB_MAPS[name]
+    cog = folder / MAP_FILES[name]
     return cog if cog.exists() else folder / MAPS / name
 
 
