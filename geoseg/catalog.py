@@ -86,6 +86,11 @@ class Legend:
             msg = f"the background must be one of the {len(self.classes)} classes or null, got {self.background}"
             raise ValueError(msg)
 
+    @property
+    def has_several(self) -> bool:
+        """Whether several classes make objects, which then lie side by side."""
+        return sum(c.value != self.background for c in self.classes) > 1
+
     def name(self, value: int) -> str:
         """Name of a class by its value."""
         return self.classes[value].name

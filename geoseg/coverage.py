@@ -1,8 +1,8 @@
-"""Whether polygons that lie beside each other are a coverage: no overlaps, and the same vertices where they touch.
+"""Whether walls that are drawn anew still make a coverage: no overlaps, and the same vertices where polygons touch.
 
-`shapely.coverage_invalid_edges` tells the same, but indexes all neighbours of each polygon anew: where one polygon
-winds through a whole scene and touches all others, as ground does among houses and trees, it takes the product of their
-number and its size. Here each edge is looked at once.
+Walls that part polygons do so still if they meet at their common ends alone, go out from there in the order in which
+they did before, and each ring is walked the way round that it was. The first is asked edge by edge on tiles of the
+ground: what meets, meets on one of them, so the tiles make no difference, and memory has a bound.
 """
 
 from __future__ import annotations
@@ -13,148 +13,130 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from geoseg.runs import ragged
 
-__all__ = ["clashing"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from geoseg.walls import Lines
+
+__all__ = ["meeting", "twisted"]
 
 _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
 _Floats: TypeAlias = NDArray[np.float64]
 
-_TURN: Final = 2 * np.pi
-_AT_ONCE: Final = 1 << 15
-"""Edges that are held against all others in one go: what lies near them takes memory."""
+TILE: Final = 256
+"""Pixels that a tile is wide and high, the edges on which are held against each other in one go."""
 
-_SIDES: Final = 2  # of a wall
+_TURN: Final = 2 * np.pi
 _LEAST_ANGLE: Final = 1e-9  # radians: more than computing does
 
 
-def clashing(polygons: NDArray[np.object_], block: _Ints) -> _Bools:
-    """(n,): whether a polygon overlaps another of its block, or touches it where one of both has no vertex.
+def meeting(lines: Lines, node: _Ints, block: _Ints, asked: _Bools) -> _Ints:
+    """The vertices that begin edges which meet another of their block elsewhere than at a place of both.
 
-    The polygons are valid. Those of a block hang together by their sides, so that none can lie in another without being
-    across its outline, or on it, somewhere. Edges may meet at ends alone, and around each end the polygons' corners
-    have to lie beside each other.
+    `node` (lines, 2) numbers the places where lines begin and end, of which they may have some in common; no other
+    vertex is another one's place. Only edges of lines that are `asked` (lines,) are held against all others.
     """
-    wrong = np.zeros(len(polygons), np.bool_)
-    rings, polygon = shapely.get_rings(polygons, return_index=True)
-    xy, ring = shapely.get_coordinates(rings, return_index=True)
-    if not len(xy):
-        return wrong
-    owner = polygon[ring]
-    point = _numbers((block[owner], xy[:, 0], xy[:, 1]))
-    begin = np.flatnonzero(ring[1:] == ring[:-1])  # the last vertex of a ring begins no edge
-    wrong[owner[begin[_meets_elsewhere(xy, point, begin, owner, block)]]] = True
-    wrong[owner[begin[_overlaps_at_corner(xy, point, begin, owner, rings, ring)]]] = True
-    return wrong
+    found = [np.zeros(0, np.int64)]
+    many = int(node.max(initial=-1)) + 1  # from where on vertices have numbers that are no node's
+    for some, box in _on_tiles(lines, asked):
+        count = lines.count[some] - 1
+        row, k = ragged(count)
+        begin = lines.start[some][row] + k
+        ends = lines.xy[begin], lines.xy[begin + 1]
+        here = ((np.maximum(*ends) >= box[0]) & (np.minimum(*ends) <= box[1])).all(axis=1)
+        row, k, begin = row[here], k[here], begin[here]
+        line, is_last = some[row], k == count[row] - 1
+        first = np.where(k == 0, node[line, 0], many + begin)
+        place = np.stack([first, np.where(is_last, node[line, 1], many + begin + 1)], axis=1)
+        xy = np.stack([lines.xy[begin], lines.xy[begin + 1]], axis=1)
+        one, other = _meet(xy, place, block[line], asked[line])
+        found += [begin[one], begin[other]]
+    return np.unique(np.concatenate(found))
 
 
-def _numbers(columns: Sequence[NDArray[np.generic]]) -> _Ints:
-    """(n,): a number for each row, the same for equal ones."""
-    order = np.lexsort(columns)
-    differs = np.zeros(len(order), np.bool_)
-    for column in columns:
-        differs[1:] |= np.diff(column[order]) != 0
-    numbers = np.empty(len(order), np.int64)
-    numbers[order] = np.cumsum(differs)
-    return numbers
+def _on_tiles(lines: Lines, asked: _Bools) -> Iterator[tuple[_Ints, _Floats]]:
+    """The lines whose boxes meet each tile that those which are asked do; and its least and greatest corner."""
+    if not asked.any():
+        return
+    boxes = np.floor(lines.boxes() / TILE).astype(np.int64)
+    origin = boxes[:, :2].min(axis=0)
+    low, wide = boxes[:, :2] - origin, boxes[:, 2:] - boxes[:, :2] + 1
+    cols = int((low + wide)[:, 0].max())
+    line, k = ragged(wide.prod(axis=1))
+    down, along = np.divmod(k, wide[line, 0])
+    tile = (low[line, 1] + down) * cols + low[line, 0] + along
+    is_asked = np.zeros(int(tile.max()) + 1, np.bool_)
+    is_asked[tile[asked[line]]] = True
+    some = is_asked[tile]
+    line, tile = line[some], tile[some]
+    order = np.argsort(tile, kind="stable")
+    line, tile = line[order], tile[order]
+    starts = np.flatnonzero(np.diff(tile, prepend=-1))
+    for start, stop in zip(starts, np.append(starts[1:], len(tile)), strict=True):
+        corner = (np.array(divmod(int(tile[start]), cols)[::-1]) + origin) * float(TILE)
+        yield line[start:stop], np.stack([corner, corner + TILE])
 
 
-def _meets_elsewhere(xy: _Floats, point: _Ints, begin: _Ints, owner: _Ints, block: _Ints) -> _Bools:
-    """(edges,): whether an edge meets one of another polygon of its block elsewhere than at a vertex of both."""
-    place = np.empty(len(point), np.int64)
-    place[point] = np.arange(len(point))
-    ends = np.sort(np.column_stack([point[begin], point[begin + 1]]), axis=1)
-    number = _numbers((ends[:, 0], ends[:, 1]))
-    _, first = np.unique(number, return_index=True)  # of each edge that two polygons have, one
-    ends = place[ends[first]]
-    lowest, highest = np.full(len(first), len(xy)), np.full(len(first), -1)
-    np.minimum.at(lowest, number, owner[begin])
-    np.maximum.at(highest, number, owner[begin])
-    lines = shapely.linestrings(xy[ends])
-    tree, found = shapely.STRtree(lines), np.zeros(len(first), np.bool_)
-    for begins in range(0, len(lines), _AT_ONCE):
-        one, other = tree.query(lines[begins : begins + _AT_ONCE])
-        one += begins
-        asked = (one < other) & (block[lowest[one]] == block[lowest[other]])
-        # a valid polygon may meet itself
-        asked &= np.minimum(lowest[one], lowest[other]) < np.maximum(highest[one], highest[other])
-        one, other = one[asked], other[asked]
-        same = ends[one][:, :, np.newaxis] == ends[other][:, np.newaxis]
-        common: _Bools = np.any(same, axis=(1, 2))
-        meets = np.zeros(len(one), np.bool_)
-        meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
-        meets[common] = _go_one_way(xy, ends[one[common]], ends[other[common]], same[common])
-        found[one[meets]] = found[other[meets]] = True
-    return found[number]
+def _meet(xy: _Floats, place: _Ints, block: _Ints, asked: _Bools) -> tuple[_Ints, _Ints]:
+    """Pairs of edges (n, 2 ends, 2) of one block that meet elsewhere than at a place (n, 2 ends) of both."""
+    lines = shapely.linestrings(xy)
+    first = np.flatnonzero(asked)
+    one, other = shapely.STRtree(lines).query(lines[first])
+    one = first[one]
+    fresh = ((one < other) | ~asked[other]) & (block[one] == block[other])
+    one, other = one[fresh], other[fresh]
+    same = place[one][:, :, np.newaxis] == place[other][:, np.newaxis]
+    common: _Bools = np.any(same, axis=(1, 2))
+    meets = np.zeros(len(one), np.bool_)
+    meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
+    meets[common] = _go_one_way(xy[one[common]], xy[other[common]], same[common])
+    return one[meets], other[meets]
 
 
-def _go_one_way(xy: _Floats, one: _Ints, other: _Ints, same: _Bools) -> _Bools:
-    """(n,): whether two edges (n, 2 ends) that have the `same` end (n, 2, 2) go the same way from there."""
-    first, of_other = np.any(same, axis=2)[:, 0], np.any(same, axis=1)[:, 0]
-    corner = xy[np.where(first, one[:, 0], one[:, 1])]
-    way = xy[np.where(first, one[:, 1], one[:, 0])] - corner
-    along = xy[np.where(of_other, other[:, 1], other[:, 0])] - corner
+def _go_one_way(one: _Floats, other: _Floats, same: _Bools) -> _Bools:
+    """(n,): whether two edges (n, 2 ends, 2) that have the `same` end (n, 2, 2) go the same way from there."""
+    row = np.arange(len(one))
+    first, of_other = (np.argmax(np.any(same, axis=axis), axis=1) for axis in (2, 1))
+    # of two that have both ends in common the same one is to be looked at
+    of_other = np.where(same[row, first, of_other], of_other, 1 - of_other)
+    corner = one[row, first]
+    way, along = one[row, 1 - first] - corner, other[row, 1 - of_other] - corner
     way_too: _Bools = (way[:, 0] * along[:, 1] == way[:, 1] * along[:, 0]) & ((way * along).sum(axis=1) > 0)
     return way_too
 
 
-def _overlaps_at_corner(
-    xy: _Floats, point: _Ints, begin: _Ints, owner: _Ints, rings: NDArray[np.object_], ring: _Ints
-) -> _Bools:
-    """(edges,): whether the corner that an edge begins at overlaps that of another polygon there."""
-    first = np.flatnonzero(np.append(True, np.diff(ring[begin]) != 0))
-    is_shell = np.append(True, np.diff(owner[begin[first]]) != 0)
-    on_left = (shapely.is_ccw(rings) == is_shell)[ring[begin]]
-    before = np.arange(-1, len(begin) - 1)
-    before[first] = np.append(first[1:], len(begin)) - 1
-    found = np.zeros(len(begin), np.bool_)
-    chosen = np.flatnonzero(~_is_along_wall(point[begin], point[begin + 1], point[begin[before]], on_left))
-    if not len(chosen):
-        return found
-    on_left, end_of, begin = on_left[chosen], begin[before[chosen]], begin[chosen]
-    ways = xy[begin + 1] - xy[begin], xy[end_of] - xy[begin]
-    ahead, back = (np.arctan2(way[:, 1], way[:, 0]) for way in ways)
-    start, end = np.where(on_left, ahead, back), np.where(on_left, back, ahead)
-    # where a hole touches its outline, the polygon goes from where one ring lets it in to where another one ends it
-    here, who = (np.tile(each, 2) for each in (point[begin], owner[begin]))
-    angle = np.concatenate([start, end])
-    order = np.lexsort((angle, who, here))
-    behind = _next_around((here[order], who[order]))
-    width = np.empty(len(order))
-    width[order] = (angle[order[behind]] - angle[order]) % _TURN
-    here, width = here[: len(start)], width[: len(start)]
-    order = np.lexsort((start, here))
-    behind = _next_around((here[order],))
-    room = start[order[behind]] - start[order]
-    room[behind <= np.arange(len(order))] += _TURN
-    overlaps = width[order] > room + _LEAST_ANGLE
-    found[chosen[order[overlaps]]] = found[chosen[order[behind[overlaps]]]] = True
-    return found
+def twisted(exact: Lines, lines: Lines, node: _Ints, nodes: int, asked: _Bools) -> _Ints:
+    """The lines that go out from a place in another order than the exact ones do, or two of them the same way.
 
-
-def _is_along_wall(here: _Ints, ahead: _Ints, back: _Ints, on_left: _Bools) -> _Bools:
-    """(corners,): whether one has its point for itself, or with a single other one that walks there the other way.
-
-    Most do, and all is well there. `ahead` and `back` are the points next to each; `on_left`: where it has its inside.
+    `node` (lines, 2): see `meeting`; those from `nodes` on are of one line each. Places of lines that are `asked`
+    (lines,) are looked at.
     """
-    count = np.bincount(here)[here]
-    is_wall = count == _SIDES
-    for mine, theirs in ((ahead, back), (back, ahead), (on_left, on_left)):
-        # one's own and that of the other one, added up
-        is_wall &= np.bincount(here, mine)[here] == mine.astype(np.int64) + theirs
-    alone: _Bools = (count == 1) | is_wall
-    return alone
+    shared = node < nodes
+    is_asked = np.zeros(int(node.max(initial=-1)) + 1, np.bool_)
+    is_asked[node[asked]] = True
+    line, end = np.nonzero(shared & is_asked[node])
+    if not len(line):
+        return np.zeros(0, np.int64)
+    here = node[line, end]
+    before, now = (_angles(each, line, end) for each in (exact, lines))
+    order = np.lexsort((before, here))
+    here, now = here[order], now[order]
+    first = np.flatnonzero(np.diff(here, prepend=-1))
+    follower = np.arange(1, len(here) + 1)
+    follower[np.append(first[1:], len(here)) - 1] = first
+    turn = (now[follower] - now) % _TURN
+    turn[(turn < _LEAST_ANGLE) | (turn > _TURN - _LEAST_ANGLE)] = 2 * _TURN  # the same way
+    whole = np.add.reduceat(turn, first)
+    wrong = np.repeat(whole > 1.5 * _TURN, np.diff(np.append(first, len(here))))
+    return np.unique(line[order[wrong]])
 
 
-def _next_around(columns: Sequence[NDArray[np.generic]]) -> _Ints:
-    """(n,): of sorted rows, the one behind each that is equal in these columns, or else the first of its equals."""
-    ends = np.zeros(len(columns[0]), np.bool_)
-    for column in columns:
-        ends[:-1] |= np.diff(column) != 0
-    ends[-1:] = True
-    last = np.flatnonzero(ends)
-    behind = np.arange(1, len(ends) + 1)
-    behind[last] = np.append(0, last[:-1] + 1)
-    return behind
+def _angles(lines: Lines, line: _Ints, end: _Ints) -> _Floats:
+    """(n,): which way lines go out from their beginning (end 0) or their end (1), in radians."""
+    at = np.where(end == 0, lines.start[line], lines.start[line + 1] - 1)
+    way = lines.xy[np.where(end == 0, at + 1, at - 1)].astype(np.float64) - lines.xy[at]
+    angles: _Floats = np.arctan2(way[:, 1], way[:, 0])
+    return angles

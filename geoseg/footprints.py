@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ from geoseg.polygonise import Objects, Piece, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, WGS84, crs_of, ground_resolution
 from geoseg.regularise import FINEST_STEP, regularised, without_overlaps
 from geoseg.separate import Separation
-from geoseg.simplify import simplified, touching
+from geoseg.simplify import simplified
+from geoseg.walls import portions
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -45,6 +46,9 @@ SIMPLIFY_PIXELS = 1.0
 
 MOST_CUT = 0.1
 """Share of a regular building that may be cut where it would lie over a larger one; otherwise that one is cut."""
+
+MEASURED_AT_ONCE = 1 << 17
+"""Vertices of outlines: some 200 bytes of memory for each."""
 
 COLUMNS = (
     "id",
@@ -140,8 +144,7 @@ class Layer:
     @property
     def together(self) -> bool:
         """Whether outlines share walls that are shaped: several classes make objects, and lie side by side."""
-        classes = sum(c.value != self.legend.background for c in self.legend.classes)
-        return classes > 1 and not self.regularise and bool(self.simplify or self.smooth)
+        return self.legend.has_several and not self.regularise and bool(self.simplify or self.smooth)
 
     @property
     def apart(self) -> Separation | None:
@@ -219,8 +222,7 @@ def outline(
 def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
     """The footprints of windows that cover the scene once.
 
-    Where outlines are shaped together, memory follows the exact ones: 16 bytes for each vertex, some 60 for each side
-    of a pixel.
+    Where outlines are shaped together, memory follows the exact ones: some 40 bytes for each of their vertices.
     """
     found: list[dict[str, NDArray[Any]]] = []
 
@@ -232,7 +234,7 @@ def assemble(outlined: Iterable[Outlined], layer: Layer) -> gpd.GeoDataFrame:
     joined = join(seams(), (layer.geobox.shape[0], layer.geobox.shape[1]))
     if layer.together:
         objects, _ = layer.cleared(Objects.concatenate([*(Objects(**columns) for columns in found), joined]))
-        return frame_of(describe(replace(objects, block=touching(objects.geometry)), layer), layer)
+        return frame_of(describe(objects.as_one_block(), layer), layer)
     places = [np.column_stack([columns["row"], columns["col"]]) for columns in found]
     joined, _ = layer.cleared(joined, np.concatenate([np.zeros((0, 2), np.int64), *places]))
     with ThreadPoolExecutor(2) as pool:  # nothing else is left to do in a run, and other cores are idle
@@ -258,11 +260,14 @@ def describe(objects: Objects, layer: Layer) -> dict[str, NDArray[Any]]:
     else:
         shapes = simplified(objects.geometry, objects.block, layer.simplify, layer.smooth, layer.is_valid)
     world = to_world(shapes, layer.geobox)
+    del shapes
+    few = portions(shapely.get_num_coordinates(world), MEASURED_AT_ONCE)
+    measured = [shape_of(world[some], layer.geobox)[1] for some in few] or [shape_of(world, layer.geobox)[1]]
     return {
         "row": objects.first_row,
         "col": objects.first_col,
         "class": objects.label,
-        **shape_of(world, layer.geobox)[1],
+        **{name: np.concatenate([each[name] for each in measured]) for name in measured[0]},
         **(_certainty(objects) if layer.confident else {}),
         "touches_nodata": objects.touches_nodata,
         "touches_edge": objects.touches_edge,

@@ -95,6 +95,10 @@ class Objects(Parts):
     geometry: NDArray[np.object_]
     """Valid shapely Polygons in pixel corners, x = column and y = row, without collinear vertices."""
 
+    def as_one_block(self) -> Objects:
+        """The same, all of which may touch each other."""
+        return replace(self, block=np.zeros(len(self), np.int64))
+
 
 @dataclass(frozen=True, eq=False)
 class Vertices:

@@ -45,6 +45,11 @@ RAW = 8
 EXPORT_PER_PIXEL = 24
 """Bytes that outlining takes for each pixel of the windows that it looks at together."""
 
+SHAPED_PER_PIXEL = 8
+"""Bytes for each pixel of a scene whose polygons all touch, as those of land cover do: its outlines, and its layer.
+
+Of a dense town in six classes it was 5 (benchmarks/change.py --growth)."""
+
 KEPT_PER_PIXEL, KEPT_PER_SCORE, KEPT_IN_ZARR = 2.4, 0.8, 0.8
 """Bytes on the disk for each pixel of a scene, when it is complete: store and exports, what each auxiliary score adds,
 and what the maps as a Zarr store do. It is the most that real scenes of 0.9 to 392 million pixels took, dense towns
@@ -114,9 +119,19 @@ def memory_of(tiling: Tiling, model: ModelSpec, batch: int, lanes: int) -> int:
     strips = high * width * (4 * (len(model.bands) + 1) + RAW * len(model.bands))
     rows = 4 * CHUNK * cols * (2 + len(model.auxiliary))
     reading = 2 * CHUNK * tiling.shape[1] * len(model.bands) + (64 << 20)
+    shapes = SHAPED_PER_PIXEL * math.prod(tiling.shape) * model.legend.has_several
     export = CHUNK * (4 * tiling.shape[1] * (2 + len(model.auxiliary)) + 8 * CHUNK * EXPORT_PER_PIXEL)
     return int(
-        LIBRARIES + network + patches + sums + strips + rows + reading + export + WEIGHTS * model.weights.stat().st_size
+        LIBRARIES
+        + network
+        + patches
+        + sums
+        + strips
+        + rows
+        + reading
+        + export
+        + shapes
+        + WEIGHTS * model.weights.stat().st_size
     )
 
 

@@ -23,7 +23,6 @@ from geoseg.memory import no_collecting
 from geoseg.polygonise import Objects, join, polygonise
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, ground_resolution
 from geoseg.separate import Separation
-from geoseg.simplify import touching
 from geoseg.tiling import CHUNK
 from geoseg.window import Window
 
@@ -305,7 +304,7 @@ def _shaped(objects: Objects, layer: Layer) -> tuple[dict[str, NDArray[Any]], ND
         msg = "--regularise: is for the buildings of one class, these are of several; name it with --class"
         raise OptionError(msg)
     if len(np.unique(objects.label)) > 1 and (layer.simplify or layer.smooth):
-        objects = replace(objects, block=touching(objects.geometry))
+        objects = objects.as_one_block()
     return describe(objects, layer), filled
 
 

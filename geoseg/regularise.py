@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from geoseg.intersection import common_areas
 from geoseg.runs import connect
-from geoseg.simplify import Steps, by_portions, simplified
+from geoseg.simplify import simplified
+from geoseg.steps import Steps, by_portions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

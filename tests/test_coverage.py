@@ -1,127 +1,178 @@
-"""Coverages: what shapely tells of them is the oracle."""
+"""Walls that meet where they should not: what shapely tells of edges, and of coverages, is the oracle."""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import shapely
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from geoseg.coverage import clashing
+from geoseg import coverage
+from geoseg.coverage import meeting, twisted
 from geoseg.polygonise import polygonise_whole
-from geoseg.simplify import Walls, touching
+from geoseg.walls import Lines, Walls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@settings(max_examples=100, deadline=None)
-@example(seed=15545, size=20, blob=1, tolerance=1.0, moved=0.2, background=None)  # where holes touch their outlines
-@example(seed=844143155, size=16, blob=3, tolerance=2.0, moved=0.0, background=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    size=st.sampled_from([8, 16, 24]),
-    blob=st.sampled_from([1, 2, 3]),
-    tolerance=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
-    moved=st.sampled_from([0.0, 0.02, 0.2]),
-    background=st.sampled_from([0, None]),
-)
-def test_what_clashes_is_what_shapely_finds(
-    seed: int, size: int, blob: int, tolerance: float, moved: float, background: int | None
-) -> None:
-    """Walls of label maps with some vertices left out and some moved, without a look at what they meet then."""
+def mosaic(seed: int, size: int, blob: int, background: int | None) -> NDArray[np.object_]:
     rng = np.random.default_rng(seed)
     labels = ndimage.uniform_filter(rng.random((3, size, size)), (0, blob, blob)).argmax(axis=0).astype(np.uint8)
-    exact = polygonise_whole(labels, background=background).geometry
-    block = touching(exact)
+    return polygonise_whole(labels, background=background).geometry
+
+
+def drawn(
+    seed: int, size: int, blob: int, tolerance: float, moved: float, background: int | None
+) -> tuple[NDArray[np.object_], Walls, Lines]:
+    """Outlines, and their walls with some vertices left out and some moved, without a look at what they meet then."""
+    exact = mosaic(seed, size, blob, background)
+    assume(len(exact))
+    walls = Walls.of(exact, np.zeros(len(exact), np.int64))
+    lines = Lines.of(shapely.simplify(walls.exact.shapes(), tolerance, preserve_topology=False))
+    short = walls.too_short(lines.count)
+    lines = lines.with_others(short, walls.exact.select(short))
+    some = np.random.default_rng(seed).random((64, 64)) < moved  # of the pixels' corners: the same in all walls
+    return exact, walls, Lines(lines.xy + 0.25 * some[tuple(lines.xy.astype(int).T)][:, np.newaxis], lines.start)
+
+
+GIVEN = {
+    "seed": st.integers(0, 2**32 - 1),
+    "size": st.sampled_from([8, 16, 24]),
+    "blob": st.sampled_from([1, 2, 3]),
+    "tolerance": st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    "moved": st.sampled_from([0.0, 0.02, 0.2]),
+    "background": st.sampled_from([0, None]),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@example(how={"seed": 15545, "size": 16, "blob": 1, "tolerance": 1.0, "moved": 0.2, "background": None}, tile=5)
+@given(how=st.fixed_dictionaries(GIVEN), tile=st.sampled_from([1, 5, 256]))
+def test_edges_that_meet_are_those_that_shapely_finds(how: dict[str, Any], tile: int) -> None:
+    _, walls, lines = drawn(**how)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(coverage, "TILE", tile)
+        found = meeting(lines, walls.node, walls.block, np.ones(len(lines), np.bool_))
+    assert found.tolist() == slowly(lines, walls)
+
+
+def slowly(lines: Lines, walls: Walls) -> list[int]:
+    """The same, each edge held against each that GEOS says it meets."""
+    begin = np.delete(np.arange(len(lines.xy)), lines.start[1:] - 1)
+    name = np.arange(len(lines.xy)) + len(lines.xy) * 9
+    name[lines.start[:-1]], name[lines.start[1:] - 1] = walls.node.T
+    edges = shapely.linestrings(np.stack([lines.xy[begin], lines.xy[begin + 1]], axis=1))
+    found = set()
+    for i, j in shapely.STRtree(edges).query(edges, predicate="intersects").T:
+        common = {name[begin[i]], name[begin[i] + 1]} & {name[begin[j]], name[begin[j] + 1]}
+        both = shapely.intersection(edges[i], edges[j])
+        if i != j and not (common and both.geom_type == "Point"):
+            found |= {int(begin[i]), int(begin[j])}
+    return sorted(found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(how=st.fixed_dictionaries(GIVEN))
+def test_what_is_in_order_is_a_coverage(how: dict[str, Any]) -> None:
+    """And what is none is not in order."""
+    exact, walls, lines = drawn(**how)
+    every = np.ones(len(lines), np.bool_)
+    meets = meeting(lines, walls.node, walls.block, every)
+    twist = twisted(walls.exact, lines, walls.node, walls.nodes, every)
+    outlines, turned = walls.outlines(lines, np.arange(len(exact)))
+    valid = shapely.is_valid(outlines).all()
+    in_order = not (len(meets) or len(twist) or turned.any()) and valid
+    if in_order:
+        assert shapely.coverage_is_valid(outlines)
+    if valid and not shapely.coverage_is_valid(outlines):
+        assert len(meets) or len(twist)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), blob=st.sampled_from([1, 2, 3]), background=st.sampled_from([0, None]))
+def test_walls_make_the_outlines_again(seed: int, blob: int, background: int | None) -> None:
+    exact = mosaic(seed, 16, blob, background)
+    if not len(exact):
+        return
+    block = np.arange(len(exact)) % 2
     walls = Walls.of(exact, block)
-    lines = shapely.simplify(walls.lines, tolerance, preserve_topology=False)
-    short = walls.too_short(lines)
-    lines[short] = walls.lines[short]
-    some = rng.random((size + 1, size + 1)) < moved  # of the pixels' corners: the same in all outlines
-
-    def shift(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        shifted: NDArray[np.float64] = xy + 0.25 * some[tuple(xy.astype(int).T)][:, np.newaxis]
-        return shifted
-
-    outlines = shapely.transform(walls.outlines(lines), shift)
-    valid = shapely.is_valid(outlines)
-    outlines, block = outlines[valid], block[valid]
-    found = clashing(outlines, block)
-    told = np.zeros(len(outlines), np.bool_)
-    for each in np.unique(block):
-        told[block == each] = ~shapely.is_empty(shapely.coverage_invalid_edges(outlines[block == each]))
-    assert not (told & ~found).any()
-    # shapely tells sometimes only one of two, and none where they touch at a hole's corner
-    one, other = shapely.STRtree(outlines).query(outlines, predicate="intersects")
-    pairs = [(i, j) for i, j in zip(one, other, strict=True) if i < j and block[i] == block[j]]
-    by_hand = np.zeros(len(outlines), np.bool_)
-    for i, j in pairs:
-        if overlap_or_touch_aside(outlines[i], outlines[j]):
-            by_hand[[i, j]] = True
-    assert not (by_hand & ~found).any()
-    # a hole's corner on its own outline is a vertex for what fills the hole, and none for the edge that it is on
-    if not any(touches_itself_aside(each) for each in outlines):
-        np.testing.assert_array_equal(found, by_hand)
-
-
-def touches_itself_aside(polygon: shapely.Polygon) -> bool:
-    """Whether a ring of a polygon has a vertex on another one that has none there."""
-    rings = shapely.get_rings(polygon)
-    for one, other in itertools.permutations(rings, 2):
-        aside = np.unique(shapely.get_coordinates(one), axis=0)
-        aside = shapely.points(aside[~(aside[:, np.newaxis] == shapely.get_coordinates(other)).all(axis=2).any(axis=1)])
-        if shapely.intersects(aside, other).any():
-            return True
-    return False
-
-
-def overlap_or_touch_aside(one: shapely.Polygon, other: shapely.Polygon) -> bool:
-    """Whether two polygons share area, or a vertex of one is on the outline of the other but none of its vertices."""
-    if shapely.intersection(one, other).area > 1e-9:
-        return True
-    corners = [shapely.points(np.unique(shapely.get_coordinates(each), axis=0)) for each in (one, other)]
-    both = np.isin(shapely.to_wkb(corners[0]), shapely.to_wkb(corners[1]))
-    only_other = corners[1][~np.isin(shapely.to_wkb(corners[1]), shapely.to_wkb(corners[0]))]
-    return bool(
-        shapely.intersects(corners[0][~both], other.boundary).any()
-        or shapely.intersects(only_other, one.boundary).any()
+    outlines, turned = walls.outlines(walls.exact, np.arange(len(exact)))
+    assert shapely.equals(outlines, exact).all()
+    assert not turned.any()
+    sides = shapely.length(walls.exact.shapes()).sum()
+    assert sides == sum(
+        shapely.length(shapely.union_all(shapely.boundary(exact[block == b]))) for b in np.unique(block)
     )
+    for wall, (one, other) in enumerate(walls.node):
+        ends = walls.exact.xy[[walls.exact.start[wall], walls.exact.start[wall + 1] - 1]]
+        assert (one == other) == (ends[0] == ends[1]).all()
+    for which in itertools.islice(range(len(exact)), 5):
+        few, _ = walls.outlines(walls.exact, np.array([which]))
+        assert shapely.equals_exact(few[0], outlines[which])
+
+
+def test_a_ring_that_has_turned_round_is_told() -> None:
+    labels = np.zeros((4, 4), np.uint8)
+    labels[1, 1] = 1
+    exact = polygonise_whole(labels, background=None).geometry
+    walls = Walls.of(exact, np.zeros(2, np.int64))
+    assert len(walls.exact) == 2, "the inner one is a wall of both"
+    inner = np.flatnonzero(walls.exact.boxes()[:, 0] > 0)
+    mirrored = walls.exact.select(inner)
+    lines = walls.exact.with_others(inner, Lines(mirrored.xy[:, ::-1], mirrored.start))
+    outlines, turned = walls.outlines(lines, np.arange(2))
+    assert shapely.is_valid(outlines).all()
+    assert turned.tolist() == [True, True]
+    assert walls.outlines(walls.exact, np.arange(2))[1].tolist() == [False, False]
+
+
+STAR = [(0, 0), (1, 0), (0, 1), (-1, 0)]
 
 
 @pytest.mark.parametrize(
-    ("other", "clash"),
+    ("ends", "twist"),
     [
-        ([(2, 0), (4, 0), (4, 2), (2, 2), (3, 1)], False),
-        ([(2, 0), (4, 0), (4, 2), (2, 2), (1.5, 1)], True),  # across at vertices of both, where no edge is
-        ([(2, 0), (4, 0), (4, 2), (2, 2)], True),
-        ([(2, 0), (4, 0), (4, 2), (2, 2), (2.5, 1.5), (3, 1)], True),  # a vertex where the first one has none
-        ([(2, 2), (3, 1), (4, 2), (4, 4), (2, 4)], False),
-        ([(0, 2), (1, 2), (2, 2), (2, 4), (0, 4)], True),
-        ([(5, 0), (6, 0), (6, 1)], False),
+        ([(1, 0), (0, 1), (-1, 0)], False),
+        ([(2, 1), (1, 2), (-1, -1)], False),
+        ([(1, 1), (1, 0), (-1, 0)], True),  # the first two have changed places
+        ([(1, 1), (2, 2), (-1, 0)], True),  # one way
     ],
 )
-@pytest.mark.parametrize("turned", [False, True])
-def test_two_that_touch(other: list[tuple[float, float]], clash: bool, turned: bool) -> None:  # noqa: FBT001
-    one = shapely.Polygon([(0, 0), (2, 0), (3, 1), (2, 2), (0, 2)])
-    two = shapely.Polygon(other[::-1] if turned else other)
-    both = np.array([one, two], object)
-    assert (not shapely.coverage_is_valid(both)) == clash, "the example is what it says"
-    assert clashing(both, np.zeros(2, np.int64)).tolist() == [clash, clash]
-    assert not clashing(both, np.arange(2)).any(), "blocks have nothing to do with each other"
+def test_walls_leave_a_place_in_their_order(ends: list[tuple[int, int]], *, twist: bool) -> None:
+    exact, now = (
+        Lines(np.array([xy for end in some for xy in ((0, 0), end)]), np.arange(0, 7, 2)) for some in (STAR[1:], ends)
+    )
+    node = np.array([[0, 1], [0, 2], [0, 3]])
+    assert twisted(exact, now, node, 1, np.ones(3, np.bool_)).tolist() == ([0, 1, 2] if twist else [])
+    assert not len(twisted(exact, now, node, 1, np.zeros(3, np.bool_)))
+    assert twisted(exact, now, node, 1, np.array([True, False, False])).tolist() == ([0, 1, 2] if twist else [])
 
 
-def test_holes_that_touch_their_outline_are_in_order() -> None:
-    ring, hole = [(0, 0), (4, 0), (4, 4), (0, 4)], [(0, 0), (1, 2), (2, 1)]
-    both = np.array([shapely.Polygon(ring, [hole]), shapely.Polygon(hole)], object)
-    assert shapely.coverage_is_valid(both)
-    assert not clashing(both, np.zeros(2, np.int64)).any()
-    on_an_edge = np.array([shapely.Polygon(ring, [[(0, 2), (1, 2), (1, 1)]])], object)
-    assert on_an_edge[0].is_valid
-    assert not clashing(on_an_edge, np.zeros(1, np.int64)).any()
-    assert not len(clashing(np.zeros(0, object), np.zeros(0, np.int64)))
+@pytest.mark.parametrize(
+    ("one", "other", "meets"),
+    [
+        ([(0, 0), (2, 0)], [(1, -1), (1, 1)], True),
+        ([(0, 0), (2, 0)], [(1, 0), (1, 1)], True),  # at a vertex of one
+        ([(0, 0), (2, 0), (2, 2)], [(4, 0), (2, 0), (4, 2)], True),  # at a vertex of both that is no end
+        ([(0, 0), (2, 0)], [(0, 0), (1, 1)], False),
+        ([(0, 0), (2, 0)], [(0, 0), (1, 0)], True),  # one way from the same place
+        ([(0, 0), (2, 0)], [(2, 0), (0, 0)], True),  # between the same places
+        ([(0, 0), (2, 0)], [(2, 0), (1, 1), (0, 0)], False),
+        ([(0, 0), (2, 0)], [(0, 1), (2, 1)], False),
+    ],
+)
+def test_two_walls(one: list[tuple[int, int]], other: list[tuple[int, int]], *, meets: bool) -> None:
+    lines = Lines(np.array(one + other, float), np.cumsum([0, len(one), len(other)]))
+    places = {xy: number for number, xy in enumerate((one[0], one[-1]))}
+    node = np.array([[0, 1], [places.get(other[0], 2), places.get(other[-1], 3)]])
+    every = np.ones(2, np.bool_)
+    assert bool(len(meeting(lines, node, np.zeros(2, np.int64), every))) == meets
+    assert bool(len(meeting(lines, node, np.zeros(2, np.int64), np.array([False, True])))) == meets
+    assert not len(meeting(lines, node, np.arange(2), every)), "blocks have nothing to do with each other"
+    assert not len(meeting(lines, node, np.zeros(2, np.int64), ~every))

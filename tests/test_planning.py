@@ -137,6 +137,18 @@ def test_the_bound_is_above_what_was_measured() -> None:
     assert 2.2e9 < memory_of(BANEPA, find_model("buildings", None), 1, 2) < 3.2e9
 
 
+def test_land_cover_takes_memory_for_each_pixel() -> None:
+    """Its polygons all touch; those of buildings do not."""
+    small, large = (Tiling((side, side), (512, 512), (384, 384), (side, side)) for side in (3072, 6144))
+    growth = {}
+    for product in ("landcover", "buildings"):
+        model = find_model(product, None)
+        tile = replace(large, tile=small.tile)
+        growth[product] = memory_of(tile, model, 1, 1) - memory_of(replace(tile, shape=(3072, 6144)), model, 1, 1)
+    assert growth["landcover"] == 8 * 3072 * 6144
+    assert growth["buildings"] == 0
+
+
 def test_banepa_can_be_mapped_by_workers_of_two_gigabytes() -> None:
     """A worker was seen to hold 1.7 GB with such tiles (benchmarks/scaling.py)."""
     model = find_model("buildings", None)

@@ -294,7 +294,7 @@ def test_company_and_order_have_no_say(seed: int, at_once: int) -> None:
         assert shapely.to_wkb(alone).tolist() == shapely.to_wkb(together[mine]).tolist()
         assert done_alone.tolist() == done[mine].tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geoseg.simplify.SIDES_AT_ONCE", at_once)
+        patch.setattr("geoseg.steps.SIDES_AT_ONCE", at_once)
         assert shapely.to_wkb(drawn(objects)[0]).tolist() == shapely.to_wkb(together).tolist()
 
 

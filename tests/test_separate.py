@@ -20,13 +20,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from test_polygonise import assert_identical, covers, random_confidence
 
-from geoseg import simplify
 from geoseg.catalog import Legend, LegendClass
 from geoseg.footprints import GroundSeparation, Layer, footprints
 from geoseg.polygonise import Objects, Piece, join, polygonise, polygonise_whole
 from geoseg.raster import NODATA
 from geoseg.separate import Edges, Separation, forest
-from geoseg.simplify import simplified, touching
+from geoseg.simplify import simplified
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -317,56 +316,6 @@ def test_walls_stay_shared(seed: int, size: int, tolerance: float) -> None:
         assert shapely.is_ccw(after.exterior) == shapely.is_ccw(before.exterior)
 
 
-def test_holes_step_back_as_if_all_of_an_outline_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes GEOS minutes for the outline of a wood: the oracle is asked about small ones."""
-    original, told = simplify._is_near, []
-
-    def watched(exact: Any, was: Any, now: Any, tolerance: float) -> bool:
-        before, now_apart = (
-            shapely.hausdorff_distance(exact.boundary, each.boundary, densify=0.1) for each in (was, now)
-        )
-        told.append((original(exact, was, now, tolerance), now_apart <= max(tolerance, before) + 1e-9))
-        return told[-1][0]
-
-    monkeypatch.setattr(simplify, "_is_near", watched)
-    for seed in range(12):
-        noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((3, 60, 60)), (0, 1, 1))
-        objects = polygonise_whole(noise.argmax(axis=0).astype(np.uint8), background=seed % 2 or None)
-        for tolerance in (0.3, 0.5, 1.0, 2.0):
-            simplified(objects.geometry, touching(objects.geometry), tolerance)
-    found = [mine for mine, _ in told]
-    assert found == [oracle for _, oracle in told]
-    assert (sum(found) > 500, found.count(False) > 5) == (True, True), (len(found), found.count(False))
-
-
-BENT = [(0, 0), (3, 0), (3, -0.95), (7, -0.95), (7, 0), (10, 0), (10, 9), (0, 9)]
-BESIDE = [(3.5, 0.5), (3.5, 0.9), (6.5, 0.9), (6.5, 0.5)]
-POINTED = [(0, 0), (4.9, 0), (5, 0), (5.1, 0), (10, 0), (10, 9), (0, 9)]
-HOLE = [(4, 2), (4, 6), (6, 6), (6, 2)]
-
-
-@pytest.mark.parametrize(
-    ("exact", "was", "to", "tolerance", "near"),
-    [
-        ((BENT, [BESIDE]), [(0, 0), (5, 0), (10, 0), (10, 9), (0, 9)], (5, 0.06), 1.0, False),  # from a side's middle
-        ((BENT, [BESIDE]), [(0, 0), (5, 0), (10, 0), (10, 9), (0, 9)], (5, 0.04), 1.0, True),
-        ((POINTED,), POINTED, (5, 3), 1.0, False),  # the new vertex is far from what was, which is near the new outline
-        ((POINTED,), POINTED, (5, 0.9), 1.0, True),
-        ((POINTED, [HOLE]), POINTED, (5, 0.2), 2.5, True),  # a hole that has vanished may stay as far away
-    ],
-)
-def test_how_far_an_outline_is_where_a_vertex_has_moved(
-    exact: tuple[Any, ...], was: list[Any], to: tuple[float, float], tolerance: float, *, near: bool
-) -> None:
-    before, now = (shapely.Polygon([to if moves and xy == (5, 0) else xy for xy in was]) for moves in (False, True))
-    assert simplify._is_near(shapely.Polygon(*exact), before, now, tolerance) == near
-    one, other = (
-        shapely.hausdorff_distance(shapely.Polygon(*exact).boundary, each.boundary, densify=0.1)
-        for each in (before, now)
-    )
-    assert (other <= max(tolerance, one)) == near  # as GEOS has it
-
-
 @settings(max_examples=20)
 @example(8794, 1.0)  # where a strip of background one pixel wide would close between two objects
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 2.0]))
@@ -379,29 +328,6 @@ def test_a_block_is_simplified_for_itself(seed: int, tolerance: float) -> None:
         alone = simplified(objects.geometry[mine], objects.block[mine], tolerance)
         assert shapely.to_wkb(alone).tolist() == shapely.to_wkb(together[mine]).tolist()
         assert shapely.coverage_is_valid(alone)
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 40, 300]))
-def test_how_many_are_simplified_at_once_does_not_matter(seed: int, sides: int) -> None:
-    """And no more are than are asked for, unless one block is larger."""
-    labels, score = hills((40, 50), seed)
-    objects = polygonise_whole(labels, score=score, separation=Separation(0.6))
-    _, number = np.unique(objects.block, return_inverse=True)
-    largest = np.bincount(number, shapely.length(objects.geometry)).max()
-    at_once: list[float] = []
-    original = simplify.simplified_together
-
-    def watched(polygons: Any, *more: Any) -> Any:
-        at_once.append(float(shapely.length(polygons).sum()))
-        return original(polygons, *more)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(simplify, "SIDES_AT_ONCE", sides)
-        patched.setattr(simplify, "simplified_together", watched)
-        few = simplified(objects.geometry, objects.block, 1.0)
-    assert shapely.to_wkb(few).tolist() == shapely.to_wkb(simplified(objects.geometry, objects.block, 1.0)).tolist()
-    assert max(at_once, default=0) <= sides + largest
 
 
 def test_a_wall_is_straight_and_is_the_same_for_both() -> None:
