@@ -45,7 +45,7 @@ from geoseg.jobs import read_job
 from geoseg.memory import keep_freed_memory
 from geoseg.models.backends import NAMES, TORCH
 from geoseg.models.weights import choose_device, load_predict
-from geoseg.pipeline import patch_on_scene
+from geoseg.planned import patch_on_scene
 from geoseg.polygonise import polygonise_whole
 from geoseg.predict import Decision, Engine, default_batch, default_lanes
 from geoseg.raster import NODATA, Band, Raster

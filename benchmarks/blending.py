@@ -27,7 +27,7 @@ from geoseg.evaluation.boundaries import Ruler, boundary_counts, boundary_scores
 from geoseg.memory import keep_freed_memory
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.overlap import Comparison, Zones, windows_of
-from geoseg.pipeline import patch_on_scene
+from geoseg.planned import patch_on_scene
 from geoseg.predict import Decision, Engine, Lanes, default_lanes
 from geoseg.tiling import Tiling
 from geoseg.window import Window

@@ -32,7 +32,8 @@ import torch
 
 from geoseg.memory import keep_freed_memory
 from geoseg.models.weights import NetworkPredict, choose_device, load_network, load_predict
-from geoseg.pipeline import Plan, SegmentJob, plan, run
+from geoseg.pipeline import run
+from geoseg.planned import Plan, SegmentJob, plan
 from geoseg.predict import default_lanes
 from geoseg.window import Window
 

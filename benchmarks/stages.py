@@ -35,7 +35,7 @@ from geoseg.labelling import Between, label
 from geoseg.memory import keep_freed_memory
 from geoseg.models.rewrites import PackedLinear
 from geoseg.models.weights import load_predict
-from geoseg.pipeline import Plan, SegmentJob, look
+from geoseg.planned import Plan, SegmentJob, look
 from geoseg.polygonise import polygonise_whole
 from geoseg.raster import Band
 from geoseg.tiling import CHUNK, taper

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from geoseg.archive import ArchivePlan, SceneEntry
     from geoseg.export import Observer
-    from geoseg.pipeline import Plan
+    from geoseg.planned import Plan
 
 How: TypeAlias = Literal["complete", "under way", "failed", "waiting"]
 

@@ -30,7 +30,7 @@ from scipy import ndimage
 from geoseg.catalog import bundled_models, find_model
 from geoseg.errors import OptionError, SceneError
 from geoseg.models.backends import TORCH
-from geoseg.pipeline import SegmentJob, check_machine, look, patch_on_scene
+from geoseg.planned import SegmentJob, check_machine, look, patch_on_scene
 from geoseg.raster import NODATA, Raster
 from geoseg.tiling import Tiling
 from geoseg.window import Window

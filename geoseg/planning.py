@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from geoseg.catalog import ModelSpec
-    from geoseg.pipeline import Plan, Predictor
+    from geoseg.pipeline import Predictor
+    from geoseg.planned import Plan
     from geoseg.raster import Band
 
 LIBRARIES = 1.0e9

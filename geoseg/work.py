@@ -39,18 +39,16 @@ from geoseg.memory import Tidying
 from geoseg.models.backends import TORCH
 from geoseg.pipeline import (
     Machine,
-    Plan,
     Predictor,
-    SegmentJob,
     complete,
     exports_of,
     failed_entry,
     fastest,
     layer_of,
     machine_of,
-    parameters_by,
     tile_entry,
 )
+from geoseg.planned import Plan, SegmentJob, parameters_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -19,7 +19,7 @@ import geoseg
 from geoseg.errors import InputError, OptionError, OutputError, SceneError
 from geoseg.io import array_scenes
 from geoseg.io.scenes import open_scene, open_source, survey
-from geoseg.pipeline import SegmentJob, plan
+from geoseg.planned import SegmentJob, plan
 from geoseg.window import Window
 from geoseg.work import SceneOrder
 

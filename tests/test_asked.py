@@ -25,7 +25,7 @@ from geoseg.cli import cli
 from geoseg.errors import GeosegError, OptionError, OutputError, SceneError
 from geoseg.io.masks import in_full
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.pipeline import SegmentJob, look, plan
+from geoseg.planned import SegmentJob, look, plan
 from geoseg.window import Window
 from geoseg.work import SceneOrder
 

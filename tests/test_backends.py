@@ -33,8 +33,8 @@ from geoseg.models.backends import AUTO, BACKENDS, TORCH, TORCH_BF16, check_back
 from geoseg.models.other_networks import OtherNetwork, noise_of
 from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, in_bfloat16
 from geoseg.models.weights import NetworkPredict, load_predict
-from geoseg.pipeline import SegmentJob, plan
 from geoseg.pipeline import run as carry_out
+from geoseg.planned import SegmentJob, plan
 from geoseg.tiling import Tiling
 
 if TYPE_CHECKING:

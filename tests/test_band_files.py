@@ -24,7 +24,7 @@ from geoseg.errors import SceneError
 from geoseg.io.band_names import is_pairs, join_pairs, split_pairs
 from geoseg.io.remote import differs, is_gone, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.pipeline import SegmentJob, look
+from geoseg.planned import SegmentJob, look
 from geoseg.raster import Raster
 from geoseg.window import Window
 

@@ -21,7 +21,7 @@ from geoseg.archive import plan_archive, run_archive
 from geoseg.changes.many import Comparison, PairEntry, SeriesOrder, compare_pair, plan_pairs
 from geoseg.errors import OutputError
 from geoseg.globe import outline_of
-from geoseg.pipeline import SegmentJob
+from geoseg.planned import SegmentJob
 
 if TYPE_CHECKING:
     from pathlib import Path

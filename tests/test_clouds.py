@@ -24,7 +24,8 @@ from geoseg.io.clouds import clouds_of, write_clouds
 from geoseg.io.mosaics import written
 from geoseg.io.scenes import open_scene, open_source
 from geoseg.io.store import entries_of
-from geoseg.pipeline import SegmentJob, begin, plan
+from geoseg.pipeline import begin
+from geoseg.planned import SegmentJob, plan
 from geoseg.window import Window
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from geoseg.io import grids
 from geoseg.io.grids import on_grid
 from geoseg.io.resampling import CELL, Route
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.pipeline import SegmentJob, plan
+from geoseg.planned import SegmentJob, plan
 from geoseg.planning import estimate
 from geoseg.window import Window
 

@@ -24,7 +24,7 @@ from geoseg.io import grids
 from geoseg.io.mosaics import is_mosaic, read_from, written
 from geoseg.io.remote import differs, state_of_scene
 from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open_source
-from geoseg.pipeline import SegmentJob, plan
+from geoseg.planned import SegmentJob, plan
 from geoseg.window import Window
 from geoseg.work import SceneOrder
 

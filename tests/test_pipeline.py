@@ -37,7 +37,8 @@ from geoseg.cli import cli
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.io.layers import read_layer
 from geoseg.io.store import LEDGER
-from geoseg.pipeline import Result, SegmentJob, patch_on_scene, plan
+from geoseg.pipeline import Result
+from geoseg.planned import SegmentJob, patch_on_scene, plan
 from geoseg.polygons import Shaping, trace
 from geoseg.tiling import CHUNK, Tiling
 

@@ -11,7 +11,7 @@ from geoseg.duplicates import Merge  # noqa: TC001  # pydantic wants it at run t
 from geoseg.io.layers import layers_of
 from geoseg.io.masks import in_full
 from geoseg.jobs import Strict
-from geoseg.pipeline import SegmentJob
+from geoseg.planned import SegmentJob
 from geoseg.selection import Scenes  # noqa: TC001
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from geoseg.io.scenes import scene_of
 from geoseg.io.store import job_of
 from geoseg.merge import check_background
 from geoseg.models.backends import AUTO
-from geoseg.pipeline import Predictor, SegmentJob, check_machine, is_complete, look
+from geoseg.pipeline import Predictor
+from geoseg.planned import SegmentJob, check_machine, is_complete, look
 from geoseg.planning import Estimate, estimate, fitting_tile, memory_here, read_bytes, seconds_per_pass, tile_for_many
 from geoseg.selection import Narrowing, narrowing, select, unique
 from geoseg.work import SceneOrder
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from geoseg.agreement import Crew
     from geoseg.archive.job import RunJob
     from geoseg.catalog import ModelSpec
-    from geoseg.pipeline import Plan
+    from geoseg.planned import Plan
     from geoseg.selection import Mosaic
     from geoseg.tiling import Tiling
 

@@ -17,7 +17,8 @@ from geoseg.changes.many import PairEntry, PairOutcome, compare_pair
 from geoseg.errors import OutputError, reason_of
 from geoseg.io.store import entries_of
 from geoseg.merge import Merged, merge_results
-from geoseg.pipeline import Predictor, check_output, run
+from geoseg.pipeline import Predictor, run
+from geoseg.planned import check_output
 from geoseg.records import Failure, Listed, alone_in, write_changes, write_collection, write_failures, write_list
 from geoseg.work import remove_torn
 

@@ -25,7 +25,8 @@ from geoseg.io.scenes import as_asked, estimate_stretch, open_scene, open_source
 from geoseg.io.stacks import stacked
 from geoseg.io.store import cannot_write
 from geoseg.io.vectors import write_geojson
-from geoseg.pipeline import Plan, Result, asked_by, plan, run
+from geoseg.pipeline import Result, run
+from geoseg.planned import Plan, asked_by, plan
 from geoseg.records import join_changes, set_interval, write_json
 from geoseg.window import Window
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from geoseg.catalog import ModelSpec, Scene
     from geoseg.export import Observer
     from geoseg.io.pixels import SceneSource
-    from geoseg.pipeline import SegmentJob
+    from geoseg.planned import SegmentJob
 
 COG: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
 ASSETS: Final = {

@@ -35,7 +35,7 @@ from geoseg.io.geoparquet import write_parquet
 from geoseg.io.scenes import open_scene
 from geoseg.io.store import cannot_write, job_of
 from geoseg.io.vectors import write_geojson
-from geoseg.pipeline import fingerprint
+from geoseg.planned import fingerprint
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, crs_of
 from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
 from geoseg.window import Window

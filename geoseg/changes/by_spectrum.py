@@ -35,7 +35,7 @@ from geoseg.io.pixels import SceneSource, Stretch
 from geoseg.io.scenes import as_asked, open_scene, open_source
 from geoseg.io.stacks import stacked
 from geoseg.io.vectors import read_aoi, write_geojson
-from geoseg.pipeline import asked_by, check_output, fingerprint
+from geoseg.planned import asked_by, check_output, fingerprint
 from geoseg.raster import NODATA
 from geoseg.records import join_changes, set_interval, write_json
 from geoseg.window import Window
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from geoseg.changes.indices import Index
     from geoseg.changes.planned import ChangeJob
     from geoseg.io.clouds import Clouds
-    from geoseg.pipeline import SegmentJob
+    from geoseg.planned import SegmentJob
 
 SPECTRAL: Final = "spectral"
 """The product that needs no model."""

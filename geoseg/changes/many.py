@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from geoseg.catalog import ModelSpec, Scene
     from geoseg.changes.alignment import Measured
-    from geoseg.pipeline import SegmentJob
+    from geoseg.planned import SegmentJob
     from geoseg.work import SceneOrder
 
 log = logging.getLogger("geoseg")

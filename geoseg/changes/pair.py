@@ -33,7 +33,7 @@ from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_chan
 from geoseg.errors import SceneError
 from geoseg.io.store import cannot_write
 from geoseg.memory import give_back_freed_memory
-from geoseg.pipeline import Plan, Predictor, Result, machine_of, run
+from geoseg.pipeline import Predictor, Result, machine_of, run
 from geoseg.raster import NODATA, crs_of
 from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from geoseg.catalog import Scene
     from geoseg.changes.planned import ChangeJob
     from geoseg.export import Observer
+    from geoseg.planned import Plan
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from geoseg.io.grids import asked_of
 from geoseg.io.pixels import Stretch
 from geoseg.io.store import cannot_write
 from geoseg.io.vectors import read_polygons
-from geoseg.pipeline import Plan, SegmentJob, checked, look
+from geoseg.planned import Plan, SegmentJob, checked, look
 
 if TYPE_CHECKING:
     import datetime as dt

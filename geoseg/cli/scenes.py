@@ -270,7 +270,8 @@ def segment(scene: str, product: str, verbose: int, **options: Any) -> None:
     """
     start_log(verbose)
     from geoseg.io.layers import layers_of
-    from geoseg.pipeline import Result, SegmentJob, plan, run
+    from geoseg.pipeline import Result, run
+    from geoseg.planned import SegmentJob, plan
 
     planned = plan(SegmentJob(scene, product, **options))
     if planned.complete:

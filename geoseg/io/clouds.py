@@ -278,7 +278,6 @@ def _classes(
 
     source = open_source(clouds.scene, clouds.bands)
     rows, cols = seen.shape
-    from scipy.signal.windows import tukey  # which brings all of scipy.signal
 
     taper = tukey(PATCH, SHARE * 2)
     weight = np.outer(taper, taper)
