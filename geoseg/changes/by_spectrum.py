@@ -25,6 +25,7 @@ from geoseg.changes.by_class import AREA_UNIT, pixel_areas
 from geoseg.changes.ground import CACHED, SAMPLE, around, on, sample, seen_by_both, window_on
 from geoseg.changes.indices import INDICES, SAME, UNITS, IndexScales, Quantities, signed, unsigned
 from geoseg.changes.planned import BETWEEN, begun, check_order, no_ground, reach_of
+from geoseg.changes.variates import VariateScales
 from geoseg.errors import OptionError, SceneError
 from geoseg.export import AT_ONCE, Count, Observer
 from geoseg.footprints import Layer, Outlined, assemble, in_pixels, outline
@@ -119,6 +120,12 @@ class SpectralPlan:
         return reach_of(self.tolerance, self.after.scene)
 
 
+def _method(job: ChangeJob) -> str:
+    if job.mad:
+        return "multivariate alteration detection"
+    return "change vector analysis" if job.index is None else f"difference of {job.index}"
+
+
 def _raster(index: str | None) -> str:
     return "magnitude.tif" if index is None else "difference.tif"
 
@@ -147,7 +154,7 @@ def look_at_spectra(job: ChangeJob, before: Scene, after: Scene) -> SpectralPlan
     pixel = max(*read[0].source.scene.ground_resolution, *read[1].source.scene.ground_resolution)
     tolerance = round(pixel, 3) if job.tolerance is None else job.tolerance
     parameters = {
-        "method": "change vector analysis" if job.index is None else f"difference of {job.index}",
+        "method": _method(job),
         "bands": list(names),
         **{when: one.parameters for when, one in zip(("before", "after"), read, strict=True)},
         "aoi": None if job.after.aoi is None else sha256_of(Path(job.after.aoi)),
@@ -342,13 +349,15 @@ class _Pair:
         """Pixels."""
         return math.prod(self.grid.shape)
 
-    def _scales(self, planned: SpectralPlan, shift: tuple[float, float]) -> spectral.Scales | IndexScales:
+    def _scales(self, planned: SpectralPlan, shift: tuple[float, float]) -> spectral.Scales | VariateScales | IndexScales:
         """Of a sample of the ground in common."""
         one, other = sample(planned.before, planned.after, planned.overlap, shift)
         seen = one.valid & other.valid
         if not seen.any():
             raise seen_by_both(*planned.scenes)
         values = one.values.astype(np.uint8), other.values.astype(np.uint8)
+        if planned.job.mad:
+            return VariateScales.of(*values, seen)
         if planned.job.index is None:
             return spectral.scales_of(*values, seen)
         return IndexScales.of((Quantities.of(planned.before), Quantities.of(planned.after)), *values, seen)
@@ -442,6 +451,7 @@ def _summary(planned: SpectralPlan, measured: Measured, pair: _Pair, cut: _Cut, 
     return {
         "product": SPECTRAL,
         **({} if planned.job.index is None else {"index": planned.job.index}),
+        "method": planned.parameters["method"],
         "bands": list(planned.names),
         **{
             when: {"scene": s.id, "datetime": s.taken and s.taken.isoformat().replace("+00:00", "Z")}

@@ -79,6 +79,8 @@ class ChangeJob:
     """Without a model: how the threshold is found from which on a pixel has changed, or what it is."""
     index: Index | None = None
     """Without a model: the spectral index whose difference is looked at; None: the vectors of all bands."""
+    mad: bool = False
+    """Without a model: whether the vectors are of canonical variates of the bands (multivariate alteration detection)."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing. Raises `OptionError`."""
@@ -90,6 +92,9 @@ class ChangeJob:
             raise OptionError(msg)
         if self.index is not None and self.index not in INDICES:
             msg = f"--index {self.index}: is one of {', '.join(INDICES)}"
+            raise OptionError(msg)
+        if self.mad and self.index is not None:
+            msg = f"--mad: is of all bands, and --index {self.index} of two of them; leave one of both out"
             raise OptionError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"
@@ -251,11 +256,10 @@ def check_order(job: ChangeJob, one: Scene, other: Scene) -> None:
 def _check_product(job: ChangeJob, after: Plan, reach: tuple[int, int]) -> None:
     """Refuse what one of the two kinds of comparison has no use for."""
     legend = after.model.legend
-    if job.index is not None:
-        msg = (
-            f"--index {job.index}: is of the bands of scenes (PRODUCT spectral), and maps of {after.model.product} are "
-        )
-        raise OptionError(msg + "compared; leave it out")
+    if job.index is not None or job.mad:
+        given = "--mad" if job.mad else f"--index {job.index}"
+        msg = f"{given}: is of the bands of scenes (PRODUCT spectral), and maps of {after.model.product} are compared; "
+        raise OptionError(msg + "leave it out")
     if legend.background is None and job.zones is not None:
         msg = f"--zones {job.zones}: counts objects, and {after.model.product} has none; leave it out"
         raise OptionError(msg)
