@@ -159,6 +159,7 @@ def look_at_spectra(job: ChangeJob, before: Scene, after: Scene) -> SpectralPlan
         **{when: one.parameters for when, one in zip(("before", "after"), read, strict=True)},
         "aoi": None if job.after.aoi is None else sha256_of(Path(job.after.aoi)),
         "tolerance": tolerance,
+        "around": job.around,
         "align": job.align,
         "cut": job.cut,
         "min_area": job.after.min_area,
@@ -338,6 +339,7 @@ class _Pair:
 
     def __init__(self, planned: SpectralPlan, shift: tuple[float, float]) -> None:
         self.grid, self._reach, self._index = planned.after.scene.geobox, planned.reach, planned.job.index
+        self._around = reach_of(planned.job.around, planned.after.scene)
         rows, cols = shift
         elsewhere = GeoBox(self.grid.shape, self.grid.affine @ Affine.translation(-cols, -rows), self.grid.crs)
         self._sources = on(planned.before, elsewhere if any(shift) else self.grid), on(planned.after, self.grid)
@@ -349,7 +351,9 @@ class _Pair:
         """Pixels."""
         return math.prod(self.grid.shape)
 
-    def _scales(self, planned: SpectralPlan, shift: tuple[float, float]) -> spectral.Scales | VariateScales | IndexScales:
+    def _scales(
+        self, planned: SpectralPlan, shift: tuple[float, float]
+    ) -> spectral.Scales | VariateScales | IndexScales:
         """Of a sample of the ground in common."""
         one, other = sample(planned.before, planned.after, planned.overlap, shift)
         seen = one.valid & other.valid
@@ -366,11 +370,13 @@ class _Pair:
         self, progress: Callable[[int], None], most: tuple[int, int] = AT_ONCE
     ) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         """Windows that cover the grid, and the magnitude of change in each; of an index, the difference."""
-        margin = self._reach[0] + 1, self._reach[1] + 1
+        margin = self._reach[0] + self._around[0] + 1, self._reach[1] + self._around[1] + 1
         for window in Window.of_shape((int(self.grid.shape[0]), int(self.grid.shape[1]))).blocks(most):
             one, other = (source.read(around(window, margin)) for source in self._sources)
             pair = self.scales.normalised(one.values.astype(np.uint8), other.values.astype(np.uint8))
             codes = spectral.magnitudes(*pair, one.valid, other.valid, self._reach)
+            if any(self._around):
+                codes = spectral.mean_around(codes, self._around)
             if self._index is not None:
                 codes = signed(codes, *pair, self._reach)
             apart = codes if self._index is None else unsigned(codes)

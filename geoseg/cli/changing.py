@@ -76,6 +76,14 @@ class _NameOrNumber(click.Choice[str]):
     help="spectral: look at the difference of this index.  [default: at the vectors of all bands]",
 )
 @click.option("--mad", is_flag=True, help="spectral: compare canonical variates of the bands (MAD), not the bands.")
+@click.option(
+    "--around",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="METRES",
+    help="spectral: a pixel's magnitude is the mean of all so far to each side; 3 pixels or so tell building sites.",
+)
 @click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
 @mapping_options
 def change(before: str, after: str, product: str | None, verbose: int, **options: Any) -> None:
