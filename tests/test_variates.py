@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import geoseg
 import numpy as np
 import pytest
 import rasterio
-from geoseg.changes import spectral
-from geoseg.changes.variates import VariateScales, canonical
-from geoseg.errors import OptionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 from sklearn.cross_decomposition import CCA
 from test_cli import command  # noqa: F401  # a fixture
 from test_spectral import ground, image, two_dates
+
+import geoseg
+from geoseg.changes import spectral
+from geoseg.changes.variates import VariateScales, canonical
+from geoseg.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

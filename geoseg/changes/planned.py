@@ -80,7 +80,7 @@ class ChangeJob:
     index: Index | None = None
     """Without a model: the spectral index whose difference is looked at; None: the vectors of all bands."""
     mad: bool = False
-    """Without a model: whether the vectors are of canonical variates of the bands (multivariate alteration detection)."""
+    """Without a model: whether vectors are of canonical variates of the bands (multivariate alteration detection)."""
     around: float = 0.0
     """Without a model: metres to each side of a pixel that the mean of its magnitude is taken over."""
 
@@ -99,7 +99,8 @@ class ChangeJob:
             msg = f"--around {self.around}: must be 0 metres or more"
             raise OptionError(msg)
         if self.vectors and self.index is not None:
-            msg = f"{self.vectors}: is of the vectors of all bands, and --index {self.index} is not; leave one of both out"
+            msg = f"{self.vectors}: is of the vectors of all bands, and --index {self.index} is not; "
+            msg += "leave one of both out"
             raise OptionError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"

@@ -163,7 +163,7 @@ def _mean(codes: NDArray[np.int32], seen: NDArray[np.bool_]) -> NDArray[np.uint8
 
 
 def mean_around(codes: NDArray[np.uint8], around: tuple[int, int]) -> NDArray[np.uint8]:
-    """Means of codes (y, x) over all that are seen within so many rows and columns, which the result has less at each side.
+    """Means of codes (y, x) over all that are seen within so many rows and columns, by which the result is smaller.
 
     Changes are larger than pixels, and what is noise in one pixel is seldom so in those around it. Sums are of whole
     numbers, so windows do not matter.

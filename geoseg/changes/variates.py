@@ -45,7 +45,7 @@ class VariateScales:
     """(bands,): means."""
     centre_after: tuple[float, ...]
     weights_before: tuple[tuple[float, ...], ...]
-    """(variates, bands): what each variate has of each band less its mean, in deviations of the variates' difference."""
+    """(variates, bands): what a variate has of each band less its mean, in deviations of the variates' difference."""
     weights_after: tuple[tuple[float, ...], ...]
     correlations: tuple[float, ...]
     """(variates,): between both dates, the largest first."""
@@ -63,9 +63,9 @@ class VariateScales:
         one, other, correlations = canonical(own[0] + shared, own[1] + shared, cross + shared)
         rounding = ROUNDING * ((one**2).sum(axis=1) + (other**2).sum(axis=1))  # no difference is surer than that
         deviation = np.sqrt(np.maximum(2 * (1 - correlations), rounding))[:, None]
-        centres = (tuple((mean + MIDDLE).tolist()) for mean in means)
-        weights = (tuple(map(tuple, (each / deviation).tolist())) for each in (one, other))
-        return cls(*centres, *weights, tuple(correlations.tolist()))
+        centre, centre_after = (tuple((mean + MIDDLE).tolist()) for mean in means)
+        weights, weights_after = (tuple(map(tuple, (each / deviation).tolist())) for each in (one, other))
+        return cls(centre, centre_after, weights, weights_after, tuple(correlations.tolist()))
 
     @property
     def least(self) -> int:
@@ -94,8 +94,8 @@ def canonical(before: Floats, after: Floats, cross: Floats) -> tuple[Floats, Flo
     roots = np.linalg.cholesky(before), np.linalg.cholesky(after)
     whitened = np.linalg.solve(roots[1], np.linalg.solve(roots[0], cross).T).T
     left, correlations, right = np.linalg.svd(whitened)
-    weights = (np.linalg.solve(root.T, turn).T for root, turn in zip(roots, (left, right.T), strict=True))
-    return *weights, np.minimum(correlations, 1.0)
+    one, other = (np.linalg.solve(root.T, turn).T for root, turn in zip(roots, (left, right.T), strict=True))
+    return one, other, np.minimum(correlations, 1.0)
 
 
 def _sums(
@@ -104,7 +104,7 @@ def _sums(
     """Band by band, and not as a product of matrices, whose last bits depend on the size of a window."""
     bands = [band.astype(np.float32) - np.float32(mean) for band, mean in zip(values, centre, strict=True)]
     made = np.zeros((len(weights), *values.shape[1:]), np.float32)
-    for variate, row in zip(made, weights, strict=True):
+    for row, sums in zip(weights, made, strict=True):
         for weight, band in zip(row, bands, strict=True):
-            variate += np.float32(weight) * band
+            np.add(sums, np.float32(weight) * band, out=sums)
     return made
