@@ -68,11 +68,13 @@ def post_classification(model: str, resolution: float | None, *, match: bool = F
     return method
 
 
-def spectral(cut: str, index: str | None = None) -> Method:
-    """Differences of the bands or of an index, without any model."""
+def spectral(cut: str, index: str | None = None, *, mad: bool = False, around: float = 0) -> Method:
+    """Differences of the bands, of their canonical variates or of an index, without any model."""
 
     def method(pair: Pair, folder: Path) -> Path:
-        return geoseg.change(*pair.scenes(folder / "images"), "spectral", folder, cut=cut, index=index).folder
+        scenes = pair.scenes(folder / "images")
+        options: dict[str, Any] = {"cut": cut, "index": index, "mad": mad, "around": around}
+        return geoseg.change(*scenes, "spectral", folder, **options).folder
 
     return method
 
@@ -89,6 +91,15 @@ METHODS: dict[str, tuple[str, Method]] = {
     "spectral, triangle": ("both", spectral("triangle")),
     "spectral, otsu": ("both", spectral("otsu")),
     "spectral, kittler": ("both", spectral("kittler")),
+    "mad, triangle": ("both", spectral("triangle", mad=True)),
+    "mad, otsu": ("both", spectral("otsu", mad=True)),
+    "mad, kittler": ("both", spectral("kittler", mad=True)),
+    "mad, triangle, around 30 m": ("sentinel2", spectral("triangle", mad=True, around=30)),
+    "mad, otsu, around 20 m": ("sentinel2", spectral("otsu", mad=True, around=20)),
+    "mad, otsu, around 30 m": ("sentinel2", spectral("otsu", mad=True, around=30)),
+    "mad, otsu, around 40 m": ("sentinel2", spectral("otsu", mad=True, around=40)),
+    "mad, kittler, around 30 m": ("sentinel2", spectral("kittler", mad=True, around=30)),
+    "spectral, otsu, around 30 m": ("sentinel2", spectral("otsu", around=30)),
     "index ndvi, otsu": ("sentinel2", spectral("otsu", "ndvi")),
     "index ndbi, otsu": ("sentinel2", spectral("otsu", "ndbi")),
     "index mndwi, otsu": ("sentinel2", spectral("otsu", "mndwi")),

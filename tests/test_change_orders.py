@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 SAID = {"tolerance": 2.5, "align": True, "min_confidence": 0.7, "unchanged": True, "cut": 0.4, "index": "ndvi"}
+VECTORS = {"mad": True, "around": 30.0}
 
 
 def test_what_a_job_says_of_pairs_reaches_each(tmp_path: Path) -> None:
@@ -36,6 +37,8 @@ def test_what_a_job_says_of_pairs_reaches_each(tmp_path: Path) -> None:
     assert (found.before, found.after) == (jobs[0], jobs[1])
     assert {name: getattr(found, name) for name in SAID} == SAID
     assert (found.zones, found.any_order) == (str(tmp_path / "wards.gpkg"), False)
+    vectors = Comparison.model_validate(VECTORS).job(jobs[0], jobs[1], tmp_path)
+    assert {name: getattr(vectors, name) for name in VECTORS} == VECTORS
     default = Comparison.model_validate({"pairs": [["then", "now"]]}).job(jobs[0], jobs[1], tmp_path)
     assert (default.zones, default.any_order) == (None, True)
 

@@ -25,6 +25,7 @@ from geoseg.changes.by_class import AREA_UNIT, pixel_areas
 from geoseg.changes.ground import CACHED, SAMPLE, around, on, sample, seen_by_both, window_on
 from geoseg.changes.indices import INDICES, SAME, UNITS, IndexScales, Quantities, signed, unsigned
 from geoseg.changes.planned import BETWEEN, begun, check_order, no_ground, reach_of
+from geoseg.changes.variates import VariateScales
 from geoseg.errors import OptionError, SceneError
 from geoseg.export import AT_ONCE, Count, Observer
 from geoseg.footprints import Layer, Outlined, assemble, in_pixels, outline
@@ -119,6 +120,12 @@ class SpectralPlan:
         return reach_of(self.tolerance, self.after.scene)
 
 
+def _method(job: ChangeJob) -> str:
+    if job.mad:
+        return "multivariate alteration detection"
+    return "change vector analysis" if job.index is None else f"difference of {job.index}"
+
+
 def _raster(index: str | None) -> str:
     return "magnitude.tif" if index is None else "difference.tif"
 
@@ -147,11 +154,12 @@ def look_at_spectra(job: ChangeJob, before: Scene, after: Scene) -> SpectralPlan
     pixel = max(*read[0].source.scene.ground_resolution, *read[1].source.scene.ground_resolution)
     tolerance = round(pixel, 3) if job.tolerance is None else job.tolerance
     parameters = {
-        "method": "change vector analysis" if job.index is None else f"difference of {job.index}",
+        "method": _method(job),
         "bands": list(names),
         **{when: one.parameters for when, one in zip(("before", "after"), read, strict=True)},
         "aoi": None if job.after.aoi is None else sha256_of(Path(job.after.aoi)),
         "tolerance": tolerance,
+        "around": job.around,
         "align": job.align,
         "cut": job.cut,
         "min_area": job.after.min_area,
@@ -331,6 +339,7 @@ class _Pair:
 
     def __init__(self, planned: SpectralPlan, shift: tuple[float, float]) -> None:
         self.grid, self._reach, self._index = planned.after.scene.geobox, planned.reach, planned.job.index
+        self._around = reach_of(planned.job.around, planned.after.scene)
         rows, cols = shift
         elsewhere = GeoBox(self.grid.shape, self.grid.affine @ Affine.translation(-cols, -rows), self.grid.crs)
         self._sources = on(planned.before, elsewhere if any(shift) else self.grid), on(planned.after, self.grid)
@@ -342,13 +351,17 @@ class _Pair:
         """Pixels."""
         return math.prod(self.grid.shape)
 
-    def _scales(self, planned: SpectralPlan, shift: tuple[float, float]) -> spectral.Scales | IndexScales:
+    def _scales(
+        self, planned: SpectralPlan, shift: tuple[float, float]
+    ) -> spectral.Scales | VariateScales | IndexScales:
         """Of a sample of the ground in common."""
         one, other = sample(planned.before, planned.after, planned.overlap, shift)
         seen = one.valid & other.valid
         if not seen.any():
             raise seen_by_both(*planned.scenes)
         values = one.values.astype(np.uint8), other.values.astype(np.uint8)
+        if planned.job.mad:
+            return VariateScales.of(*values, seen)
         if planned.job.index is None:
             return spectral.scales_of(*values, seen)
         return IndexScales.of((Quantities.of(planned.before), Quantities.of(planned.after)), *values, seen)
@@ -357,11 +370,13 @@ class _Pair:
         self, progress: Callable[[int], None], most: tuple[int, int] = AT_ONCE
     ) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         """Windows that cover the grid, and the magnitude of change in each; of an index, the difference."""
-        margin = self._reach[0] + 1, self._reach[1] + 1
+        margin = self._reach[0] + self._around[0] + 1, self._reach[1] + self._around[1] + 1
         for window in Window.of_shape((int(self.grid.shape[0]), int(self.grid.shape[1]))).blocks(most):
             one, other = (source.read(around(window, margin)) for source in self._sources)
             pair = self.scales.normalised(one.values.astype(np.uint8), other.values.astype(np.uint8))
             codes = spectral.magnitudes(*pair, one.valid, other.valid, self._reach)
+            if any(self._around):
+                codes = spectral.mean_around(codes, self._around)
             if self._index is not None:
                 codes = signed(codes, *pair, self._reach)
             apart = codes if self._index is None else unsigned(codes)
@@ -442,6 +457,7 @@ def _summary(planned: SpectralPlan, measured: Measured, pair: _Pair, cut: _Cut, 
     return {
         "product": SPECTRAL,
         **({} if planned.job.index is None else {"index": planned.job.index}),
+        "method": planned.parameters["method"],
         "bands": list(planned.names),
         **{
             when: {"scene": s.id, "datetime": s.taken and s.taken.isoformat().replace("+00:00", "Z")}

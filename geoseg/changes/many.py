@@ -82,13 +82,19 @@ class Comparison(Strict):
     index: Index | None = Field(
         default=None, description="spectral: the index whose difference is looked at; None: the vectors of all bands"
     )
+    mad: bool = Field(
+        default=False, description="spectral: compare canonical variates of the bands (MAD), and not the bands"
+    )
+    around: float = Field(
+        default=0.0, ge=0, description="spectral: metres to each side that the mean of magnitudes is taken over"
+    )
     stay: float = Field(
         default=0.9, gt=0, lt=1, description="series: how probable it is that a pixel keeps its class to the next date"
     )
 
     def job(self, before: SegmentJob, after: SegmentJob, data: Path) -> ChangeJob:
         """The job of one pair; explicit pairs may be of any order."""
-        names = ("tolerance", "align", "min_confidence", "unchanged", "cut", "index")
+        names = ("tolerance", "align", "min_confidence", "unchanged", "cut", "index", "mad", "around")
         zones = None if self.zones is None else str((data / self.zones).absolute())
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
         return ChangeJob(before, after, zones=zones, any_order=bool(self.pairs), **options)

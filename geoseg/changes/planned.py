@@ -79,6 +79,10 @@ class ChangeJob:
     """Without a model: how the threshold is found from which on a pixel has changed, or what it is."""
     index: Index | None = None
     """Without a model: the spectral index whose difference is looked at; None: the vectors of all bands."""
+    mad: bool = False
+    """Without a model: whether vectors are of canonical variates of the bands (multivariate alteration detection)."""
+    around: float = 0.0
+    """Without a model: metres to each side of a pixel that the mean of its magnitude is taken over."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing. Raises `OptionError`."""
@@ -91,9 +95,21 @@ class ChangeJob:
         if self.index is not None and self.index not in INDICES:
             msg = f"--index {self.index}: is one of {', '.join(INDICES)}"
             raise OptionError(msg)
+        if not 0 <= self.around < math.inf:
+            msg = f"--around {self.around}: must be 0 metres or more"
+            raise OptionError(msg)
+        if self.vectors and self.index is not None:
+            msg = f"{self.vectors}: is of the vectors of all bands, and --index {self.index} is not; "
+            msg += "leave one of both out"
+            raise OptionError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"--min-confidence {self.min_confidence}: must be from 0 to 1"
             raise OptionError(msg)
+
+    @property
+    def vectors(self) -> str:
+        """What is asked for that is of the vectors of all bands alone."""
+        return "--mad" if self.mad else f"--around {self.around:g}" if self.around else ""
 
 
 @dataclass(frozen=True)
@@ -251,11 +267,10 @@ def check_order(job: ChangeJob, one: Scene, other: Scene) -> None:
 def _check_product(job: ChangeJob, after: Plan, reach: tuple[int, int]) -> None:
     """Refuse what one of the two kinds of comparison has no use for."""
     legend = after.model.legend
-    if job.index is not None:
-        msg = (
-            f"--index {job.index}: is of the bands of scenes (PRODUCT spectral), and maps of {after.model.product} are "
-        )
-        raise OptionError(msg + "compared; leave it out")
+    given = job.vectors or ("" if job.index is None else f"--index {job.index}")
+    if given:
+        msg = f"{given}: is of the bands of scenes (PRODUCT spectral), and maps of {after.model.product} are compared; "
+        raise OptionError(msg + "leave it out")
     if legend.background is None and job.zones is not None:
         msg = f"--zones {job.zones}: counts objects, and {after.model.product} has none; leave it out"
         raise OptionError(msg)

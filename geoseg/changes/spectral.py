@@ -7,7 +7,8 @@ Change vector analysis (Malila 1980) on bands that both scenes have, measured by
 - **difference**: the length of the vector of all bands' differences, each in robust deviations of that band's
   difference, to the most alike pixel within the tolerance at the other date, looked for both ways, the larger one
   counting (local co-registration adjustment; Theiler and Wohlberg 2012). So a shift within the tolerance is no change.
-- **magnitude**: its mean over 3 x 3 pixels that both see, the middle one counting four times, its neighbours twice.
+- **magnitude**: its mean over 3 x 3 pixels that both see, the middle one counting four times, its neighbours twice; if
+  asked, the mean of that over all pixels around.
 - **changed** is a pixel whose magnitude is above a threshold that the magnitudes' own histogram tells: the triangle's
   corner (Zack et al. 1977; as Rosin 2001 has it for changes), Otsu's (1979) or Kittler and Illingworth's (1986).
 
@@ -33,7 +34,10 @@ STEPS: Final = 10
 """Codes of a magnitude of 1: of one robust deviation."""
 
 LARGEST: Final = 250
-"""The code of every magnitude from there on; 255 is nodata."""
+"""The code of every magnitude from there on."""
+
+NOT_SEEN: Final = 255
+"""The code of what is not compared."""
 
 LEAST: Final = 3.0
 """Magnitude that no threshold is below: what unchanged ground has by itself."""
@@ -155,7 +159,29 @@ def _mean(codes: NDArray[np.int32], seen: NDArray[np.bool_]) -> NDArray[np.uint8
     """Weighted means over 3 x 3 of codes (y, x), of a pixel more on each side than is given back, where it is seen."""
     total, weight = weighted(np.where(seen, codes, 0)), weighted(seen.astype(np.int32))
     mean = (2 * total + weight) // np.maximum(2 * weight, 1)
-    return np.where(seen[1:-1, 1:-1], mean, 255).astype(np.uint8)
+    return np.where(seen[1:-1, 1:-1], mean, NOT_SEEN).astype(np.uint8)
+
+
+def mean_around(codes: NDArray[np.uint8], around: tuple[int, int]) -> NDArray[np.uint8]:
+    """Means of codes (y, x) over all that are seen within so many rows and columns, by which the result is smaller.
+
+    Changes are larger than pixels, and what is noise in one pixel is seldom so in those around it. Sums are of whole
+    numbers, so windows do not matter.
+    """
+    seen = codes != NOT_SEEN
+    total, count = (_sums(values, around) for values in (np.where(seen, codes, 0), seen))
+    mean = (2 * total + count) // np.maximum(2 * count, 1)
+    return np.where(seen[inside(around)], mean, NOT_SEEN).astype(np.uint8)
+
+
+def _sums(values: NDArray[np.generic], around: tuple[int, int]) -> NDArray[np.int64]:
+    """Sums over rectangles, from sums from the corner on."""
+    rows, cols = (2 * side + 1 for side in around)
+    corner = np.pad(values.astype(np.int64), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    sums: NDArray[np.int64] = (
+        corner[rows:, cols:] - corner[:-rows, cols:] - corner[rows:, :-cols] + corner[:-rows, :-cols]
+    )
+    return sums
 
 
 def weighted(values: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -75,6 +75,15 @@ class _NameOrNumber(click.Choice[str]):
     type=click.Choice(["ndvi", "ndbi", "mndwi"]),
     help="spectral: look at the difference of this index.  [default: at the vectors of all bands]",
 )
+@click.option("--mad", is_flag=True, help="spectral: compare canonical variates of the bands (MAD), not the bands.")
+@click.option(
+    "--around",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="METRES",
+    help="spectral: a pixel's magnitude is the mean of all so far to each side; 3 pixels or so tell building sites.",
+)
 @click.option("--any-order", is_flag=True, help="Let BEFORE be the later one.")
 @mapping_options
 def change(before: str, after: str, product: str | None, verbose: int, **options: Any) -> None:
@@ -102,7 +111,8 @@ def change(before: str, after: str, product: str | None, verbose: int, **options
 
     PRODUCT spectral needs no model: bands that both scenes have are compared, and changes.tif says what differs by more
     than a threshold, magnitude.tif by how much. With --index it is the difference of an index, difference.tif, and
-    changes.tif has 1 where it has risen, 2 where it has fallen.
+    changes.tif has 1 where it has risen, 2 where it has fallen. With --mad what is common to both dates is taken off
+    first (multivariate alteration detection), which is better on satellite images of other light and season.
 
     The shift between the images is told, and corrected with --align. Whatever is within --tolerance of where it was is
     no change. A run that was stopped goes on where it was; another --tolerance compares the same maps again.
