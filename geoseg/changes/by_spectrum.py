@@ -159,7 +159,7 @@ def look_at_spectra(job: ChangeJob, before: Scene, after: Scene) -> SpectralPlan
         **{when: one.parameters for when, one in zip(("before", "after"), read, strict=True)},
         "aoi": None if job.after.aoi is None else sha256_of(Path(job.after.aoi)),
         "tolerance": tolerance,
-        "around": job.around,
+        **({"around": job.around} if job.around else {}),  # results without it stay what they are
         "align": job.align,
         "cut": job.cut,
         "min_area": job.after.min_area,
