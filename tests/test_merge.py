@@ -110,8 +110,9 @@ def same_shapes(one: gpd.GeoDataFrame, other: gpd.GeoDataFrame) -> bool:
     """Whether two frames have the same polygons in some order, vertex for vertex to a hundredth of a millimetre."""
 
     def told(frame: gpd.GeoDataFrame) -> list[str]:
-        straight = shapely.normalize(shapely.set_precision(shapely.simplify(frame.geometry.to_numpy(), 0), 1e-5))
-        return sorted(shapely.to_wkt(shapely.normalize(straight), rounding_precision=5))
+        # normalised first, for a ring keeps the vertex that it begins with, be it on a straight line
+        at_corners = shapely.normalize(shapely.set_precision(frame.geometry.to_numpy(), 1e-5))
+        return sorted(shapely.to_wkt(shapely.normalize(shapely.simplify(at_corners, 0)), rounding_precision=5))
 
     return told(one) == told(other)
 

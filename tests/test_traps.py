@@ -75,10 +75,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def segment(command: Command, tiny_model: Path, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """`geoseg segment SCENE buildings --out maps --model tiny`, and more."""
+    """`geoseg segment SCENE buildings --out maps --model tiny`, or another model, and more."""
 
     def call(scene: Path, *more: object) -> tuple[int, str, str]:
-        return command("segment", scene, "buildings", "--out", tmp_path / "maps", "--model", tiny_model, *more)
+        model = () if "--model" in more else ("--model", tiny_model)
+        return command("segment", scene, "buildings", "--out", tmp_path / "maps", *model, *more)
 
     return call
 
@@ -299,10 +300,10 @@ def on_a_small_disk(scene: str, model: str, disk: Path) -> list[tuple[int, list[
     import contextlib
     import io
 
-    import geoseg.pipeline
+    import geoseg.planned
 
     libc = ctypes.CDLL(None)
-    geoseg.pipeline.BYTES_PER_PIXEL = 0  # as if something else had filled the disk meanwhile
+    geoseg.planned.BYTES_PER_PIXEL = 0  # as if something else had filled the disk meanwhile
     outcomes = []
     for index, kilobytes in enumerate((20, 60, 100, 300, 600, 20_000)):
         assert libc.mount(b"tmpfs", bytes(disk), b"tmpfs", 32 if index else 0, f"size={kilobytes}k".encode()) == 0
