@@ -4,9 +4,9 @@ What touches is shaped together, so that it still touches, without a gap and wit
 three walls or more meet (`geoseg.walls`), each wall is smoothed (`geoseg.smooth`) and simplified (Douglas & Peucker
 1973) once and goes back into both outlines. Which objects may touch is told by the number of their block, and a block
 is shaped for itself, so the result does not depend on what else is shaped with it. Where a wall would then meet another
-(`geoseg.coverage`), both are not smoothed, and where that does not help, left as they were. That is decided for all
-walls in rounds, in which each is looked at on the ground that it lies on: so it takes as much memory as the outlines,
-each once, and does not depend on how many are looked at together.
+(`geoseg.coverage`), both are not smoothed, and where that does not help, what the edges that meet stand for is left as
+it was. That is decided for all walls in rounds, in which each is looked at on the ground that it lies on: so it takes
+as much memory as the outlines, each once, and does not depend on how many are looked at together.
 
 `shapely.coverage_simplify` does the same by the areas of triangles (Visvalingam & Whyatt 1993), but so a wall that is
 almost level keeps every one of its long and low stairs.
@@ -139,50 +139,93 @@ class _Net:
     def __init__(self, walls: Walls, polygons: int, tolerance: float, smooth: float, is_valid: _IsValid) -> None:
         self._walls, self._tolerance, self._smooth, self._is_valid = walls, tolerance, smooth, is_valid
         self.outlines = np.empty(polygons, object)
-        self._level = np.full(len(walls.exact), 2 if smooth else 1, np.int8)
-        """Of each wall: smoothed and simplified, simplified, or as it was."""
-        self._lines = self._drawn(np.arange(len(self._level)))
+        self._kept = self._simplified()
+        """(exact vertices,): whether their walls have them as they are simplified."""
+        self._even = np.full(len(walls.exact), bool(smooth))
+        """(walls,): whether they are smoothed, too, and have other vertices then."""
+        self._lines = self._drawn(np.arange(len(walls.exact)))
+
+    def _simplified(self) -> _Bools:
+        exact, kept = self._walls.exact, []
+        for some in portions(exact.count, AT_ONCE):
+            lines = exact.select(some)
+            few = Lines.of(shapely.simplify(lines.shapes(), self._tolerance, preserve_topology=False))
+            # no wall passes a place twice, but that it may end where it begins
+            span = lines.xy.astype(np.int64).max(axis=0) + 1
+            keys = (
+                (np.repeat(np.arange(len(each)), each.count) * span[0] + each.xy[:, 0].astype(np.int64)) * span[1]
+                + each.xy[:, 1].astype(np.int64)
+                for each in (lines, few)
+            )
+            kept.append(np.isin(*keys))
+        return np.concatenate(kept)
 
     def _drawn(self, which: _Ints) -> Lines:
-        """Some walls, as their levels have it."""
+        """Some walls, as they are now."""
         exact, found = self._walls.exact, []
         for some in portions(exact.count[which], AT_ONCE):
-            lines, level = exact.select(which[some]).shapes(), self._level[which[some]]
-            few, even = level == 1, level > 1
-            lines[few] = shapely.simplify(lines[few], self._tolerance, preserve_topology=False)
-            without_stairs = smoothed(lines[even], self._smooth)
-            lines[even] = shapely.simplify(without_stairs, max(self._tolerance, _UNSEEN), preserve_topology=False)
-            found.append(Lines.of(lines))
+            row, place = self._places(which[some])
+            count = np.bincount(row, minlength=len(which[some]))
+            lines = Lines(exact.xy[place].astype(np.float64), np.append(0, np.cumsum(count)))
+            even = np.flatnonzero(self._even[which[some]])
+            if len(even):
+                without_stairs = smoothed(exact.select(which[some][even]).shapes(), self._smooth)
+                few = shapely.simplify(without_stairs, max(self._tolerance, _UNSEEN), preserve_topology=False)
+                lines = lines.with_others(even, Lines.of(few))
+            found.append(lines)
         return Lines.concatenate(found)
 
-    def _redrawn(self, which: _Ints) -> _Bools:
-        """(walls,): which of some are drawn less far from what they were than so far: those that can be."""
-        which = np.unique(which)
-        which = which[self._level[which] > 0]
-        changed = np.zeros(len(self._level), np.bool_)
+    def _places(self, which: _Ints) -> tuple[_Ints, _Ints]:
+        """The exact vertices that some walls have as they are simplified: whose they are among these, and where."""
+        exact = self._walls.exact
+        row, k = ragged(exact.count[which])
+        place = exact.start[which][row] + k
+        kept = self._kept[place]
+        return row[kept], place[kept]
+
+    def _give_way(self, begin: _Ints, whole: _Ints) -> _Bools:
+        """Draw edges of walls less far from what they were, and whole walls; tell which walls are other ones now.
+
+        Edges are told by the vertices that begin them. A wall that is smoothed is not any more; otherwise what an edge
+        stands for is left as it was. With every round some are, so there is an end to it.
+        """
+        exact, lines = self._walls.exact, self._lines
+        changed, kept = np.zeros(len(exact), np.bool_), self._kept.copy()
+        wall = np.searchsorted(lines.start, begin, side="right") - 1
+        even = np.unique(np.concatenate([wall, whole]))
+        even = even[self._even[even]]
+        plain = ~self._even[wall]
+        begin, wall, whole = begin[plain], wall[plain], whole[~self._even[whole]]
+        some, number = np.unique(wall, return_inverse=True)
+        row, place = self._places(some)
+        at = np.searchsorted(row, number) + begin - lines.start[wall]
+        first, stop = place[at], place[at + 1]
+        whole = np.unique(whole)
+        first, stop = np.append(first, exact.start[whole]), np.append(stop, exact.start[whole + 1])
+        row, k = ragged(stop - first)
+        kept[first[row] + k] = True
+        changed[np.searchsorted(exact.start, np.flatnonzero(kept != self._kept), side="right") - 1] = True
+        changed[even] = True
+        self._kept, self._even[even] = kept, False
+        which = np.flatnonzero(changed)
         if len(which):
-            self._level[which] -= 1
-            self._lines = self._lines.with_others(which, self._drawn(which))
-            changed[which] = True
+            self._lines = lines.with_others(which, self._drawn(which))
         return changed
 
     def settle(self) -> None:
-        """Draw walls less far from what they were, until all is in order; with every round some are, so it ends."""
+        """Let walls give way until all is in order."""
         walls, stale = self._walls, np.zeros(len(self.outlines), np.bool_)
-        asked = np.ones(len(self._level), np.bool_)
+        asked, nothing = np.ones(len(walls.exact), np.bool_), np.zeros(0, np.int64)
         while asked.any():
             while asked.any():
                 stale |= walls.polygons_of(asked)
-                wrong = [walls.too_short(self._lines.count), self._clashing(self._lines, walls.node, asked)[0]]
-                wrong.append(twisted(walls.exact, self._lines, walls.node, walls.nodes, asked))
-                asked = self._redrawn(np.concatenate(wrong))
-            asked = self._redrawn(walls.of_polygons(self._outlined(self._lines, stale)))
+                lines = self._lines
+                turned = twisted(walls.exact, lines, walls.node, walls.nodes, asked)
+                meets = meeting(lines, walls.node, walls.block, asked)
+                begin = np.concatenate([meets, lines.start[turned], lines.start[turned + 1] - 2])
+                asked = self._give_way(begin, walls.too_short(lines.count))
+            asked = self._give_way(nothing, walls.of_polygons(self._outlined(self._lines, stale)))
             stale[:] = False
-
-    def _clashing(self, lines: Lines, node: _Ints, asked: _Bools) -> tuple[_Ints, _Ints]:
-        """The walls, and the vertices that begin their edges, where one that is asked meets another."""
-        begin = meeting(lines, node, self._walls.block, asked)
-        return np.searchsorted(lines.start, begin, side="right") - 1, begin
 
     def _outlined(self, lines: Lines, stale: _Bools) -> _Bools:
         """(n,): outline polygons, and tell which of them are not in order."""
@@ -204,11 +247,11 @@ class _Net:
         changed = np.ones(len(share), np.bool_)
         while changed.any():
             while changed.any():
-                asked = np.zeros(len(self._level), np.bool_)
+                asked = np.zeros(len(lines), np.bool_)
                 asked[moves.wall[changed]] = True
                 stale |= walls.polygons_of(asked)
                 moved, node = moves.applied(lines, walls, share)
-                begin = self._clashing(moved, node, asked)[1]
+                begin = meeting(moved, node, walls.block, asked)
                 refused: _Bools = np.any(np.isin(moves.edge(lines), begin), axis=1)
                 if not self._smooth:
                     some: _Bools = np.any(asked[moves.wall], axis=1)
