@@ -278,7 +278,6 @@ def _classes(
 
     source = open_source(clouds.scene, clouds.bands)
     rows, cols = seen.shape
-
     taper = tukey(PATCH, SHARE * 2)
     weight = np.outer(taper, taper)
     total = np.zeros((3, PATCH, _starts(cols)[-1] + PATCH + OVERLAP))
