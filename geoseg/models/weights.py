@@ -139,7 +139,7 @@ def with_one_torch_thread() -> Iterator[None]:
     """One thread for each operation meanwhile, so that the number of cores cannot change a bit.
 
     Cores are filled by lanes. What is done when a network is loaded is so small that threads wait for each other
-    longer than they work, and they wait busily: beside other work that took ten times as long. Also a decorator.
+    longer than they work, and they wait busily. Also a decorator.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
