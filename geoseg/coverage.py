@@ -85,17 +85,18 @@ def _on_tiles(lines: Lines, asked: _Bools) -> Iterator[tuple[_Ints, _Floats]]:
 def _meet(xy: _Floats, place: _Ints, block: _Ints, owner: _Ints, asked: _Bools) -> tuple[_Ints, _Ints]:
     """Pairs of edges (n, 2 ends, 2) of one block that meet elsewhere than at a place (n, 2 ends) of both."""
     lines = shapely.linestrings(xy)
-    first = np.flatnonzero(asked)
-    one, other = shapely.STRtree(lines).query(lines[first])
-    one = first[one]
+    of_asked = np.flatnonzero(asked)
+    one, other = shapely.STRtree(lines).query(lines[of_asked])
+    one = of_asked[one]
     fresh = ((one < other) | ~asked[other]) & (block[one] == block[other])
     one, other = one[fresh], other[fresh]
     same = place[one][:, :, np.newaxis] == place[other][:, np.newaxis]
     common: _Bools = np.any(same, axis=(1, 2))
     meets = np.zeros(len(one), np.bool_)
     meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
-    closed = (same.sum(axis=(1, 2)) == 2) & _have_a_gap(owner[one], owner[other])  # noqa: PLR2004  both ends
-    meets[common] = _go_one_way(xy[one[common]], xy[other[common]], same[common]) & ~closed[common]
+    same, first, second = same[common], one[common], other[common]
+    closed = (same.sum(axis=(1, 2)) == 2) & _have_a_gap(owner[first], owner[second])  # noqa: PLR2004  both ends
+    meets[common] = _go_one_way(xy[first], xy[second], same) & ~closed
     return one[meets], other[meets]
 
 
