@@ -444,9 +444,9 @@ class TestRuns:
                 wanted = 0.25 * before[name].float() + 0.75 * learned[name].float()
                 torch.testing.assert_close(value.float(), wanted, rtol=2e-3, atol=1e-3)
         assert any(not torch.equal(between[name], learned[name]) for name in between)
-        job["optimiser"]["steps"], job["optimiser"]["rate"] = 4, 1e-12  # learns nothing, so it is judged as it is
+        # Nearly all of it is the start's, statistics of BatchNorm included, so it is judged as the start was.
         still = job | {"start": str(mixed), "optimiser": job["optimiser"] | {"averaging": 0}}
-        again = train(job_of(**still, start_share=0.9), toy, tmp_path / "again", device="cpu")
+        again = train(job_of(**still, start_share=0.999), toy, tmp_path / "again", device="cpu")
         assert read_model(again).scores[0][1] == pytest.approx(read_model(mixed).scores[0][1], abs=0.02)
 
     def test_a_share_of_other_outputs_is_refused(self, toy: Path, tmp_path: Path) -> None:
