@@ -15,7 +15,8 @@ telling them apart leaves each pixel what it was, so that IoU is the same):
 
 * Banepa: the eastern third of `banepa/labelled_train.tif`, left out of training (the rest of that town was not);
   at its own 0.13 m (which the model takes at its finest resolution) and resampled to 0.3 and 0.5 m;
-* two aerial scenes of `landcover_aerial/`, 0.1 m, 300-pixel chips: other towns, another sensor;
+* two aerial scenes of `landcover_aerial/`, 0.1 m, 300-pixel chips: of each the range that
+  `workflows/buildings-aerial.yaml` keeps for validation;
 * Atlanta: the panchromatic satellite sample of `geoseg sample atlanta`, 0.5 m, with its footprints.
 """
 
@@ -52,7 +53,7 @@ from geoseg.raster import NODATA, Band, Raster
 from geoseg.samples import fetch
 from geoseg.tiling import Tiling
 from geoseg.train.data import places_of
-from geoseg.train.job import TrainJob
+from geoseg.train.job import Chips, TrainJob
 from geoseg.train.places import ChipPlace
 from geoseg.window import Window
 
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 LEAST_AREA = 4.0  # square metres, the command's default
 BANEPA = 0.1323  # metres on the ground per pixel
 MAIN_CLASSES = ("building", "vegetation", "ground")  # the others are a few thousandths of the chips
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
 HELD_OUT_FROM_COLUMN = 2048  # as in workflows/prepare_buildings.py
 
 
@@ -147,6 +149,8 @@ def places(data: Path) -> Iterator[Labelled]:
     for resolution in (0.3, 0.5):
         yield f"Banepa block, {resolution} m", resolution, *resampled(image, truth, BANEPA / resolution), None
     for chip in sorted((data / "landcover_aerial" / "images").iterdir()):
+        if not any(first <= chip.stem <= last for first, last in kept_chips()):
+            continue
         (label,) = (data / "landcover_aerial" / "labels").glob(f"{chip.stem}.*")
         with rasterio.open(chip) as source, rasterio.open(label) as classes:
             yield f"aerial scene {chip.name[:10]}, 0.1 m", 0.1, source.read([1, 2, 3]), classes.read(1) == 0, None
@@ -163,6 +167,13 @@ def places(data: Path) -> Iterator[Labelled]:
         rasterize(shapes, scene.shape, transform=scene.geobox.affine).astype(bool),
         to_pixels(shapes, scene.geobox.affine),
     )
+
+
+def kept_chips() -> list[tuple[str, str]]:
+    """The first and the last name of each range of aerial images that no building model learns from."""
+    data = read_job(WORKFLOWS / "buildings-aerial.yaml", TrainJob).data
+    ranges = (kept.split("..") for each in data if isinstance(each, Chips) for kept in each.validation)
+    return [(first, last) for first, last in ranges]
 
 
 def buildings(model: ModelSpec, engine: Engine, data: Path) -> dict[str, float]:
