@@ -108,7 +108,17 @@ class RunJob(Strict):
         "one process how many forward passes go side by side",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    backend: Literal["auto", "torch", "torch-bf16", "openvino", "onnxruntime", "openvino-bf16"] = Field(
+    backend: Literal[
+        "auto",
+        "torch",
+        "torch-bf16",
+        "torch-compile",
+        "torch-compile-bf16",
+        "torch-compile-fp16",
+        "openvino",
+        "onnxruntime",
+        "openvino-bf16",
+    ] = Field(
         default="torch",
         description="who does the forward passes, of which the last bits of scores depend; auto: the fastest of those "
         "installed, measured before a long run, and for scenes that were begun the one that began; -bf16: in bfloat16, "
