@@ -29,7 +29,16 @@ from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import job_of as begun_job
 from geoseg.models import backends, other_networks
-from geoseg.models.backends import AUTO, BACKENDS, BY_TORCH, TORCH, TORCH_BF16, check_backend, installed_backends, is_coarse
+from geoseg.models.backends import (
+    AUTO,
+    BACKENDS,
+    BY_TORCH,
+    TORCH,
+    TORCH_BF16,
+    check_backend,
+    installed_backends,
+    is_coarse,
+)
 from geoseg.models.other_networks import OtherNetwork, noise_of
 from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, in_half_precision
 from geoseg.models.weights import NetworkPredict, load_predict
@@ -378,7 +387,7 @@ def test_a_missing_extra_is_named(
 
 
 def test_names_and_devices() -> None:
-    with pytest.raises(OptionError, match="choose auto, torch, torch-bf16, .*, onnxruntime or openvino-bf16"):
+    with pytest.raises(OptionError, match=r"choose auto, torch, torch-bf16, .*, onnxruntime or openvino-bf16"):
         check_backend("tensorflow")
     with pytest.raises(OptionError, match="is for a CPU, and the device is cuda"):
         check_backend("openvino", "cuda")
@@ -391,7 +400,7 @@ def test_names_and_devices() -> None:
 
 def test_a_job_names_what_there_is() -> None:
     assert job_of(None, backend="openvino").backend == "openvino"
-    with pytest.raises(ValueError, match="'auto', 'torch', 'torch-bf16', .* 'onnxruntime' or 'openvino-bf16'"):
+    with pytest.raises(ValueError, match=r"'auto', 'torch', 'torch-bf16', .* 'onnxruntime' or 'openvino-bf16'"):
         job_of(None, backend="tensorflow")
     assert [job_of(None, backend=name).backend for name in backends.NAMES] == [*backends.NAMES]
 

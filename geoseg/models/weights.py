@@ -94,7 +94,9 @@ class NetworkPredict:
 
     def is_prepared(self, patches: int) -> bool:
         """Whether `prepare` is a matter of a second at most, now or because an earlier process has done it."""
-        return not isinstance(self.network, OtherNetwork) or self.network.is_kept(self._shape(patches))
+        if isinstance(self.network, OtherNetwork):
+            return self.network.is_kept(self._shape(patches))
+        return not isinstance(self.network, CompiledNetwork) or self.network.is_ready(self._shape(patches))
 
     def _shape(self, patches: int) -> tuple[int, int, int, int]:
         """Of what the network itself takes for so many patches."""
