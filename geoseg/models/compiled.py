@@ -29,7 +29,7 @@ log = logging.getLogger("geoseg")
 OPTIONS: dict[str, Any] = {
     "triton.cudagraphs": True,  # without effect on a CPU
     "triton.autotune_pointwise": False,
-    "deterministic": True,  # not known before torch 2.9
+    "deterministic": True,  # older versions of torch do not know it
     "cpp.threads": 1,
 }
 
@@ -74,7 +74,7 @@ class CompiledNetwork(nn.Module):
                 _thread().submit(self._compile, noise_of(shape).to(device)).result()
                 self._ready.add(shape)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _compile(self, noise: torch.Tensor) -> None:
         log.info("%s: is compiled by torch, which may take a minute or two", self._name)
         began = time.perf_counter()
@@ -103,7 +103,7 @@ class CompiledNetwork(nn.Module):
             msg = f"{self._name}: compiled, it gives other scores, by {difference:.1e} of their range"
             raise ModelError(f"{msg}; use --backend {TORCH}")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _pass(self, values: torch.Tensor) -> torch.Tensor:
         torch.compiler.cudagraph_mark_step_begin()
         scores: torch.Tensor = self._compiled(_channels_last(values))
@@ -111,7 +111,12 @@ class CompiledNetwork(nn.Module):
 
 
 def _channels_last(values: torch.Tensor) -> torch.Tensor:
-    return values.contiguous(memory_format=torch.channels_last)
+    """A copy that lies as every other one does: it would be compiled anew for other strides, also of one patch.
+
+    Nor is it a tensor of inference mode, for which it would be, too.
+    """
+    copy = torch.empty(values.shape, device=values.device, memory_format=torch.channels_last)
+    return copy.copy_(values)
 
 
 @cache

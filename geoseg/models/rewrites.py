@@ -434,7 +434,7 @@ class InHalfPrecision(nn.Module):
         return scores.float()
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode: its tensors are not for those who compile
 def in_half_precision(
     network: nn.Module, sample: torch.Tensor, numbers: torch.dtype, *, pack: bool
 ) -> tuple[nn.Module, float]:
