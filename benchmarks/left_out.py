@@ -1,13 +1,14 @@
 """How good a building model is in a town that it knows nothing of, and what a few labelled tiles of it are worth.
 
     python workflows/prepare_buildings.py --data DATA --out PREPARED
-    python benchmarks/left_out.py DATA PREPARED --out RUNS
+    python benchmarks/left_out.py DATA PREPARED --out RUNS [--town TOWN] [--steps N]
 
 Trains `workflows/buildings-deeplabv3plus.yaml` three times, each time without one town (Kampala, Zanzibar, all of
 Banepa), with crops of 256 pixels and 1000 steps: about a quarter of an hour each on two cores. The town left out is
 where it is judged: IoU of its building pixels, at 0.15 and 0.3 m together. Then `workflows/finetune-buildings.yaml`
 is run from the network that does not know Banepa: IoU, object F1 and count error of the Banepa block (see
 `benchmarks/accuracy.py`) before and after. Runs that are finished are kept in RUNS, and not done again.
+`--town` leaves out this one alone; with other `--steps` RUNS has to be another folder.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ LEFT_OUT: dict[str, dict[int, dict[str, Any]]] = {
 }
 
 
-def without(name: str) -> TrainJob:
+def without(name: str, steps: int) -> TrainJob:
     """The job of the bundled model, with a town to be judged by and not to be learned from."""
     values = read_job(WORKFLOWS / "buildings-deeplabv3plus.yaml", TrainJob).model_dump()
-    values |= {"name": name, "crop": CROP, "validate_every": STEPS // 2}
-    values["optimiser"] |= {"steps": STEPS}
+    values |= {"name": name, "crop": CROP, "validate_every": steps // 2}
+    values["optimiser"] |= {"steps": steps}
     values["data"] = [each | LEFT_OUT[name].get(number, {}) for number, each in enumerate(values["data"])]
     return TrainJob.model_validate(values)
 
@@ -81,11 +82,16 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained networks")
+    parser.add_argument("--town", choices=[name.removeprefix("without-") for name in LEFT_OUT])
+    parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     keep_freed_memory()
-    for name in LEFT_OUT:
-        ((_, score),) = read_model(trained(without(name), args.prepared, args.out)).scores
+    names = [f"without-{args.town}"] if args.town else list(LEFT_OUT)
+    for name in names:
+        ((_, score),) = read_model(trained(without(name, args.steps), args.prepared, args.out)).scores
         print(f"{name}: IoU {score:.3f} there", flush=True)
+    if "without-banepa" not in names:
+        return
     job = read_job(WORKFLOWS / "finetune-buildings.yaml", TrainJob)
     start = args.out / "without-banepa"
     fine = job.model_copy(update={"name": "fine-banepa", "start": str(start)})

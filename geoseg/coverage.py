@@ -33,11 +33,13 @@ _TURN: Final = 2 * np.pi
 _LEAST_ANGLE: Final = 1e-9  # radians: more than computing does
 
 
-def meeting(lines: Lines, node: _Ints, block: _Ints, asked: _Bools) -> _Ints:
+def meeting(lines: Lines, node: _Ints, block: _Ints, owner: _Ints, asked: _Bools) -> _Ints:
     """The vertices that begin edges which meet another of their block elsewhere than at a place of both.
 
     `node` (lines, 2) numbers the places where lines begin and end, of which they may have some in common; no other
-    vertex is another one's place. Only edges of lines that are `asked` (lines,) are held against all others.
+    vertex is another one's place. `owner` (lines,) is the polygon of a line that has background on its other side, else
+    -1: two edges of two owners may be the same one. Only edges of lines that are `asked` (lines,) are held against all
+    others.
     """
     found = [np.zeros(0, np.int64)]
     many = int(node.max(initial=-1)) + 1  # from where on vertices have numbers that are no node's
@@ -52,7 +54,7 @@ def meeting(lines: Lines, node: _Ints, block: _Ints, asked: _Bools) -> _Ints:
         first = np.where(k == 0, node[line, 0], many + begin)
         place = np.stack([first, np.where(is_last, node[line, 1], many + begin + 1)], axis=1)
         xy = np.stack([lines.xy[begin], lines.xy[begin + 1]], axis=1)
-        one, other = _meet(xy, place, block[line], asked[line])
+        one, other = _meet(xy, place, block[line], owner[line], asked[line])
         found += [begin[one], begin[other]]
     return np.unique(np.concatenate(found))
 
@@ -80,20 +82,28 @@ def _on_tiles(lines: Lines, asked: _Bools) -> Iterator[tuple[_Ints, _Floats]]:
         yield line[start:stop], np.stack([corner, corner + TILE])
 
 
-def _meet(xy: _Floats, place: _Ints, block: _Ints, asked: _Bools) -> tuple[_Ints, _Ints]:
+def _meet(xy: _Floats, place: _Ints, block: _Ints, owner: _Ints, asked: _Bools) -> tuple[_Ints, _Ints]:
     """Pairs of edges (n, 2 ends, 2) of one block that meet elsewhere than at a place (n, 2 ends) of both."""
     lines = shapely.linestrings(xy)
-    first = np.flatnonzero(asked)
-    one, other = shapely.STRtree(lines).query(lines[first])
-    one = first[one]
+    of_asked = np.flatnonzero(asked)
+    one, other = shapely.STRtree(lines).query(lines[of_asked])
+    one = of_asked[one]
     fresh = ((one < other) | ~asked[other]) & (block[one] == block[other])
     one, other = one[fresh], other[fresh]
     same = place[one][:, :, np.newaxis] == place[other][:, np.newaxis]
     common: _Bools = np.any(same, axis=(1, 2))
     meets = np.zeros(len(one), np.bool_)
     meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
-    meets[common] = _go_one_way(xy[one[common]], xy[other[common]], same[common])
+    same, first, second = same[common], one[common], other[common]
+    closed = (same.sum(axis=(1, 2)) == 2) & _have_a_gap(owner[first], owner[second])  # noqa: PLR2004  both ends
+    meets[common] = _go_one_way(xy[first], xy[second], same) & ~closed
     return one[meets], other[meets]
+
+
+def _have_a_gap(one: _Ints, other: _Ints) -> _Bools:
+    """Whether what lies between neighbouring lines of such owners (n,) is background: of two polygons, not of one."""
+    gap: _Bools = (one != other) & (one >= 0) & (other >= 0)
+    return gap
 
 
 def _go_one_way(one: _Floats, other: _Floats, same: _Bools) -> _Bools:
@@ -108,11 +118,11 @@ def _go_one_way(one: _Floats, other: _Floats, same: _Bools) -> _Bools:
     return way_too
 
 
-def twisted(exact: Lines, lines: Lines, node: _Ints, nodes: int, asked: _Bools) -> _Ints:
+def twisted(exact: Lines, lines: Lines, node: _Ints, nodes: int, owner: _Ints, asked: _Bools) -> _Ints:
     """The lines that go out from a place in another order than the exact ones do, or two of them the same way.
 
-    `node` (lines, 2): see `meeting`; those from `nodes` on are of one line each. Places of lines that are `asked`
-    (lines,) are looked at.
+    `node` (lines, 2) and `owner` (lines,): see `meeting`, neighbours of two owners may go the same way; those from
+    `nodes` on are of one line each. Places of lines that are `asked` (lines,) are looked at.
     """
     shared = node < nodes
     is_asked = np.zeros(int(node.max(initial=-1)) + 1, np.bool_)
@@ -123,12 +133,13 @@ def twisted(exact: Lines, lines: Lines, node: _Ints, nodes: int, asked: _Bools) 
     here = node[line, end]
     before, now = (_angles(each, line, end) for each in (exact, lines))
     order = np.lexsort((before, here))
-    here, now = here[order], now[order]
+    here, now, owner = here[order], now[order], owner[line[order]]
     first = np.flatnonzero(np.diff(here, prepend=-1))
     follower = np.arange(1, len(here) + 1)
     follower[np.append(first[1:], len(here)) - 1] = first
     turn = (now[follower] - now) % _TURN
-    turn[(turn < _LEAST_ANGLE) | (turn > _TURN - _LEAST_ANGLE)] = 2 * _TURN  # the same way
+    one_way = (turn < _LEAST_ANGLE) | (turn > _TURN - _LEAST_ANGLE)
+    turn[one_way] = np.where(_have_a_gap(owner, owner[follower])[one_way], 0, 2 * _TURN)
     whole = np.add.reduceat(turn, first)
     wrong = np.repeat(whole > 1.5 * _TURN, np.diff(np.append(first, len(here))))
     return np.unique(line[order[wrong]])

@@ -30,6 +30,7 @@ import torch
 
 from geoseg.errors import ModelError
 from geoseg.labelling import Between, label
+from geoseg.models.weights import with_one_torch_thread
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band
 from geoseg.tiling import CHUNK, taper
 from geoseg.window import Window
@@ -111,7 +112,7 @@ class Engine:
         self.fill = np.array(fill, np.uint8)
         self._borrowed = isinstance(lanes, Lanes)
         self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes)
-        self._torch = _one_torch_thread()
+        self._torch = with_one_torch_thread()
 
     def __enter__(self) -> Self:
         """Start."""
@@ -507,17 +508,6 @@ def _timed(clock: Counter[str], stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     clock[stage] += time.perf_counter() - began  # type: ignore[assignment]
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """One thread for each operation: cores are filled by lanes, and the number of threads cannot change a bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def one_torch_thread() -> None:

@@ -220,8 +220,8 @@ class _Net:
             while asked.any():
                 stale |= walls.polygons_of(asked)
                 lines = self._lines
-                turned = twisted(walls.exact, lines, walls.node, walls.nodes, asked)
-                meets = meeting(lines, walls.node, walls.block, asked)
+                turned = twisted(walls.exact, lines, walls.node, walls.nodes, walls.owner, asked)
+                meets = meeting(lines, walls.node, walls.block, walls.owner, asked)
                 begin = np.concatenate([meets, lines.start[turned], lines.start[turned + 1] - 2])
                 asked = self._give_way(begin, walls.too_short(lines.count))
             asked = self._give_way(nothing, walls.of_polygons(self._outlined(self._lines, stale)))
@@ -251,7 +251,7 @@ class _Net:
                 asked[moves.wall[changed]] = True
                 stale |= walls.polygons_of(asked)
                 moved, node = moves.applied(lines, walls, share)
-                begin = meeting(moved, node, walls.block, asked)
+                begin = meeting(moved, node, walls.block, walls.owner, asked)
                 refused: _Bools = np.any(np.isin(moves.edge(lines), begin), axis=1)
                 if not self._smooth:
                     some: _Bools = np.any(asked[moves.wall], axis=1)

@@ -8,6 +8,7 @@ outlines, and some hundred for each wall.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -139,6 +140,14 @@ class Walls:
         nodes = _nodes(rings, lattice)
         rings, node = _with_nodes(rings, lattice, nodes)
         return _cut(rings, node, len(nodes), lattice, polygon, turn)
+
+    @cached_property
+    def owner(self) -> _Ints:
+        """(walls,): the polygon of a wall that has background on its other side; -1 of one that parts two polygons."""
+        owner = np.empty(len(self.exact), np.int64)
+        owner[self.wall] = self.polygon[self.ring]
+        owner[np.bincount(self.wall) > 1] = -1
+        return owner
 
     def of_polygons(self, chosen: _Bools) -> _Ints:
         """The walls of the polygons that a mask (n,) picks."""

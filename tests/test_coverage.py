@@ -58,7 +58,7 @@ def test_edges_that_meet_are_those_that_shapely_finds(how: dict[str, Any], tile:
     _, walls, lines = drawn(**how)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(coverage, "TILE", tile)
-        found = meeting(lines, walls.node, walls.block, np.ones(len(lines), np.bool_))
+        found = meeting(lines, walls.node, walls.block, walls.owner, np.ones(len(lines), np.bool_))
     assert found.tolist() == slowly(lines, walls)
 
 
@@ -72,9 +72,19 @@ def slowly(lines: Lines, walls: Walls) -> list[int]:
     for i, j in shapely.STRtree(edges).query(edges, predicate="intersects").T:
         common = {name[begin[i]], name[begin[i] + 1]} & {name[begin[j]], name[begin[j] + 1]}
         both = shapely.intersection(edges[i], edges[j])
-        if i != j and not (common and both.geom_type == "Point"):
+        closed = len(common) == 2 and len({-1, *owner_of(walls, lines, begin[[i, j]])}) == 3
+        if i != j and not closed and not (common and both.geom_type == "Point"):
             found |= {int(begin[i]), int(begin[j])}
     return sorted(found)
+
+
+def owner_of(walls: Walls, lines: Lines, vertex: NDArray[np.int64]) -> list[int]:
+    """The polygon on the one side of each one's wall, where it has background on the other, else -1."""
+    sides: dict[int, list[int]] = {}
+    for wall, ring in zip(walls.wall, walls.ring, strict=True):
+        sides.setdefault(int(wall), []).append(int(walls.polygon[ring]))
+    mine = [sides[int(np.flatnonzero(lines.start <= each)[-1])] for each in vertex]
+    return [polygons[0] if len(polygons) == 1 else -1 for polygons in mine]
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,8 +93,8 @@ def test_what_is_in_order_is_a_coverage(how: dict[str, Any]) -> None:
     """And what is none is not in order."""
     exact, walls, lines = drawn(**how)
     every = np.ones(len(lines), np.bool_)
-    meets = meeting(lines, walls.node, walls.block, every)
-    twist = twisted(walls.exact, lines, walls.node, walls.nodes, every)
+    meets = meeting(lines, walls.node, walls.block, walls.owner, every)
+    twist = twisted(walls.exact, lines, walls.node, walls.nodes, walls.owner, every)
     outlines, turned = walls.outlines(lines, np.arange(len(exact)))
     valid = shapely.is_valid(outlines).all()
     in_order = not (len(meets) or len(twist) or turned.any()) and valid
@@ -149,9 +159,28 @@ def test_walls_leave_a_place_in_their_order(ends: list[tuple[int, int]], *, twis
         Lines(np.array([xy for end in some for xy in ((0, 0), end)]), np.arange(0, 7, 2)) for some in (STAR[1:], ends)
     )
     node = np.array([[0, 1], [0, 2], [0, 3]])
-    assert twisted(exact, now, node, 1, np.ones(3, np.bool_)).tolist() == ([0, 1, 2] if twist else [])
-    assert not len(twisted(exact, now, node, 1, np.zeros(3, np.bool_)))
-    assert twisted(exact, now, node, 1, np.array([True, False, False])).tolist() == ([0, 1, 2] if twist else [])
+    shared, every = np.full(3, -1), np.ones(3, np.bool_)
+    assert twisted(exact, now, node, 1, shared, every).tolist() == ([0, 1, 2] if twist else [])
+    assert not len(twisted(exact, now, node, 1, shared, ~every))
+    few = np.array([True, False, False])
+    assert twisted(exact, now, node, 1, shared, few).tolist() == ([0, 1, 2] if twist else [])
+
+
+@pytest.mark.parametrize(
+    ("owner", "twist"),
+    [([0, 1, -1], False), ([0, 0, -1], True), ([0, -1, 1], True), ([-1, -1, 1], True)],
+)
+@pytest.mark.parametrize("second", [(2, 2), (2, 2 - 1e-15), (2, 2 + 1e-15)])
+def test_a_gap_may_close(owner: list[int], second: tuple[float, float], *, twist: bool) -> None:
+    """Two walls of two polygons go one way, if what lay between them was background."""
+    exact, now = (
+        Lines(np.array([xy for end in ends for xy in ((0, 0), end)], float), np.arange(0, 7, 2))
+        for ends in (STAR[1:], [(1, 1), second, (-1, 0)])
+    )
+    node, every = np.array([[0, 1], [0, 2], [0, 3]]), np.ones(3, np.bool_)
+    assert bool(len(twisted(exact, now, node, 1, np.array(owner), every))) == twist
+    turned = Lines(np.array([(0, 0), (1, 1), (0, 0), (1, 0), (0, 0), (-1, 0)], float), np.arange(0, 7, 2))
+    assert len(twisted(exact, turned, node, 1, np.array(owner), every)), "two that changed places are no closed gap"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +192,7 @@ def test_walls_leave_a_place_in_their_order(ends: list[tuple[int, int]], *, twis
         ([(0, 0), (2, 0)], [(0, 0), (1, 1)], False),
         ([(0, 0), (2, 0)], [(0, 0), (1, 0)], True),  # one way from the same place
         ([(0, 0), (2, 0)], [(2, 0), (0, 0)], True),  # between the same places
+        ([(0, 0), (2, 0)], [(0, 0), (2, 0)], True),
         ([(0, 0), (2, 0)], [(2, 0), (1, 1), (0, 0)], False),
         ([(0, 0), (2, 0)], [(0, 1), (2, 1)], False),
     ],
@@ -171,8 +201,12 @@ def test_two_walls(one: list[tuple[int, int]], other: list[tuple[int, int]], *, 
     lines = Lines(np.array(one + other, float), np.cumsum([0, len(one), len(other)]))
     places = {xy: number for number, xy in enumerate((one[0], one[-1]))}
     node = np.array([[0, 1], [places.get(other[0], 2), places.get(other[-1], 3)]])
-    every = np.ones(2, np.bool_)
-    assert bool(len(meeting(lines, node, np.zeros(2, np.int64), every))) == meets
-    assert bool(len(meeting(lines, node, np.zeros(2, np.int64), np.array([False, True])))) == meets
-    assert not len(meeting(lines, node, np.arange(2), every)), "blocks have nothing to do with each other"
-    assert not len(meeting(lines, node, np.zeros(2, np.int64), ~every))
+    every, together = np.ones(2, np.bool_), np.zeros(2, np.int64)
+    is_gap = {one[0], one[-1]} == {other[0], other[-1]} and len(one) == len(other) == 2
+    for owner in ([-1, -1], [4, -1], [4, 4], [4, 5]):
+        closes = is_gap and owner == [4, 5]
+        whose = np.array(owner)
+        assert bool(len(meeting(lines, node, together, whose, every))) == (meets and not closes)
+        assert bool(len(meeting(lines, node, together, whose, np.array([False, True])))) == (meets and not closes)
+        assert not len(meeting(lines, node, np.arange(2), whose, every)), "blocks have nothing to do with each other"
+        assert not len(meeting(lines, node, together, whose, ~every))

@@ -430,6 +430,33 @@ class TestRuns:
         assert job.background is None
         assert job.auxiliary == ("interior",)
 
+    def test_a_share_of_the_start_stays(self, toy: Path, tmp_path: Path) -> None:
+        """The weights are between the start's and those of the same run without it; the scores are of these weights."""
+        data = [{"rasters": ["town.tif"], "labels": "roofs.geojson", "validation_area": "kept.geojson"}]
+        start = train(job_of(seed=3), toy, tmp_path / "start", device="cpu")
+        job = {"data": data, "start": str(start), "validate_every": 4}
+        job["optimiser"] = {"steps": 8, "batch": 2, "warm_up": 1, "averaging": 0.5, "rate": 5e-3, "encoder_rate": 1}
+        alone = train(job_of(**job), toy, tmp_path / "alone", device="cpu")
+        mixed = train(job_of(**job, start_share=0.25), toy, tmp_path / "mixed", device="cpu")
+        before, learned, between = (load_network(read_model(f)).state_dict() for f in (start, alone, mixed))
+        for name, value in between.items():
+            if value.is_floating_point():
+                wanted = 0.25 * before[name].float() + 0.75 * learned[name].float()
+                torch.testing.assert_close(value.float(), wanted, rtol=2e-3, atol=1e-3)
+        assert any(not torch.equal(between[name], learned[name]) for name in between)
+        # Nearly all of it is the start's, statistics of BatchNorm included, so it is judged as the start was.
+        still = job | {"start": str(mixed), "optimiser": job["optimiser"] | {"averaging": 0}}
+        again = train(job_of(**still, start_share=0.999), toy, tmp_path / "again", device="cpu")
+        assert read_model(again).scores[0][1] == pytest.approx(read_model(mixed).scores[0][1], abs=0.02)
+
+    def test_a_share_of_other_outputs_is_refused(self, toy: Path, tmp_path: Path) -> None:
+        classes = [{"name": name, "colour": "#123456"} for name in ("background", "roof")]
+        changes = {"start": "buildings-deeplabv3plus", "start_share": 0.5}
+        with pytest.raises(OptionError, match="start_share needs the outputs of buildings-deeplabv3plus"):
+            train(job_of(**changes, classes=classes), toy, tmp_path, device="cpu")
+        with pytest.raises(ValueError, match="start_share is the share of a model"):
+            job_of(start_share=0.5)
+
     def test_it_starts_from_a_model(self) -> None:
         """Same outputs for classes of the same name, in another order and beside a new one."""
         start = find_model(None, "buildings-deeplabv3plus")

@@ -3,9 +3,11 @@
     python workflows/prepare_buildings.py --data DATA --out PREPARED [--outlined RESULT]
 
 DATA is the folder that holds `banepa/` and `buildings_oam/` (OpenAerialMap imagery, CC-BY-4.0; OpenStreetMap
-footprints, ODbL). The map tiles of `buildings_oam/` are put together again: one GeoTIFF for each contiguous
-group of the finest tiles, whose coarser copies show the same ground and are left out. Beside them go the footprints,
-the area in which they are complete, and for Banepa what is kept for validation: the eastern third of its labelled part.
+footprints, ODbL), and `landcover_aerial/` (small aerial images with label images). The map tiles of `buildings_oam/`
+are put together again: one GeoTIFF for each contiguous group of the finest tiles, whose coarser copies show the same
+ground and are left out. Beside them go the footprints, the area in which they are complete, and for Banepa what is kept
+for validation: the eastern third of its labelled part. The aerial images are parted by the scene that they were cut
+from.
 
 RESULT is the folder that `geoseg segment DATA/banepa/scene.tif buildings` writes. Its footprints become labels for the
 rest of that scene, which nobody has labelled: from them a network that starts from nothing learns what a trained one
@@ -29,6 +31,7 @@ from scipy import ndimage
 
 TILE = 256
 FINEST = 21  # zoom
+SCENE_NAME = 10  # characters
 KEPT_FROM_COLUMN, MARGIN = 2048, 64  # of banepa/labelled_train.tif; the margin belongs to neither side
 
 
@@ -79,6 +82,15 @@ def prepare_banepa(folder: Path, out: Path) -> None:
     gpd.GeoSeries([both], crs=3857).to_file(out / "area.geojson")
 
 
+def prepare_aerial(folder: Path, out: Path) -> None:
+    """A folder for each scene, by the first characters of the images' names."""
+    for kind in ("images", "labels"):
+        for path in sorted((folder / kind).iterdir()):
+            scene = out / f"aerial_{path.name[:SCENE_NAME]}" / kind
+            scene.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, scene / path.name)
+
+
 def prepare_outlined(folder: Path, result: Path, out: Path) -> None:
     """The whole scene with the footprints that a model found in it, but for the ground that people have labelled."""
     out.mkdir(parents=True, exist_ok=True)
@@ -100,6 +112,7 @@ def main() -> None:
     for folder in sorted((args.data / "buildings_oam").iterdir()):
         if (folder / "tiles.csv").exists():
             prepare_tiles(folder, args.out / folder.name)
+    prepare_aerial(args.data / "landcover_aerial", args.out)
     if args.outlined:
         prepare_outlined(args.data / "banepa", args.outlined, args.out / "banepa_outlined")
     print(args.out)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from scipy import ndimage, special
 
 from geoseg.catalog import Legend, LegendClass, Scene
 from geoseg.errors import OptionError, SceneError
@@ -262,6 +261,8 @@ def write_clouds(folder: Path, clouds: Clouds) -> dict[str, int]:
 
 def _with_edges(codes: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
     """Codes of whole rows, with what is beside clouds and shadows."""
+    from scipy import ndimage  # a tenth of a second to import, of every start of a command or worker
+
     first, last = max(0, window.row_start - AROUND), min(len(codes), window.row_stop + AROUND)
     near = codes[first:last]
     hidden = ndimage.binary_dilation((near == CLOUD) | (near == SHADOW), iterations=AROUND)
@@ -329,6 +330,7 @@ def _sums(values: NDArray[np.float64], edges: list[NDArray[np.intp]]) -> NDArray
 def _network(clouds: Clouds) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """Probabilities (class, y, x) of a patch's reflectance (band, y, x): clear, cloud, shadow. On one thread."""
     import onnxruntime
+    from scipy import special
 
     home = Path(str((find_spec("ukis_csmask") or _lost()).origin)).parent
     model = home / f"model_{len(clouds.names)}b_{clouds.level}.onnx"

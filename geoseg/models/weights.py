@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from geoseg.models.other_networks import OtherNetwork, noise_of
 from geoseg.models.rewrites import COARSE_TOLERANCE, EXACT, ON_CPU, in_half_precision, rewritten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from geoseg.catalog import ModelSpec
     from geoseg.models.rewrites import Rewrite
@@ -138,6 +139,22 @@ def _resized(values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     return functional.interpolate(values, size=shape, mode="bilinear", antialias=shrinks)
 
 
+@contextmanager
+def with_one_torch_thread() -> Iterator[None]:
+    """One thread for each operation meanwhile, so that the number of cores cannot change a bit.
+
+    Cores are filled by lanes. What is done when a network is loaded is so small that threads wait for each other
+    longer than they work, and they wait busily. Also a decorator.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@with_one_torch_thread()
 def load_predict(spec: ModelSpec, device: torch.device, backend: str = TORCH) -> NetworkPredict:
     """The model ready for patches, on the device, by a backend; another than torch takes it over when it is used first.
 

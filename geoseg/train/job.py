@@ -136,6 +136,14 @@ class TrainJob(Strict):
         default=None,
         description="fine-tune this model (a name of `geoseg models` or a folder); it fills network and classes",
     )
+    start_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the weights of `start` in the result, the rest being what was learned: with 0.5 most of "
+        "what it knew of other places and sensors stays, at little loss on those learned (Wortsman et al. 2022, Robust "
+        "fine-tuning of zero-shot models)",
+    )
     network: Network | None = None
     bands: tuple[str, ...] = Field(
         default=("red", "green", "blue"), min_length=1, description="STAC common names, in order"
@@ -215,6 +223,9 @@ class TrainJob(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> TrainJob:
         names = [c.name for c in self.classes]
+        if self.start is None and self.start_share:
+            msg = "start_share is the share of a model that the job starts from: name it (start), or leave this out"
+            raise ValueError(msg)
         if self.start is None and (self.network is None or not names):
             msg = "network and classes are needed where the job does not start from a model"
             raise ValueError(msg)

@@ -29,7 +29,7 @@ from geoseg.train.data import Crops
 from geoseg.train.losses import IGNORED, auxiliary_loss, boundary, class_weights_of, total_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -171,6 +171,17 @@ def averaged(before: torch.Tensor, now: torch.Tensor, updates: torch.Tensor | in
     return kept * before + (1 - kept) * now
 
 
+def mixed_with(before: Mapping[str, torch.Tensor], network: torch.nn.Module, share: float) -> None:
+    """Move a network's weights towards what they were before, of which so large a share is in the result.
+
+    So it keeps most of what it knew beyond what it has learned from now (WiSE-FT: Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models", CVPR).
+    """
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(before[name].to(value.device), share)
+
+
 class Squares(Dataset[tuple[torch.Tensor, "Maps"]]):
     """The validation squares, made once."""
 
@@ -222,7 +233,9 @@ def fit(
     observe: Callable[[str, int, int], None],
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Train; the network then has the averaged weights of the last step. Returns the validation scores.
+    """Train; the network then has the averaged weights of the last step, and of its start's the job's share.
+
+    Returns the validation scores.
 
     Goes on from `folder/checkpoints/last.ckpt` if there is one. Raises `OptionError` if that is of another job.
     """
@@ -236,6 +249,7 @@ def fit(
         encoder.set_grad_checkpointing()
     if not job.optimiser.encoder_rate:
         network.get_submodule("encoder").requires_grad_(requires_grad=False)
+    before = {name: value.clone() for name, value in network.state_dict().items()} if job.start_share else {}
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
     with _quiet():
         trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
@@ -250,6 +264,12 @@ def fit(
     validation = DataLoader(Squares(samples), batch_size=1)
     with _quiet():
         trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
+        if before:
+            mixed_with(before, network, job.start_share)
+            # the weights that a callback has averaged would be put in place of these
+            trainer = _judge(device, Notes(say))
+            if samples:
+                trainer.validate(task, validation, verbose=False)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
 
 
@@ -286,6 +306,13 @@ def _checked_step(last: Path, job: TrainJob) -> int:
         msg = f"{last.parent.parent}: holds a run of another job; choose another --out, or --overwrite"
         raise OptionError(msg)
     return int(state["global_step"])
+
+
+def _judge(device: torch.device, notes: Notes) -> lightning.Trainer:
+    """What looks at the validation places once more, and leaves nothing behind."""
+    where = {"accelerator": "gpu", "devices": [device.index or 0]} if device.type == "cuda" else {"accelerator": "cpu"}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return lightning.Trainer(**where, **quiet, enable_checkpointing=False, callbacks=[notes])
 
 
 def _trainer(

@@ -62,6 +62,8 @@ def train(
     where = choose_device(device)
     places = places_of(job, data)
     _find_rare(places)
+    if start is not None and job.start_share:
+        _check_same_outputs(job, start)
     network = _network(job, start)
     quicken_segformer_heads(network)
     runs.mkdir(parents=True, exist_ok=True)
@@ -98,6 +100,15 @@ def _filled(job: TrainJob, start: ModelSpec) -> TrainJob:
         defaults["separation"] = start.separation
     merged = job.model_dump() | {name: value for name, value in defaults.items() if name not in given}
     return TrainJob.model_validate(merged)
+
+
+def _check_same_outputs(job: TrainJob, start: ModelSpec) -> None:
+    """Raises `OptionError` unless each weight of the job's network means what it means in the model it starts from."""
+    before = [*(c.name for c in start.legend.classes), *start.auxiliary]
+    now = [*(c.name for c in job.classes), *job.auxiliary]
+    if job.dates != start.dates or before != now:
+        msg = f"{job.name}: start_share needs the outputs of {start.name} ({', '.join(before)}), and the job has "
+        raise OptionError(f"{msg}{', '.join(now)}; leave start_share out")
 
 
 def _of_change(job: TrainJob, start: ModelSpec) -> TrainJob:
