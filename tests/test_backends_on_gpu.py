@@ -47,8 +47,8 @@ needs_compiler = pytest.mark.skipif(
 
 @functools.cache
 def small() -> CompiledNetwork:
-    with torch.inference_mode(mode=False):
-        return CompiledNetwork("small", Small().eval(), coarse=False)
+    with torch.inference_mode(mode=False):  # its weights lie as `NetworkPredict` lays them, before it is compiled
+        return CompiledNetwork("small", Small().eval().to(memory_format=torch.channels_last), coarse=False)
 
 
 def not_compiled(call: Any, *, coarse: bool = False) -> CompiledNetwork:
