@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 WHITE, MOST_WHITE = 255, 0.05
 
 
-class Patches(CalibrationDataReader):  # type: ignore[misc]  it has no types
+class Patches(CalibrationDataReader):  # type: ignore[misc] # it has no types
     """Patches for calibration, one by one."""
 
     def __init__(self, name: str, patches: list[Values]) -> None:
@@ -79,7 +79,7 @@ def by_onnxruntime(path: Path) -> Pass:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda values: session.run(None, {name: values})[0]  # type: ignore[no-any-return]
+    return lambda values: session.run(None, {name: values})[0]
 
 
 def by_openvino(model: Any, precision: str) -> Pass:
