@@ -1,14 +1,15 @@
 """What a forward pass takes, in different ways, beside what the processor can do.
 
-    python benchmarks/forward.py [MODEL ...] [--repeats 9] [--patch 512] [--lanes 1]
+    python benchmarks/forward.py [MODEL ...] [--repeats 9] [--patch 512] [--lanes 1] [--device cpu] [--batch 1]
 
 One patch at a time on each lane, a thread, as the command does it; all ways in turn, again and again, in one process.
-Prints the median CPU time of a pass, with the shortest and the longest, and per megapixel of the network's input;
-floating-point operations per second (those of the network with layers made one, in each way), also as a share of the
-rate of oneDNN's matrix product of 1024 x 1024 x 1024 in the same run; how much the scores differ from those of the
-network as trained, as a share of their range; how many of the most probable classes are the same; and the seconds that
-making it took. What is not installed is left out. `torch` is what the command does, `OpenVINO` and `ONNX Runtime` what
-it does with these as --backend.
+On a GPU (--device cuda) a batch of 16 patches that is there already, and the time until its scores are there. Prints
+the median CPU time of a patch (on a GPU wall time), with the shortest and the longest, and per megapixel of the
+network's input; floating-point operations per second (those of the network with layers made one, in each way), also as
+a share of the rate of oneDNN's matrix product of 1024 x 1024 x 1024 in the same run (on a GPU, torch's of 8192); how
+much the scores differ from those of the network as trained, as a share of their range; how many of the most probable
+classes are the same; and the seconds that making it took. What is not installed is left out. `torch` is what the
+command does, `OpenVINO` and `ONNX Runtime` what it does with these as --backend.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geoseg.catalog import bundled_models
 from geoseg.memory import keep_freed_memory
-from geoseg.models.backends import BACKENDS
+from geoseg.models.backends import BACKENDS, BY_TORCH
 from geoseg.models.networks import at_own_stride
 from geoseg.models.rewrites import EXACT, PackedLinear, relative_difference, rewritten
-from geoseg.models.weights import load_network, load_predict
-from geoseg.predict import one_torch_thread
+from geoseg.models.weights import choose_device, load_network, load_predict
+from geoseg.predict import default_batch, one_torch_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     Pass = Callable[[torch.Tensor], torch.Tensor]
 
 CPU = torch.device("cpu")
-SIDE = 1024  # of the matrices whose product is the measure
+SIDE, SIDE_ON_GPU = 1024, 8192  # of the matrices whose product is the measure
 
 
 def trained(spec: ModelSpec) -> torch.nn.Module:
@@ -64,24 +65,41 @@ def frozen(spec: ModelSpec, values: torch.Tensor) -> Pass:
     return lambda values: optimised(values.contiguous())
 
 
+def by(backend: str) -> Callable[[ModelSpec, torch.Tensor], Pass]:
+    """As the command does it by a backend."""
+    return lambda spec, values: in_order(load_predict(spec, values.device, backend).network, torch.channels_last)
+
+
 WAYS: dict[str, Callable[[ModelSpec, torch.Tensor], Pass]] = {
     "torch, as trained, channels last": lambda spec, _: in_order(trained(spec), torch.channels_last),
     "torch, as trained, contiguous": lambda spec, _: in_order(trained(spec), torch.contiguous_format),
     "torch, layers made one, channels last": lambda spec, _: in_order(made_one(spec), torch.channels_last),
     "torch, layers made one, contiguous": lambda spec, _: in_order(made_one(spec), torch.contiguous_format),
     "torch, layers made one, frozen graph": frozen,
-    "torch": lambda spec, _: in_order(load_predict(spec, CPU).network, torch.channels_last),
+    "torch": by("torch"),
     "ONNX Runtime": lambda spec, _: load_predict(spec, CPU, "onnxruntime").network,
     "OpenVINO": lambda spec, _: load_predict(spec, CPU, "openvino").network,
-    "torch, bfloat16": lambda spec, _: in_order(load_predict(spec, CPU, "torch-bf16").network, torch.channels_last),
+    "torch, bfloat16": by("torch-bf16"),
     "OpenVINO, bfloat16": lambda spec, _: load_predict(spec, CPU, "openvino-bf16").network,
+}
+WAYS_ON_GPU: dict[str, Callable[[ModelSpec, torch.Tensor], Pass]] = {
+    "torch, as trained, channels last": lambda spec, values: in_order(
+        trained(spec).to(values.device), torch.channels_last
+    ),
+    **{backend: by(backend) for backend in (*BY_TORCH, "onnxruntime")},
 }
 NEEDS = {
     "ONNX Runtime": BACKENDS["onnxruntime"],
     "OpenVINO": BACKENDS["openvino"],
     "OpenVINO, bfloat16": BACKENDS["openvino"],
+    "onnxruntime": BACKENDS["onnxruntime"],
 }
 LANES = ThreadPoolExecutor(1)
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @dataclass
@@ -94,9 +112,12 @@ class Way:
 
     def measure(self, values: torch.Tensor, lanes: int = 1) -> torch.Tensor:
         """One pass on each lane at the same time."""
-        began = time.process_time()
+        clock = time.process_time if values.device.type == "cpu" else time.perf_counter
+        wait_for(values.device)
+        began = clock()
         scores = [each.result() for each in [LANES.submit(self.once, values) for _ in range(lanes)]]
-        self.seconds.append((time.process_time() - began) / lanes)
+        wait_for(values.device)
+        self.seconds.append((clock() - began) / lanes)
         return scores[0]
 
     @torch.inference_mode()
@@ -106,7 +127,7 @@ class Way:
 
 def made(spec: ModelSpec, values: torch.Tensor) -> dict[str, Way]:
     ways = {}
-    for name, make in WAYS.items():
+    for name, make in (WAYS if values.device.type == "cpu" else WAYS_ON_GPU).items():
         missing = NEEDS[name].missing if name in NEEDS else []
         if missing:
             print(f"   {name}: left out, {', '.join(missing)} not installed")
@@ -118,18 +139,22 @@ def made(spec: ModelSpec, values: torch.Tensor) -> dict[str, Way]:
     return ways
 
 
-def products() -> dict[str, Way]:
-    """The matrix product by torch's own library, and by oneDNN."""
-    layer = PackedLinear(torch.nn.Linear(SIDE, SIDE, bias=False))
-    return {"torch": Way(lambda values: values @ values, 0), "oneDNN": Way(layer, 0)}
+def products(device: torch.device) -> dict[str, Way]:
+    """The matrix product by torch's own library, and by oneDNN on a CPU."""
+    by_torch = {"torch": Way(lambda values: values @ values, 0)}
+    if device.type != "cpu":
+        return by_torch
+    return {**by_torch, "oneDNN": Way(PackedLinear(torch.nn.Linear(SIDE, SIDE, bias=False)), 0)}
 
 
-def measure(spec: ModelSpec, repeats: int, lanes: int) -> None:
-    print(f"{spec.name}, patch {spec.patch}, {lanes} lanes:", flush=True)
-    values = torch.randn(1, len(spec.bands), spec.patch, spec.patch).contiguous(memory_format=torch.channels_last)
-    matrix, ways, rates = torch.randn(SIDE, SIDE), made(spec, values), products()
+def measure(spec: ModelSpec, repeats: int, lanes: int, device: torch.device, batch: int) -> None:
+    print(f"{spec.name}, patch {spec.patch}, batch {batch}, {lanes} lanes, {device}:", flush=True)
+    shape = batch, len(spec.bands), spec.patch, spec.patch
+    values = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+    side = SIDE if device.type == "cpu" else SIDE_ON_GPU
+    matrix, ways, rates = torch.randn(side, side, device=device), made(spec, values), products(device)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        made_one(spec)(values)
+        made_one(spec)(values[:1].cpu())
     operations = counter.get_total_flops()
     scores = {name: way.measure(values, lanes) for name, way in ways.items()}
     for way in rates.values():
@@ -141,20 +166,22 @@ def measure(spec: ModelSpec, repeats: int, lanes: int) -> None:
             way.measure(values, lanes)
         for way in rates.values():
             way.measure(matrix, lanes)
-    rate = {name: 2 * SIDE**3 / statistics.median(way.seconds) for name, way in rates.items()}
+    rate = {name: 2 * side**3 / statistics.median(way.seconds) for name, way in rates.items()}
     print(f"   {operations / spec.patch**2 / 1e3:.0f} GFLOP per megapixel; matrix product: ", end="")
     print(", ".join(f"{name} {each / 1e9:.0f} GFLOP/s" for name, each in rate.items()))
     expected = scores["torch, as trained, channels last"]
+    best = rate.get("oneDNN", rate["torch"])
     for name, way in ways.items():
-        print(f"   {name:38} {told(way, spec, operations, rate['oneDNN'])}", end="")
+        print(f"   {name:38} {told(way, spec, operations, best, batch)}", end="")
         same = (scores[name].argmax(1) == expected.argmax(1)).float().mean()
         difference = relative_difference(scores[name], expected)
         print(f"; differs by {difference:.0e}, {100 * same:.3f} % of labels the same; {way.making:.1f} s", flush=True)
 
 
-def told(way: Way, spec: ModelSpec, operations: int, rate: float) -> str:
-    median, most = statistics.median(way.seconds), max(way.seconds)
-    times = f"{1e3 * median:6.1f} ms ({1e3 * min(way.seconds):.1f} to {1e3 * most:.1f})"
+def told(way: Way, spec: ModelSpec, operations: int, rate: float, batch: int) -> str:
+    """Of a patch."""
+    median, least, most = (each(way.seconds) / batch for each in (statistics.median, min, max))
+    times = f"{1e3 * median:6.1f} ms ({1e3 * least:.1f} to {1e3 * most:.1f})"
     done = operations / median
     return f"{times}, {median / spec.patch**2 * 1e6:.2f} s/Mpx, {done / 1e9:.0f} GFLOP/s, {100 * done / rate:.0f} %"
 
@@ -165,7 +192,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--patch", type=int)
     parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--batch", type=int, help="patches of a pass  [default: 1 on a CPU, 16 on a GPU]")
     args = parser.parse_args()
+    device = choose_device(args.device)
+    batch = args.batch or default_batch(device)
     warnings.simplefilter("ignore")  # exporters have much to say
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -173,7 +204,7 @@ def main() -> None:
     LANES = ThreadPoolExecutor(args.lanes, initializer=one_torch_thread)
     for spec in bundled_models():
         if spec.name in args.models:
-            measure(replace(spec, patch=args.patch or spec.patch), args.repeats, args.lanes)
+            measure(replace(spec, patch=args.patch or spec.patch), args.repeats, args.lanes, device, batch)
 
 
 if __name__ == "__main__":

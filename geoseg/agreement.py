@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.errors import OptionError
-from geoseg.models.backends import AUTO, BACKENDS, TORCH, TORCH_BF16, installed_backends
+from geoseg.models.backends import AUTO, BACKENDS, BY_TORCH, TORCH, installed_backends
 from geoseg.work import SceneOrder, fastest_backend
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def agreed(orders: Sequence[SceneOrder], patches: int, crew: Crew | None) -> lis
     `patches`: all that the run will see; so few that nothing is worth measuring: by torch. `crew`: who will work, and
     has nothing to do yet; None: this process. Raises `OptionError` if a worker has not what an order names.
     """
-    wanted = {order.job.backend for order in orders} - {TORCH, TORCH_BF16}
+    wanted = {order.job.backend for order in orders} - {*BY_TORCH}
     installed = _common(crew, wanted - {AUTO}) if crew is not None and wanted else [TORCH]
     first = next((order for order in orders if order.job.backend == AUTO), None)
     if first is None:

@@ -311,17 +311,14 @@ class Predictor:
 
     def run(self, planned: Plan, core: Window, sink: Sink, observe: Callable[[int], None]) -> TileReport:
         """Predict one tile's core into a sink; `observe` is told how many pixels were written."""
-        from geoseg.predict import Decision, Engine, Lanes, OutOfMemory
+        from geoseg.predict import Decision, Engine, OutOfMemory
 
         decision, tile = Decision(planned.model.legend, planned.job.threshold), planned.tiling.tile_of(core)
         while True:
             batch = self.batch(planned.job)
-            self._predict.prepare(batch)
             try:
-                lanes = self._idle.pop()
-            except IndexError:  # none, or another thread was faster
-                lanes = Lanes(self._count)
-            try:
+                self._predict.prepare(batch)
+                lanes = self._lanes()
                 with Engine(self._predict, decision, self._fill, batch, lanes) as engine:
                     report = engine.run(planned.source, tile, planned.tiling, sink, observe)
             except OutOfMemory as error:
@@ -333,6 +330,15 @@ class Predictor:
             else:
                 self._idle.append(lanes)
                 return report
+
+    def _lanes(self) -> Lanes:
+        """Threads that are idle, or new ones."""
+        from geoseg.predict import Lanes
+
+        try:
+            return self._idle.pop()
+        except IndexError:  # none, or another thread was faster
+            return Lanes(self._count)
 
 
 def _predict(

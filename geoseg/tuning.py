@@ -81,7 +81,7 @@ def fastest(work: Work, among: Collection[str] | None = None) -> tuple[str, Netw
     `among`: those that everybody has who is to work; None: those that are installed here. Raises `ModelError` as
     `load_predict` does.
     """
-    exact = [name for name in installed_backends() if not is_coarse(name)]
+    exact = [TORCH, *(name for name in installed_backends() if name in BACKENDS and not is_coarse(name))]
     names = [name for name in exact if among is None or name in among or name == TORCH]
     if work.device.type != "cpu" or names == [TORCH]:
         return TORCH, None

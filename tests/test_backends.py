@@ -29,9 +29,18 @@ from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.io.store import job_of as begun_job
 from geoseg.models import backends, other_networks
-from geoseg.models.backends import AUTO, BACKENDS, TORCH, TORCH_BF16, check_backend, installed_backends, is_coarse
+from geoseg.models.backends import (
+    AUTO,
+    BACKENDS,
+    BY_TORCH,
+    TORCH,
+    TORCH_BF16,
+    check_backend,
+    installed_backends,
+    is_coarse,
+)
 from geoseg.models.other_networks import OtherNetwork, noise_of
-from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, in_bfloat16
+from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, in_half_precision
 from geoseg.models.weights import NetworkPredict, load_predict
 from geoseg.pipeline import run as carry_out
 from geoseg.planned import SegmentJob, plan
@@ -69,7 +78,7 @@ class Small(nn.Module):
 
 
 def taken_over(backend: str, name: str = "small", make: Callable[[], nn.Module] = Small) -> OtherNetwork:
-    return OtherNetwork(backend, name, {"weights": name}, make)
+    return OtherNetwork(backend, name, {"weights": name}, make, CPU)
 
 
 @functools.cache
@@ -80,7 +89,7 @@ def small(backend: str, spec: ModelSpec) -> NetworkPredict:
 def network_by(backend: str) -> nn.Module:
     if backend != TORCH_BF16:
         return taken_over(backend)
-    return in_bfloat16(Small().eval(), noise_of(SHAPE), pack=True)[0]
+    return in_half_precision(Small().eval(), noise_of(SHAPE), torch.bfloat16, pack=True)[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -368,7 +377,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     write_tif(tmp_path / "a.tif", picture(80, 80))
     monkeypatch.setattr("geoseg.models.backends.find_spec", lambda _: None)
-    assert installed_backends() == (TORCH, TORCH_BF16)
+    assert installed_backends() == tuple(BY_TORCH)
     extra = {"openvino": "openvino", "onnxruntime": "onnx", "openvino-bf16": "openvino"}[backend]
     job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model), backend=backend)
     with pytest.raises(OptionError, match=rf"--backend {backend}: .* not installed: pip install 'geoseg\[{extra}\]'"):
@@ -378,19 +387,20 @@ def test_a_missing_extra_is_named(
 
 
 def test_names_and_devices() -> None:
-    with pytest.raises(OptionError, match="choose auto, torch, torch-bf16, openvino, onnxruntime or openvino-bf16"):
+    with pytest.raises(OptionError, match=r"choose auto, torch, torch-bf16, .*, onnxruntime or openvino-bf16"):
         check_backend("tensorflow")
     with pytest.raises(OptionError, match="is for a CPU, and the device is cuda"):
         check_backend("openvino", "cuda")
-    for name in (AUTO, TORCH, TORCH_BF16):
+    for name in (AUTO, *BY_TORCH):
         check_backend(name, "cuda")
-    assert installed_backends() == (TORCH, *NOT_TORCH)
-    assert [name for name in installed_backends() if is_coarse(name)] == [TORCH_BF16, "openvino-bf16"]
+    assert installed_backends() == (*BY_TORCH, *OTHERS)
+    coarse = {name for name in installed_backends() if is_coarse(name)}
+    assert coarse == {name for name in backends.NAMES if name.endswith(("-bf16", "-fp16"))}
 
 
 def test_a_job_names_what_there_is() -> None:
     assert job_of(None, backend="openvino").backend == "openvino"
-    with pytest.raises(ValueError, match="'auto', 'torch', 'torch-bf16', 'openvino', 'onnxruntime' or 'openvino-bf16'"):
+    with pytest.raises(ValueError, match=r"'auto', 'torch', 'torch-bf16', .* 'onnxruntime' or 'openvino-bf16'"):
         job_of(None, backend="tensorflow")
     assert [job_of(None, backend=name).backend for name in backends.NAMES] == [*backends.NAMES]
 

@@ -108,11 +108,22 @@ class RunJob(Strict):
         "one process how many forward passes go side by side",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    backend: Literal["auto", "torch", "torch-bf16", "openvino", "onnxruntime", "openvino-bf16"] = Field(
+    backend: Literal[
+        "auto",
+        "torch",
+        "torch-bf16",
+        "torch-compile",
+        "torch-compile-bf16",
+        "torch-compile-fp16",
+        "openvino",
+        "onnxruntime",
+        "openvino-bf16",
+    ] = Field(
         default="torch",
         description="who does the forward passes, of which the last bits of scores depend; auto: the fastest of those "
         "installed, measured before a long run, and for scenes that were begun the one that began; -bf16: in bfloat16, "
-        "which is far faster on recent processors, and changes a label here and there",
+        "which is far faster on recent processors, and changes a label here and there; torch-compile: for a GPU, "
+        "-fp16: in float16",
     )
     cluster: str = Field(
         default="local", description="local, processes:N, tcp://host:port or a recipe (YAML); --cluster goes before it"

@@ -38,7 +38,7 @@ def convert(network: nn.Module, values: torch.Tensor) -> Parts:
         return {"xml": path.read_bytes(), "bin": path.with_suffix(".bin").read_bytes()}
 
 
-def opened(parts: Parts, *, coarse: bool) -> Callable[[], Pass]:
+def opened(parts: Parts, *, coarse: bool, device: torch.device) -> Callable[[], Pass]:  # noqa: ARG001  a CPU
     """The network as it was converted."""
     import openvino
 

@@ -3,8 +3,8 @@
 A network is taken over for patches of one shape: torch exports it with its layers made one (`geoseg.models.rewrites`),
 and the library converts that. It takes seconds, so what came of it is kept in the user's cache folder, under a name
 that tells all that it depends on, beside what torch says of an image of noise. Whenever it is opened, converted just
-now or long ago, it has to say the same of that noise: within `TOLERANCE`, as every rewrite has to, or within
-`COARSE_TOLERANCE` if it works in bfloat16.
+now or long ago, it has to say the same of that noise: within `TOLERANCE`, as every rewrite has to, or within a wider
+one if it works in bfloat16 or on a GPU.
 
 What is kept is read as safetensors, and then as OpenVINO's own format or ONNX, none of which can run code, and only if
 it is what was kept there (`geoseg.cache`).
@@ -34,7 +34,7 @@ from torch import nn
 from geoseg.cache import cache_folder, keep, kept
 from geoseg.errors import ModelError
 from geoseg.models.backends import BACKENDS, TORCH
-from geoseg.models.rewrites import COARSE_TOLERANCE, TOLERANCE, relative_difference
+from geoseg.models.rewrites import relative_difference, tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,14 +58,22 @@ def noise_of(shape: tuple[int, ...]) -> torch.Tensor:
 class OtherNetwork(nn.Module):
     """A network whose passes another library does. It is taken over when patches of a shape come first."""
 
-    def __init__(self, backend: str, name: str, known: dict[str, Any], original: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self,
+        backend: str,
+        name: str,
+        known: dict[str, Any],
+        original: Callable[[], nn.Module],
+        device: torch.device,
+    ) -> None:
         """Do nothing yet.
 
         `name`: of the model, for messages; `known`: what tells this network from all others; `original`: makes it as
-        torch does it, where that is needed.
+        torch does it, where that is needed; `device`: where patches come from and scores are to be.
         """
         super().__init__()
         self._backend, self._name, self._known, self._original = backend, name, known, original
+        self._device = device
         self._library: Any = import_module(f"geoseg.models.{BACKENDS[backend].module}")
         self._coarse = BACKENDS[backend].coarse
         self._ready: dict[tuple[int, ...], _Passes] = {}
@@ -111,7 +119,7 @@ class OtherNetwork(nn.Module):
         with torch.inference_mode(mode=False), torch.no_grad():  # what is made by a thread that infers is not exported
             noise, network = noise_of(shape), self._original().eval()
             try:
-                with _quiet():
+                with quiet():
                     parts, scores = self._library.convert(network, noise), network(noise)
             except Exception as error:
                 raise self._cannot(error) from error
@@ -124,12 +132,12 @@ class OtherNetwork(nn.Module):
     def _checked(self, parts: Parts, noise: torch.Tensor, scores: torch.Tensor) -> _Passes:
         """Ready, and sure to say what torch says of the noise. Raises `ModelError` otherwise."""
         try:
-            passes = _Passes(self._library.opened(parts, coarse=self._coarse))
-            difference = relative_difference(passes(noise), scores)
+            passes = _Passes(self._library.opened(parts, coarse=self._coarse, device=self._device))
+            difference = relative_difference(passes(noise.to(self._device)).cpu(), scores)
         except Exception as error:
             raise self._cannot(error) from error
         log.info("%s: %s differs from torch by %.1e of the scores' range", self._name, self._backend, difference)
-        if not difference <= (COARSE_TOLERANCE if self._coarse else TOLERANCE):  # it may be no number
+        if not difference <= tolerance(self._device.type, coarse=self._coarse):  # it may be no number
             msg = f"{self._name}: {self._backend} gives other scores than torch, by {difference:.1e} of their range"
             raise ModelError(f"{msg}; use --backend {TORCH}")
         return passes
@@ -165,7 +173,7 @@ class _Passes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters have much to say, and say it to everybody."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

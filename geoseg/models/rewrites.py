@@ -35,8 +35,17 @@ TOLERANCE = 1e-4
 """How much the scores of a rewritten network may differ from the original's, of these scores' range."""
 
 COARSE_TOLERANCE = 0.1
-"""The same for a network whose numbers are bfloat16. The bundled ones are at 0.01; a network that it does not suit, as
+"""The same for a network whose numbers have 16 bits. The bundled ones are at 0.01; a network that it does not suit, as
 one whose numbers grow too large or whose scores are small differences of them, is beyond."""
+
+GPU_TOLERANCE = 0.01
+"""The same between two ways of doing float32 on a GPU, where torch's convolutions and others' take numbers with 11 bits
+of fraction (TF32), bfloat16's and three more."""
+
+
+def tolerance(device: str, *, coarse: bool) -> float:
+    """How much a backend's scores may differ from torch's on a device of this type."""
+    return COARSE_TOLERANCE if coarse else TOLERANCE if device == "cpu" else GPU_TOLERANCE
 
 
 def rewritten(
@@ -408,33 +417,35 @@ class PackedLinear(_Packed):
         return result
 
 
-# --- bfloat16
+# --- numbers of 16 bits
 
 
-class InBfloat16(nn.Module):
-    """A network whose weights and values are bfloat16, for float32 in and out; sums are float32 inside each layer."""
+class InHalfPrecision(nn.Module):
+    """A network whose weights and values have 16 bits, for float32 in and out; sums are float32 inside each layer."""
 
-    def __init__(self, network: nn.Module) -> None:
-        """`network`: is changed."""
+    def __init__(self, network: nn.Module, numbers: torch.dtype) -> None:
+        """`network`: is changed; `numbers`: bfloat16 or float16."""
         super().__init__()
-        self.network = network.to(torch.bfloat16)
+        self.network, self._numbers = network.to(numbers), numbers
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Scores (n, outputs, y, x) of scaled values (n, bands, y, x)."""
-        scores: torch.Tensor = self.network(values.to(torch.bfloat16))
+        scores: torch.Tensor = self.network(values.to(self._numbers))
         return scores.float()
 
 
-@torch.inference_mode()
-def in_bfloat16(network: nn.Module, sample: torch.Tensor, *, pack: bool) -> tuple[nn.Module, float]:
-    """The network in bfloat16, and how far its scores are from what they were, as a share of their range.
+@torch.no_grad()  # not in inference mode: its tensors are not for those who compile
+def in_half_precision(
+    network: nn.Module, sample: torch.Tensor, numbers: torch.dtype, *, pack: bool
+) -> tuple[nn.Module, float]:
+    """The network in bfloat16 or float16, and how far its scores are from what they were, as a share of their range.
 
     `network` is changed; `pack`: see `pack_layers`.
     """
     expected = network(sample)
-    coarse = InBfloat16(network)
+    coarse = InHalfPrecision(network, numbers)
     if pack:
-        pack_layers(network, sample.to(torch.bfloat16))
+        pack_layers(network, sample.to(numbers))
     difference = relative_difference(coarse(sample), expected)
     _forget_shapes(network)
     return coarse, difference

@@ -13,10 +13,11 @@ from torch.nn import functional
 from geoseg.catalog import sha256_of
 from geoseg.errors import ModelError, OptionError
 from geoseg.models.architectures import dates_of
-from geoseg.models.backends import BACKENDS, TORCH, TORCH_BF16, check_backend
+from geoseg.models.backends import BACKENDS, BY_TORCH, TORCH, check_backend, is_coarse
+from geoseg.models.compiled import CompiledNetwork
 from geoseg.models.networks import at_own_stride, build_network, side_multiple
 from geoseg.models.other_networks import OtherNetwork, noise_of
-from geoseg.models.rewrites import COARSE_TOLERANCE, EXACT, ON_CPU, in_bfloat16, rewritten
+from geoseg.models.rewrites import COARSE_TOLERANCE, EXACT, ON_CPU, in_half_precision, rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,10 +90,14 @@ class NetworkPredict:
         """
         if isinstance(self.network, OtherNetwork):
             self.network.prepare(self._shape(patches))
+        elif isinstance(self.network, CompiledNetwork):
+            self.network.prepare(self._shape(patches), self.device)
 
     def is_prepared(self, patches: int) -> bool:
         """Whether `prepare` is a matter of a second at most, now or because an earlier process has done it."""
-        return not isinstance(self.network, OtherNetwork) or self.network.is_kept(self._shape(patches))
+        if isinstance(self.network, OtherNetwork):
+            return self.network.is_kept(self._shape(patches))
+        return not isinstance(self.network, CompiledNetwork) or self.network.is_ready(self._shape(patches))
 
     def _shape(self, patches: int) -> tuple[int, int, int, int]:
         """Of what the network itself takes for so many patches."""
@@ -157,40 +162,47 @@ def load_predict(spec: ModelSpec, device: torch.device, backend: str = TORCH) ->
     """
     check_backend(backend, device.type)
     if backend in BACKENDS:
-        return NetworkPredict(spec, other_network(spec, backend), device)
-    make = coarse_network_to_predict if backend == TORCH_BF16 else network_to_predict
-    return NetworkPredict(spec, make(spec, device), device)
+        return NetworkPredict(spec, other_network(spec, backend, device), device)
+    return NetworkPredict(spec, network_to_predict(spec, device, backend), device)
 
 
-def other_network(spec: ModelSpec, backend: str) -> OtherNetwork:
+def other_network(spec: ModelSpec, backend: str, device: torch.device) -> OtherNetwork:
     """The model's network by a backend that is not torch."""
     known = {"weights": spec.sha256, "architecture": spec.architecture, "encoder": spec.encoder}
-    return OtherNetwork(backend, spec.name, known, lambda: _with_layers_made_one(spec, EXACT))
+    return OtherNetwork(backend, spec.name, known, lambda: _with_layers_made_one(spec, EXACT), device)
 
 
-def network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module:
-    """The model's network as patches go through it: at its own stride, with layers made one, as is best on the device.
+def network_to_predict(spec: ModelSpec, device: torch.device, backend: str = TORCH) -> torch.nn.Module:
+    """The model's network as patches go through it by torch: at its own stride, as is best on the device.
 
-    Raises `ModelError` as `load_network` does.
+    Raises `ModelError` as `load_network` does, and where numbers of 16 bits give scores that are far from the
+    original's; `OptionError` for a GPU that has no bfloat16.
     """
-    return _with_layers_made_one(spec, ON_CPU if device.type == "cpu" else EXACT)
+    way = BY_TORCH[backend]
+    packed = device.type == "cpu" and not way.compiled  # a compiler has its own ways with layers
+    if way.numbers == "float32":
+        network = _with_layers_made_one(spec, ON_CPU if packed else EXACT)
+    else:
+        if way.numbers == "bfloat16" and device.type == "cuda":
+            _check_bfloat16(backend, device)
+        network = _coarse_network(spec, way.numbers, packed=packed)
+    return CompiledNetwork(spec.name, network, coarse=is_coarse(backend)) if way.compiled else network
 
 
-def coarse_network_to_predict(spec: ModelSpec, device: torch.device) -> torch.nn.Module:
-    """The same in bfloat16.
-
-    Raises `ModelError` also where that gives scores that are far from the original's, `OptionError` for a GPU that has
-    no bfloat16.
-    """
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        msg = f"--backend {TORCH_BF16}: the device {device} has no bfloat16; use --backend {TORCH}"
-        raise OptionError(msg)
+def _coarse_network(spec: ModelSpec, numbers: str, *, packed: bool) -> torch.nn.Module:
     network = _with_layers_made_one(spec, EXACT)
-    coarse, difference = in_bfloat16(network, _sample_of(network, spec), pack=device.type == "cpu")
+    sample = _sample_of(network, spec)
+    coarse, difference = in_half_precision(network, sample, getattr(torch, numbers), pack=packed)
     if not difference <= COARSE_TOLERANCE:  # it may be no number
-        msg = f"{spec.name}: in bfloat16 it gives other scores, by {difference:.1e} of their range"
+        msg = f"{spec.name}: in {numbers} it gives other scores, by {difference:.1e} of their range"
         raise ModelError(f"{msg}; use --backend {TORCH}")
     return coarse
+
+
+def _check_bfloat16(backend: str, device: torch.device) -> None:
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        msg = f"--backend {backend}: the device {device} has no bfloat16; use --backend {TORCH} or torch-compile-fp16"
+        raise OptionError(msg)
 
 
 def _with_layers_made_one(spec: ModelSpec, rewrites: Sequence[Rewrite]) -> torch.nn.Module:
