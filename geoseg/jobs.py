@@ -91,21 +91,25 @@ def _set(values: dict[str, Any], setting: str) -> None:
 def _sentences(details: Iterable[Any], kind: type[BaseModel]) -> Iterator[str]:
     """Pydantic's complaints, as a person would say them: one for each place of a job.
 
-    Where a value may be one of several kinds, pydantic has a complaint for each.
+    Where a value may be one of several kinds, pydantic has a complaint for each. A list whose items are not right it
+    calls too short as well; and where keys contradict each other, it has the whole job for the value.
     """
     told: dict[str, list[Any]] = {}
     for detail in details:
         told.setdefault(_place(detail, kind), []).append(detail)
     for place, (detail, *others) in told.items():
+        if detail["type"] == "too_short" and any(other.startswith(f"{place}.") for other in told):
+            continue
         if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(detail["loc"][-1]), _keys_at(kind, detail["loc"][:-1]), 1)
+            known = [key for key in _keys_at(kind, detail["loc"][:-1]) if key != detail["loc"][-1]]
+            near = difflib.get_close_matches(str(detail["loc"][-1]), known, 1)
             yield f"{place} is not a key of this job" + (f"; did you mean {near[0]}?" if near else "")
         elif detail["type"] == "missing":
             yield f"{place} is missing"
         else:
             first, *further = dict.fromkeys(_wanted(each) for each in (detail, *others))
             wanted = " or ".join((first, *(each.removeprefix("should be ") for each in further)))
-            yield f"{place}: {wanted}, got {detail['input']!r}"
+            yield f"{place}: {wanted}, got {detail['input']!r}" if place else wanted
 
 
 def _place(detail: Any, kind: type[BaseModel]) -> str:

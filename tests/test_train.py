@@ -29,7 +29,7 @@ from geoseg.train import loop
 from geoseg.train.data import Crops, _blocks, places_of
 from geoseg.train.job import TrainJob
 from geoseg.train.labels import Grid, VectorLabels
-from geoseg.train.losses import IGNORED
+from geoseg.train.losses import IGNORED, class_weights_of
 from geoseg.train.places import GroundPlace
 from geoseg.train.publish import job_file
 from geoseg.train.run import _filled, _network, train
@@ -137,6 +137,14 @@ class TestJobs:
             ("stride=65", "stride 65 must not exceed the patch 64"),
             ("resolution=[2, 1]", "from fine to coarse"),
             ("separation=[0.5, 3]", "separation needs the auxiliary score interior"),
+            ("data.0.aoi=x", r"job\.yaml: data\.0\.aoi is not a key of this job$"),
+            ("data.0={images: i, labels: l}", r"job\.yaml: data\.0\.resolution is missing$"),
+            ("losses=[]", "losses: tuple should have at least 1 item"),
+            ("scales=[0.3, 0.2]", r"scales goes from fine to coarse, in metres above 0, got \(0\.3, 0\.2\)$"),
+            ("scales=[0, 0.2]", "scales goes from fine to coarse, in metres above 0"),
+            ("validation_resolutions=[0]", r"validation_resolutions\.0: should be greater than 0, got 0"),
+            ("classes.1.name=background", "background comes twice; give each class a name of its own$"),
+            ("name=..", "name: string should match"),
             ("data.4.weight=2", "no such place in the job"),
             ("seed", "write key=value"),
         ],
@@ -240,6 +248,70 @@ class TestData:
         assert (labels[85:109, 21:59] == 2).all()
         assert (labels[61:82, 21:59] == 1).all()
 
+    def test_what_is_of_no_class_is_unknown_and_not_background(self, toy: Path) -> None:
+        data = {"class_column": "kind", "values": {"roof": "building"}}
+        labels = whole(ground(toy, **data).train)["labels"].numpy()
+        assert (labels[85:109, 21:59] == IGNORED).all()
+        assert (labels[:9] == 0).all()
+
+    @pytest.mark.parametrize("labels", ["roofs.geojson", "classes"])
+    def test_labels_outside_of_the_area_do_not_count(self, toy: Path, labels: str) -> None:
+        west, south, east, _north = area_bounds()
+        gpd.GeoDataFrame(geometry=[shapely.box(west, south, west + 2, south + 2)], crs=CRS).to_file(
+            toy / "bare.geojson"
+        )
+        data = {"labels": labels, "values": {"7": "building", "3": "background"} if labels == "classes" else None}
+        with pytest.raises(OptionError, match=r"no label of the data is of class building.*lie on the same ground"):
+            ground(toy, **data, area="bare.geojson")
+        area = (east - west) * (area_bounds()[3] - south)
+        counts = ground(toy, **data, area="area.geojson").class_pixels()
+        roofs = sum(b.intersection(shapely.box(*area_bounds())).area for b in boxes())
+        assert counts[1] == pytest.approx(roofs, rel=0.01)
+        assert counts[0] == pytest.approx(area - roofs if labels == "classes" else 0, rel=0.01)
+
+    @pytest.mark.parametrize("dtype", ["uint16", "int32"])
+    def test_labels_of_any_whole_number(self, toy: Path, dtype: str) -> None:
+        with rasterio.open(toy / "classes" / "town.tif") as dataset:
+            values = dataset.read(1).astype(dtype) * 100
+        values[0, 0] = 65535 if dtype == "uint16" else -5
+        write_tif(toy / f"codes-{dtype}" / "town.tif", values)
+        place = ground(toy, labels=f"codes-{dtype}", values={700: "building", 300: "background"})
+        labels = whole(place.train)["labels"].numpy()
+        expected = rasterize(boxes(), (SIDE, SIDE), transform=BANEPA)
+        expected[0, 0] = IGNORED
+        assert np.array_equal(labels, expected)
+
+    @pytest.mark.parametrize(
+        ("image", "label", "message"),
+        [
+            (np.ones((3, 20, 30), np.uint16), np.ones((20, 30), np.uint8), r"a\.tif: is uint16.*must be uint8"),
+            (np.ones((3, 20, 30), np.float32), np.ones((20, 30), np.uint8), r"a\.tif: is float32.*must be uint8"),
+            (np.ones((2, 20, 30), np.uint8), np.ones((20, 30), np.uint8), "has 2 bands, the job has red, green, blue"),
+            (np.ones((3, 20, 30), np.uint8), np.ones((20, 20), np.uint8), "has 20 x 20 pixels, .* has 20 x 30"),
+            (np.ones((3, 20, 30), np.uint8), np.ones((20, 30), np.float32), "is float32; the values of labels"),
+        ],
+    )
+    def test_chips_that_are_not_right(
+        self, tmp_path: Path, image: np.ndarray[Any, Any], label: np.ndarray[Any, Any], message: str
+    ) -> None:
+        write_tif(tmp_path / "images" / "a.tif", image, None)
+        write_tif(tmp_path / "labels" / "a.tif", label, None)
+        with pytest.raises(InputError, match=message):
+            places_of(job_of(data=[{"images": "images", "labels": "labels", "resolution": 0.3}]), tmp_path)
+
+    def test_chips_that_are_no_images_or_not_found(self, tmp_path: Path) -> None:
+        for name in ("images", "labels"):
+            write_tif(tmp_path / name / "a.tif", np.ones((3, 20, 30), np.uint8), None)
+        data = {"images": "images", "labels": "labels", "resolution": 0.3}
+        with pytest.raises(OptionError, match=r"no image is called b\*, so none would be kept for validation"):
+            places_of(job_of(data=[data | {"validation": ["b*"]}]), tmp_path)
+        for value in ("roof", "70000", "-1"):
+            with pytest.raises(OptionError, match=f"`values` has '{value}'.* whole number of theirs"):
+                places_of(job_of(data=[data | {"values": {value: "building"}}]), tmp_path)
+        (tmp_path / "images" / "a.tif").write_text("no image")
+        with pytest.raises(InputError, match=r"a\.tif: cannot be read as an image"):
+            places_of(job_of(data=[data]), tmp_path)
+
     def test_chips(self, tmp_path: Path) -> None:
         for number in range(6):
             values = np.full((3, 20, 30), number, np.uint8)
@@ -300,11 +372,21 @@ class TestData:
             ({"values": {"roof": "tower"}, "class_column": "kind"}, "none of the classes background, building"),
             ({"rasters": ["south_up.tif"]}, "upside down; for training, warp it"),
             ({"labels": "nowhere.shp"}, "has no CRS"),
+            ({"area": "far.geojson"}, r"none of the rasters town\.tif meets the area far\.geojson"),
+            (
+                {"validation_area": "far.geojson"},
+                r"in the validation_area far\.geojson; check that",
+            ),
+            ({"labels": "utm44"}, r"its CRS is EPSG:32644, that of its image EPSG:32645; .* -t_srs EPSG:32645"),
+            ({"labels": "halves"}, "is float32; the values of labels are whole numbers"),
         ],
     )
     def test_what_is_not_right(self, toy: Path, data: dict[str, Any], message: str) -> None:
         south_up = rasterio.Affine(0.3, 0, 334_000, 0, 0.3, 3_056_950)
         write_tif(toy / "south_up.tif", np.ones((3, 90, 90), np.uint8), transform=south_up)
+        write_tif(toy / "utm44" / "town.tif", np.ones((90, 90), np.uint8), "EPSG:32644")
+        write_tif(toy / "halves" / "town.tif", np.full((90, 90), 0.5, np.float32))
+        gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)], crs=CRS).to_file(toy / "far.geojson")
         if not (toy / "nowhere.shp").exists():
             with pytest.warns(UserWarning, match="crs"):
                 gpd.GeoDataFrame(geometry=boxes()).to_file(toy / "nowhere.shp")
@@ -345,6 +427,15 @@ def test_averaged_weights_forget_where_a_short_run_began() -> None:
     assert loop.averaged(torch.tensor(0.0), torch.tensor(1.0), 10**6, decay=0.75) == 0.25
 
 
+def test_class_weights_are_those_of_pixels_not_of_square_metres() -> None:
+    """The effective number of samples has a limit, so it matters what is counted."""
+    pixels = np.array([4e6, 3e5])
+    for scales in ([0.1, 0.4], [5, 20]):
+        job = job_of(class_weights="effective", scales=scales)
+        task = loop.Task(job, torch.nn.Identity(), pixels * scales[0] * scales[1], Path())
+        torch.testing.assert_close(task.class_weights, class_weights_of(pixels.tolist(), "effective"))
+
+
 class TestRuns:
     """Whole runs, on the toy scene."""
 
@@ -376,6 +467,81 @@ class TestRuns:
         assert read_model(folder).name == "toy"
         with pytest.raises(InputError, match="holds a trained model already"):
             train(job, toy, tmp_path, device="cpu")
+
+    @pytest.mark.usefixtures("often")
+    @pytest.mark.parametrize("at", [2, 3, 4])
+    def test_a_run_that_was_stopped_as_it_judged_goes_on(
+        self, toy: Path, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Weights, scores, what is said of validations and the log are those of a run that was not stopped."""
+        job = job_of(
+            split={"block": 12, "share": 0.3},
+            optimiser={"steps": 4, "batch": 2, "warm_up": 1, "averaging": 0.9, "accumulate": 2},
+            validate_every=1 if at == 3 else 2,
+        )
+        end, said = loop.Task.on_validation_epoch_end, list[str]()
+
+        def stop(task: loop.Task) -> None:
+            if task.global_step == at:
+                raise Stop
+            end(task)
+
+        monkeypatch.setattr(loop.Task, "on_validation_epoch_end", stop)
+        with pytest.raises(Stop):
+            train(job, toy, tmp_path, device="cpu", say=said.append)
+        monkeypatch.setattr(loop.Task, "on_validation_epoch_end", end)
+        folder = train(job, toy, tmp_path, device="cpu", say=said.append)
+        told, scores = list[str](), read_model(folder).scores
+        whole = train(job, toy, tmp_path / "undisturbed", device="cpu", say=told.append)
+        assert weights(folder) == weights(whole)
+        assert scores == read_model(whole).scores
+        assert scores
+        assert [line.split(", ")[::2] for line in dict.fromkeys(said)] == [line.split(", ")[::2] for line in told]
+        logs = [(path / ".toy.run" / "logs" / "metrics.csv").read_text() for path in (tmp_path, whole.parent)]
+        assert logs[0] == logs[1]
+
+    @pytest.mark.usefixtures("often")
+    def test_a_run_that_was_stopped_as_all_was_learned_goes_on(
+        self, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its weights are the averaged ones, too."""
+        job = job_of(optimiser={"steps": 4, "batch": 2, "warm_up": 1, "averaging": 0.9})
+        with monkeypatch.context() as patch:
+            patch.setattr("geoseg.train.run.publish", stop_after(0))
+            with pytest.raises(TypeError):
+                train(job, toy, tmp_path, device="cpu")
+        assert weights(train(job, toy, tmp_path, device="cpu")) == weights(
+            train(job, toy, tmp_path / "undisturbed", device="cpu")
+        )
+
+    @pytest.mark.parametrize(("steps", "every"), [(5, 3), (2, 9)])
+    def test_the_scores_are_those_of_the_weights(self, toy: Path, tmp_path: Path, steps: int, every: int) -> None:
+        """Also where the last update is none that is validated."""
+        data = [{"rasters": ["town.tif"], "labels": "roofs.geojson", "validation_area": "kept.geojson"}]
+        wish = {"steps": steps, "batch": 2, "warm_up": 1, "averaging": 0.9, "rate": 5e-3, "encoder_rate": 1}
+        job = {"data": data, "optimiser": wish}
+        now, then = (
+            train(job_of(**job, validate_every=n), toy, tmp_path / str(n), device="cpu") for n in (every, steps)
+        )
+        assert weights(now) == weights(then)
+        assert read_model(now).scores == read_model(then).scores
+        assert read_model(now).scores
+
+    def test_what_is_not_right(self, toy: Path, tmp_path: Path) -> None:
+        with pytest.raises(OptionError, match="patience counts validations, and no place is kept for any"):
+            train(job_of(patience=2), toy, tmp_path, device="cpu")
+        network = {"architecture": "deeplabv3plus", "encoder": "tu-test_resnet"}  # it takes the mean over the crop
+        with pytest.raises(OptionError, match=r"optimiser\.batch is 1 and crop 64: .* take a batch of 2 or more"):
+            train(job_of(network=network, optimiser={"steps": 1, "batch": 1}), toy, tmp_path, device="cpu")
+
+    @pytest.mark.usefixtures("often")
+    def test_a_damaged_checkpoint_is_refused(self, toy: Path, tmp_path: Path) -> None:
+        with pytest.raises(Stop):
+            train(job_of(), toy, tmp_path, device="cpu", observe=stop_after(3))
+        last = tmp_path / ".toy.run" / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:999])
+        with pytest.raises(OptionError, match=r"last\.ckpt: the checkpoint of an earlier run is damaged.*--overwrite"):
+            train(job_of(), toy, tmp_path, device="cpu")
 
     @pytest.mark.usefixtures("often")
     def test_another_job_in_the_same_folder_is_refused(self, toy: Path, tmp_path: Path) -> None:
@@ -483,6 +649,8 @@ class TestCommand:
         schema = json.loads(told.stdout)
         jsonschema.Draft202012Validator.check_schema(schema)
         jsonschema.validate(job_of().model_dump(mode="json"), schema)
+        for table in (schema, *schema["$defs"].values()):
+            assert {key for key, value in table["properties"].items() if not value.get("description")} == set()
 
     def test_without_the_extra_it_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "lightning" else name)

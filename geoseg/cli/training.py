@@ -21,7 +21,7 @@ from geoseg.cli.terminal import (
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that the job's paths count from.  [default: the job file's own]",
+    help="Folder that the paths of the job's data count from.  [default: the job file's own]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("models"), show_default=True, help="Folder for the model."

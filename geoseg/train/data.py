@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 import torch
+from rasterio.errors import RasterioIOError
 from torch.utils.data import IterableDataset
 
 from geoseg.errors import OptionError, SceneError
@@ -18,9 +19,9 @@ from geoseg.io.scenes import Asked, as_asked, estimate_stretch, open_scene, open
 from geoseg.io.stacks import stacked
 from geoseg.raster import crs_of
 from geoseg.train.job import Chips, Ground
-from geoseg.train.labels import RasterLabels, VectorLabels
+from geoseg.train.labels import RasterLabels, VectorLabels, classes_of
 from geoseg.train.losses import IGNORED
-from geoseg.train.places import ChipPlace, GroundPlace, LabelledRaster, Maps, read_chip
+from geoseg.train.places import ChipPlace, GroundPlace, LabelledRaster, Maps, chip_opened
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ ROOM = 1.42
 LEAST_KNOWN = 0.3
 """Share of a crop's pixels that must have a label."""
 TRIES = 50
+RGB = 3
 RARE = 0.5
 """A class is rare if it has fewer than this share of an equal part of the labels."""
 
@@ -60,8 +62,8 @@ def places_of(job: TrainJob, folder: Path) -> list[Place]:
     missing = [c.name for c, count in zip(job.classes, np.asarray(counts), strict=True) if not count]
     missing = [name for name in missing if name != job.background]
     if missing:
-        msg = f"{job.name}: no label of the data is of class {', '.join(missing)}; check `values` and `class_column`"
-        raise OptionError(msg)
+        msg = f"{job.name}: no label of the data is of class {', '.join(missing)}; check `values` and `class_column`, "
+        raise OptionError(msg + "and that labels, rasters and area lie on the same ground")
     return places
 
 
@@ -85,12 +87,15 @@ def _class_values(job: TrainJob, values: dict[str, str] | None) -> dict[str, int
 
 
 def _value_table(job: TrainJob, values: dict[str, str] | None) -> NDArray[np.uint8]:
-    """(256,): the class of each value of a label raster, 255 = ignored."""
-    table = np.full(256, IGNORED, np.uint8)
+    """(65536,): the class of each value of a label raster, 255 = ignored."""
+    table = np.full(1 << 16, IGNORED, np.uint8)
     if values is None:
         table[: len(job.classes)] = np.arange(len(job.classes))
     else:
         for called, value in _class_values(job, values).items():
+            if not called.isdecimal() or int(called) >= len(table):
+                msg = f"{job.name}: `values` has {called!r}: labels are rasters, so it is a whole number of theirs, "
+                raise OptionError(msg + f"from 0 to {len(table) - 1}")
             table[int(called)] = value
     return table
 
@@ -103,9 +108,14 @@ def _chips(data: Chips, job: TrainJob, folder: Path) -> ChipPlace:
         where = " and ".join(str(folder / name) for name in (data.after, data.labels) if name is not None)
         msg = f"{folder / data.images}: no image has one of its name in {where}"
         raise OptionError(msg)
-    for name in both if len(dates) > 1 else ():
-        _check_shapes([images[name] for images in dates])
+    for name in both:
+        _check_chip([images[name] for images in dates], labels[name], job)
     kept = {name for pattern in data.validation for name in _matching(both, pattern)}
+    if data.validation and not kept:
+        msg = f"{folder / data.images}: no image is called {' or '.join(data.validation)}, so none would be kept for "
+        raise OptionError(
+            msg + "validation; correct `validation`: globs, or first..last, of names without their endings"
+        )
     pairs = [(tuple(images[name] for images in dates), labels[name]) for name in both]
     return ChipPlace(
         name=data.images,
@@ -126,12 +136,33 @@ def _images(folder: Path) -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*")) if p.suffix.lower() != ".xml"}
 
 
-def _check_shapes(paths: Sequence[Path]) -> None:
-    """Raises `SceneError` unless the images of two dates have the same size."""
-    shapes = [read_chip(path).shape for path in paths]
-    if len(set(shapes)) > 1:
-        msg = f"{paths[-1]}: has the shape {shapes[-1]} (bands, rows, columns), {paths[0]} has {shapes[0]}; images of "
-        raise SceneError(msg + "two dates lie on each other pixel by pixel: cut them alike")
+def _check_chip(images: Sequence[Path], label: Path, job: TrainJob) -> None:
+    """Raises `SceneError` unless images are uint8 with the job's bands, labels integer, and all of one size."""
+    first, wanted = images[0], len(job.bands)
+    size = None
+    for path in (*images, label):
+        try:
+            with chip_opened(path) as chip:
+                count, shape, dtype = chip.count, chip.shape, np.dtype(chip.dtypes[0])
+        except RasterioIOError as error:
+            msg = f"{path}: cannot be read as an image ({' '.join(str(error).split())}); take it out of its folder"
+            raise SceneError(msg) from error
+        size = size or shape
+        if shape != size:
+            msg = f"{path}: has {shape[0]} x {shape[1]} pixels, {first} has {size[0]} x {size[1]}; the images of a "
+            raise SceneError(msg + "place and its label image lie on each other pixel by pixel: cut them alike")
+        if path is not label and dtype != np.uint8:
+            msg = f"{path}: is {dtype}; images without georeference are taken as they are, so they must be uint8: "
+            raise SceneError(msg + "bring all of them to 0 to 255 alike (gdal_translate -ot Byte -scale LOW HIGH)")
+        if path is not label and count < wanted and (count, job.dates, wanted) != (1, 1, RGB):
+            msg = f"{path}: has {count} bands, the job has {', '.join(job.bands)}; correct `bands`, or give images "
+            raise SceneError(msg + "that have all of them, in this order")
+        if path is label and dtype.kind not in "iu":
+            raise SceneError(_not_whole(path, dtype))
+
+
+def _not_whole(path: Path, dtype: np.dtype[Any]) -> str:
+    return f"{path}: is {dtype}; the values of labels are whole numbers: convert it (gdal_translate -ot Byte)"
 
 
 def _matching(names: list[str], pattern: str) -> list[str]:
@@ -160,8 +191,11 @@ def _ground(data: Ground, job: TrainJob, folder: Path, number: int) -> list[Grou
         if place is not None:
             places.append(place)
     if not places:
-        msg = f"{data.labels}: none of the rasters of data.{number} meets its labels and area"
-        raise OptionError(msg)
+        msg = f"data.{number}: none of the rasters {', '.join(data.rasters)} meets the area {data.area}; check that "
+        raise OptionError(msg + "both are of one place")
+    if data.validation_area is not None and all(place.validate is None for place in places):
+        msg = f"data.{number}: nothing of its rasters and area is in the validation_area {data.validation_area}; check "
+        raise OptionError(msg + "that it is of the same place")
     return places
 
 
@@ -177,14 +211,15 @@ def _ground_place(
     unit = (scene.ground_resolution[0] / -affine.e + scene.ground_resolution[1] / affine.a) / 2
     outline = shapely.box(*scene.geobox.boundingbox)
     ground = outline if data.area is None else outline & _polygons(folder / data.area, scene)
-    labels = _labels(scene, data, job, folder, unit)
+    labels = _labels(scene, data, job, folder, unit, ground)
     kept = _kept(ground, data, job, unit, folder, scene, number)
     fill = round(255 * job.mean)
+    kept = None if kept is None or kept.is_empty else kept
     to_learn = ground - kept if kept is not None else ground
     train = None
     if data.use != "validation" and not to_learn.is_empty:
         train = LabelledRaster(source, labels, to_learn, kept, fill)
-    held = None if kept is None or kept.is_empty else LabelledRaster(source, labels, kept, None, fill)
+    held = None if kept is None else LabelledRaster(source, labels, kept, None, fill)
     return None if train is None and held is None else GroundPlace(scene.id, weight, train, held, unit)
 
 
@@ -226,10 +261,11 @@ def _polygons(path: Path, scene: Scene) -> BaseGeometry:
     return shapely.union_all(_frame(path, scene).geometry.to_numpy())
 
 
-def _labels(scene: Scene, data: Ground, job: TrainJob, folder: Path, unit: float) -> Labels:
+def _labels(scene: Scene, data: Ground, job: TrainJob, folder: Path, unit: float, ground: BaseGeometry) -> Labels:
+    """Those of a scene; what counts of them is on the ground."""
     path = folder / data.labels
     if path.is_dir():
-        return _raster_labels(scene, data, job, path)
+        return _raster_labels(scene, data, job, path, ground)
     frame = _frame(path, scene)
     frame = frame[shapely.intersects(frame.geometry.to_numpy(), shapely.box(*scene.geobox.boundingbox))]
     known = _class_values(job, data.values)
@@ -244,29 +280,31 @@ def _labels(scene: Scene, data: Ground, job: TrainJob, folder: Path, unit: float
             msg = f"{path}: has no column {data.class_column!r}; there are {', '.join(map(str, frame.columns))}"
             raise OptionError(msg)
         values = frame[data.class_column].astype(str).map(known).fillna(IGNORED).to_numpy().astype(np.int64)
-        frame, values = frame[values != IGNORED], values[values != IGNORED]
     background = _background(job)
     polygons = frame.geometry.explode()
     values = values[np.repeat(np.arange(len(frame)), shapely.get_num_geometries(frame.geometry.to_numpy()))]
     areal = polygons.geom_type.to_numpy() == "Polygon"
-    return VectorLabels(
-        polygons.to_numpy()[areal], values[areal], IGNORED if background is None else background, len(job.classes), unit
-    )
+    background = IGNORED if background is None else background
+    return VectorLabels(polygons.to_numpy()[areal], values[areal], background, len(job.classes), unit, ground)
 
 
-def _raster_labels(scene: Scene, data: Ground, job: TrainJob, folder: Path) -> RasterLabels:
+def _raster_labels(scene: Scene, data: Ground, job: TrainJob, folder: Path, ground: BaseGeometry) -> RasterLabels:
     found = sorted(p for p in folder.glob(f"{scene.id}.*") if p.suffix.lower() not in {".xml", ".json"})
     if not found:
         msg = f"{folder}: has no label raster named like {scene.id}"
         raise OptionError(msg)
     truth = open_scene(found[0])
     if truth.geobox.crs != scene.geobox.crs:
-        msg = f"{found[0]}: its CRS is {truth.geobox.crs}, that of its image {scene.geobox.crs}; warp it first"
-        raise OptionError(msg)
+        own, wanted = (crs_of(one.geobox) for one in (truth, scene))
+        told = [f"EPSG:{crs.epsg}" if crs.epsg else crs.proj.name for crs in (own, wanted)]
+        msg = f"{found[0]}: its CRS is {told[0]}, that of its image {told[1]}; warp it first "
+        raise OptionError(msg + f"(gdalwarp -r near -t_srs {told[1]})")
     table = _value_table(job, data.values)
     raster = open_source(truth, (1,)).read(Window.of_shape(truth.shape))
-    labels = np.where(raster.valid, table[raster.values[0]], IGNORED).astype(np.uint8)
-    return RasterLabels(labels, truth.geobox.affine, _background(job), len(job.classes))
+    if raster.values.dtype.kind not in "iu":
+        raise SceneError(_not_whole(found[0], raster.values.dtype))
+    labels = np.where(raster.valid, classes_of(raster.values[0], table), IGNORED).astype(np.uint8)
+    return RasterLabels(labels, truth.geobox.affine, _background(job), len(job.classes), ground)
 
 
 # --- crops ------------------------------------------------------------------------------------------------------------
@@ -279,8 +317,10 @@ class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
         """`start`: the step that a run goes on from: the stream begins where an undisturbed run would be by then."""
         self.job, self.places, self.start = job, [p for p in places if not _only_validates(p)], start
         if not self.places:
-            msg = f"{job.name}: all of the data is for validation; nothing is left to train on"
-            raise OptionError(msg)
+            msg = (
+                f"{job.name}: all of the data is for validation; nothing is left to train on: keep less of it, such as "
+            )
+            raise OptionError(msg + "by smaller blocks (split.block)")
         weights = np.array([place.weight for place in self.places])
         self._shares = weights / weights.sum()
 
@@ -303,7 +343,7 @@ class Crops(IterableDataset[tuple[torch.Tensor, Maps]]):
         )
 
     def _draw(self, place: Place, rng: np.random.Generator) -> Sample:
-        low, high = self.job.scales or (self.job.resolution[0] * 0.7, self.job.resolution[1] * 1.1)
+        low, high = self.job.drawn_at
         pixels = math.ceil(self.job.crop * ROOM)
         for _ in range(TRIES):
             resolution = math.exp(rng.uniform(math.log(low), math.log(high)))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import rasterio
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
 
 GAP = 1.2
@@ -64,18 +65,24 @@ class Labels(Protocol):
 
 
 class VectorLabels:
-    """Polygons in the raster's CRS, each with the value of its class."""
+    """Polygons in the raster's CRS, each with the value of its class, 255 = ignored."""
 
     def __init__(
-        self, polygons: NDArray[np.object_], values: NDArray[np.int64], background: int, classes: int, unit: float
+        self,
+        polygons: NDArray[np.object_],
+        values: NDArray[np.int64],
+        background: int,
+        classes: int,
+        unit: float,
+        ground: BaseGeometry | None = None,
     ) -> None:
-        """`unit`: metres on the ground for one unit of the CRS."""
+        """`unit`: metres on the ground for one unit of the CRS; `ground`: where labels count, None: everywhere."""
         self.polygons, self.values, self.background = polygons, values, background
         # what rasterio turns a polygon into each time that it is burnt
         self._shapes = np.array([shapely.geometry.mapping(p) for p in polygons], object)
         self.tree = shapely.STRtree(polygons)
-        areas = shapely.area(polygons)
-        self.counts = np.bincount(values, areas, classes).astype(np.float64)
+        areas = shapely.area(polygons if ground is None else shapely.intersection(polygons, ground))
+        self.counts = np.bincount(values, areas, classes)[:classes].astype(np.float64)
         self.radius = shapely.length(shapely.maximum_inscribed_circle(polygons)) if len(polygons) else np.empty(0)
         self.gaps = _gaps(polygons, self.tree, GAP / unit)
         self.gap_tree = shapely.STRtree(self.gaps)
@@ -105,10 +112,17 @@ class RasterLabels:
     """A label raster in memory, on the grid of its image or another of the same CRS."""
 
     def __init__(
-        self, labels: NDArray[np.uint8], transform: rasterio.Affine, background: int | None, classes: int
+        self,
+        labels: NDArray[np.uint8],
+        transform: rasterio.Affine,
+        background: int | None,
+        classes: int,
+        ground: BaseGeometry | None = None,
     ) -> None:
+        """`ground`: where labels count, None: everywhere."""
         self.labels, self.transform, self.background = labels, transform, background
-        pixels = np.bincount(labels.ravel(), minlength=256)[:classes]
+        counted = labels if ground is None else labels[Grid(transform, labels.shape).burn([ground]) > 0]
+        pixels = np.bincount(counted.ravel(), minlength=256)[:classes]
         self.counts = pixels * abs(transform.a * transform.e)
 
     def maps(self, grid: Grid, bounds: tuple[float, float, float, float]) -> dict[str, NDArray[Any]]:  # noqa: ARG002
@@ -135,6 +149,12 @@ class RasterLabels:
         rng = np.random.default_rng(0)
         found = {int(v): np.argwhere(self.labels == v) for v in np.unique(self.labels) if v != IGNORED}
         return {v: rng.permutation(places)[:10_000] for v, places in found.items()}
+
+
+def classes_of(values: NDArray[Any], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The class of each value of a label raster (y, x) of whole numbers, by a table; 255 for those beyond it."""
+    known = (values >= 0) & (values < len(table))
+    return np.where(known, table[np.where(known, values, 0)], np.uint8(IGNORED))
 
 
 def raster_maps(labels: NDArray[np.uint8], background: int | None) -> dict[str, NDArray[Any]]:

@@ -1,12 +1,14 @@
 """The training run itself: Lightning does the loop, this says what a step is, how it is judged and what is kept.
 
 A run has a folder. `checkpoints/last.ckpt` in it is written every so many steps; the same command on the same folder
-goes on from there after a kill. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions beside labels.
+goes on from there after a kill, as if nothing had been. `logs/` holds CSV and TensorBoard logs, `pictures/` predictions
+beside labels.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import logging
 import math
 import time
@@ -18,7 +20,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
@@ -49,17 +51,20 @@ class Task(lightning.LightningModule):
     """A network that learns the classes of a job, and its auxiliary scores if it has any."""
 
     def __init__(self, job: TrainJob, network: torch.nn.Module, counts: NDArray[np.float64], pictures: Path) -> None:
-        """`counts`: (classes,), how much there is of each class."""
+        """`counts`: (classes,), how much there is of each class, in square metres."""
         super().__init__()
         self.job, self.network, self.pictures = job, network, pictures
         self.classes = len(job.classes)
         self.background = next((v for v, c in enumerate(job.classes) if c.name == job.background), None)
         self.objects = [value for value in range(self.classes) if value != self.background]
-        weights = None if job.class_weights == "none" else class_weights_of(counts.tolist(), job.class_weights)
+        pixels = (counts / math.prod(job.drawn_at)).tolist()  # of the middle of the resolutions, as factors go
+        weights = None if job.class_weights == "none" else class_weights_of(pixels, job.class_weights)
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
         self.chance, self._step_of_chance = torch.Generator(), -1
+        self.judged = 0
+        """The step of the newest validation."""
 
     def scaled(self, images: torch.Tensor) -> torch.Tensor:
         """What the network takes: uint8 (n, dates x bands, y, x) as float, scaled as the card will say."""
@@ -113,6 +118,7 @@ class Task(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """IoU per class and their mean, over the classes that are objects and occur."""
+        self.judged = self.global_step
         both = np.diag(self.confusion).astype(float)
         union = self.confusion.sum(0) + self.confusion.sum(1) - both
         iou = np.divide(both, union, out=np.full(self.classes, np.nan), where=union > 0)
@@ -208,6 +214,37 @@ class Progress(lightning.Callback):
         self._observe("training", trainer.global_step, trainer.max_steps)
 
 
+class Checkpoints(Checkpoint):
+    """Writes all that a run needs to go on from here, every `SAVE_EVERY` updates.
+
+    Where validation is due that comes first, so that a run that goes on has it behind it. The last update is not
+    written: nothing would be left to do from there, and averaging, which ends with the training, would be left out.
+    """
+
+    def __init__(self, path: Path, done: int, validate_every: int | None) -> None:
+        self._path, self._saved, self._validate_every = path, done, validate_every
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """After an update."""
+        if not self._validate_every or trainer.global_step % self._validate_every:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """After a validation."""
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        step = trainer.global_step
+        if step % SAVE_EVERY or step == self._saved or step >= trainer.max_steps:
+            return
+        self._saved = step
+        for logger in trainer.loggers:
+            logger.save()
+        whole = self._path.with_suffix(".part")
+        trainer.save_checkpoint(whole)
+        whole.replace(self._path)  # a kill leaves the one before, or this one
+
+
 class Notes(lightning.Callback):
     """One line for each validation, for whoever reads a log."""
 
@@ -242,7 +279,10 @@ def fit(
     lightning.seed_everything(job.seed, workers=True, verbose=False)
     counts = np.asarray(sum(place.class_pixels() for place in places), np.float64)
     samples = [s for place in places for s in place.validation(job.validation_resolutions, job.patch)]
-    last = folder / "checkpoints" / "last.ckpt"
+    if job.patience is not None and not samples:
+        msg = f"{job.name}: patience counts validations, and no place is kept for any: give a split, or leave it out"
+        raise OptionError(msg)
+    last = _last(folder)
     done = _checked_step(last, job)
     if job.optimiser.checkpoint_gradients and hasattr(network.get_submodule("encoder"), "model"):
         encoder: Any = network.get_submodule("encoder.model")
@@ -252,7 +292,7 @@ def fit(
     before = {name: value.clone() for name, value in network.state_dict().items()} if job.start_share else {}
     task = Task(job, network.to(memory_format=torch.channels_last), counts, folder / "pictures")
     with _quiet():
-        trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], validates=bool(samples))
+        trainer = _trainer(job, folder, device, [Progress(observe), Notes(say)], done, validates=bool(samples))
     crops = DataLoader(
         Crops(job, places, done),
         batch_size=job.optimiser.batch,
@@ -263,13 +303,22 @@ def fit(
     )
     validation = DataLoader(Squares(samples), batch_size=1)
     with _quiet():
-        trainer.fit(task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True)
+        try:
+            trainer.fit(
+                task, crops, validation if samples else None, ckpt_path=last if done else None, weights_only=True
+            )
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            msg = f"{job.name}: optimiser.batch is {job.optimiser.batch} and crop {job.crop}: some layer has a single "
+            msg += "value to normalise; take a batch of 2 or more, or a larger crop"
+            raise OptionError(msg) from error
         if before:
             mixed_with(before, network, job.start_share)
             # the weights that a callback has averaged would be put in place of these
             trainer = _judge(device, Notes(say))
-            if samples:
-                trainer.validate(task, validation, verbose=False)
+        if samples and (before or task.judged != trainer.global_step):  # the scores are those of what is kept
+            trainer.validate(task, validation, verbose=False)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
 
 
@@ -301,7 +350,11 @@ def _checked_step(last: Path, job: TrainJob) -> int:
     """The step that an earlier run of this job came to."""
     if not last.exists():
         return 0
-    state = torch.load(last, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(last, weights_only=True, map_location="cpu")
+    except Exception as error:  # what is damaged or hostile may fail in any way
+        msg = f"{last}: the checkpoint of an earlier run is damaged ({type(error).__name__}); --overwrite trains anew"
+        raise OptionError(msg) from error
     if state.get("job") != job.model_dump_json():
         msg = f"{last.parent.parent}: holds a run of another job; choose another --out, or --overwrite"
         raise OptionError(msg)
@@ -316,13 +369,16 @@ def _judge(device: torch.device, notes: Notes) -> lightning.Trainer:
 
 
 def _trainer(
-    job: TrainJob, folder: Path, device: torch.device, callbacks: list[lightning.Callback], *, validates: bool
+    job: TrainJob,
+    folder: Path,
+    device: torch.device,
+    callbacks: list[lightning.Callback],
+    done: int,
+    *,
+    validates: bool,
 ) -> lightning.Trainer:
     wish = job.optimiser
-    saved = ModelCheckpoint(
-        folder / "checkpoints", "last", every_n_train_steps=SAVE_EVERY, save_top_k=1, enable_version_counter=False
-    )
-    callbacks.append(saved)
+    callbacks.append(Checkpoints(_last(folder), done, job.validate_every if validates else None))
     if wish.averaging:
         callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=wish.averaging)))
     if job.patience is not None:
@@ -338,8 +394,24 @@ def _trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        logger=[CSVLogger(folder, "logs", version=""), TensorBoardLogger(folder, "logs", version="tensorboard")],
+        logger=[_table(folder, done), TensorBoardLogger(folder, "logs", version="tensorboard")],
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _last(folder: Path) -> Path:
+    """The checkpoint of a run."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def _table(folder: Path, done: int) -> CSVLogger:
+    """The CSV log of a run, with what is in it of the updates that are done; the library begins each one anew."""
+    told, rows = folder / "logs" / "metrics.csv", list[dict[str, Any]]()
+    if told.exists():
+        with told.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"] or done) < done]
+    logger = CSVLogger(folder, "logs", version="")
+    logger.experiment.metrics += rows
+    return logger

@@ -41,7 +41,7 @@ class _Term(BaseModel):
 class CrossEntropy(_Term):
     """Cross-entropy: its mean over the known pixels, weighted by their class and by `pixel_weight`."""
 
-    kind: Literal["cross_entropy"] = "cross_entropy"
+    kind: Literal["cross_entropy"] = Field(default="cross_entropy", description="which term it is")
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of the target that is spread over all classes"
     )
@@ -64,7 +64,7 @@ class CrossEntropy(_Term):
 class Focal(_Term):
     """Focal loss (Lin et al. 2017) of the softmax: pixels that are right already count little."""
 
-    kind: Literal["focal"] = "focal"
+    kind: Literal["focal"] = Field(default="focal", description="which term it is")
     gamma: float = Field(
         default=2.0, ge=0, description="how little: the power of (1 - probability); 0 is cross-entropy"
     )
@@ -88,7 +88,7 @@ class Dice(_Term):
     It balances classes by itself: `pixel_weight` and `class_weights` have no part in it.
     """
 
-    kind: Literal["dice"] = "dice"
+    kind: Literal["dice"] = Field(default="dice", description="which term it is")
     smooth: float = Field(
         default=0.5, ge=0, description="pixels added above and below the fraction bar: steadier for tiny areas"
     )
@@ -110,7 +110,7 @@ class Tversky(_Term):
     The mean over the classes that the batch has; `pixel_weight` and `class_weights` have no part in it.
     """
 
-    kind: Literal["tversky"] = "tversky"
+    kind: Literal["tversky"] = Field(default="tversky", description="which term it is")
     alpha: float = Field(default=0.3, ge=0, description="price of a pixel claimed wrongly")
     beta: float = Field(default=0.7, ge=0, description="price of a pixel missed")
     smooth: float = Field(
@@ -146,7 +146,7 @@ class Lovasz(_Term):
     The mean over the classes that the batch has; `pixel_weight` and `class_weights` have no part in it.
     """
 
-    kind: Literal["lovasz"] = "lovasz"
+    kind: Literal["lovasz"] = Field(default="lovasz", description="which term it is")
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from torchgeo.samplers import GeoSampler
 
 from geoseg.errors import OptionError
 from geoseg.raster import crs_of
-from geoseg.train.labels import Grid, raster_maps
+from geoseg.train.labels import Grid, classes_of, raster_maps
 from geoseg.train.losses import IGNORED
 from geoseg.window import Window
 
@@ -285,7 +286,7 @@ class ChipPlace:
     kept: tuple[Chip, ...]
     """For validation."""
     values: NDArray[np.uint8]
-    """(256,): the class of each value of the label images, 255 = ignored."""
+    """(65536,): the class of each value of the label images, 255 = ignored."""
     bands: int
     """Of each date."""
     background: int | None
@@ -348,12 +349,14 @@ class ChipPlace:
     @cached_property
     def _histograms(self) -> list[NDArray[np.float64]]:
         """Pixels of each class in each chip."""
-        counts = [np.bincount(self.values[read_chip(label)[0]].ravel(), minlength=256) for _, label in self.pairs]
+        labels = (classes_of(read_chip(label)[0], self.values) for _, label in self.pairs)
+        counts = [np.bincount(classes.ravel(), minlength=256) for classes in labels]
         return [c[: self.classes].astype(np.float64) for c in counts]
 
     def _scaled(self, chip: Chip, resolution: float) -> Sample:
         """A chip at another resolution than its own."""
-        dates, labels = [read_chip(path)[: self.bands] for path in chip[0]], self.values[read_chip(chip[1])[0]]
+        dates = [read_chip(path)[: self.bands] for path in chip[0]]
+        labels = classes_of(read_chip(chip[1])[0], self.values)
         image = torch.from_numpy(np.concatenate(dates))
         scale = self.resolution / resolution
         shape = max(1, round(labels.shape[0] * scale)), max(1, round(labels.shape[1] * scale))
@@ -362,10 +365,17 @@ class ChipPlace:
         return Sample(_resize(image, shape), {name: torch.from_numpy(values) for name, values in maps.items()})
 
 
-def read_chip(path: Path) -> NDArray[np.uint8]:
+def read_chip(path: Path) -> NDArray[Any]:
     """An image (bands, y, x), wherever it may be on the ground."""
+    with chip_opened(path) as dataset:
+        values: NDArray[Any] = dataset.read()
+        return values
+
+
+@contextmanager
+def chip_opened(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """An image that may have no place on the ground."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips have no place on the ground
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path) as dataset:
-            values: NDArray[np.uint8] = dataset.read()
-            return values
+            yield dataset
