@@ -603,7 +603,9 @@ class TestRuns:
         job = {"data": data, "start": str(start), "validate_every": 4}
         job["optimiser"] = {"steps": 8, "batch": 2, "warm_up": 1, "averaging": 0.5, "rate": 5e-3, "encoder_rate": 1}
         alone = train(job_of(**job), toy, tmp_path / "alone", device="cpu")
-        mixed = train(job_of(**job, start_share=0.25), toy, tmp_path / "mixed", device="cpu")
+        said: list[str] = []
+        mixed = train(job_of(**job, start_share=0.25), toy, tmp_path / "mixed", device="cpu", say=said.append)
+        assert [line.partition(",")[0] for line in said] == ["step 4", "step 8", "step 8"]
         before, learned, between = (load_network(read_model(f)).state_dict() for f in (start, alone, mixed))
         for name, value in between.items():
             if value.is_floating_point():

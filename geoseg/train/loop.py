@@ -65,6 +65,8 @@ class Task(lightning.LightningModule):
         self.chance, self._step_of_chance = torch.Generator(), -1
         self.judged = 0
         """The step of the newest validation."""
+        self.updates_before = 0
+        """Those of another trainer, before the present one began to count."""
 
     def scaled(self, images: torch.Tensor) -> torch.Tensor:
         """What the network takes: uint8 (n, dates x bands, y, x) as float, scaled as the card will say."""
@@ -106,6 +108,11 @@ class Task(lightning.LightningModule):
         """Count anew."""
         self.confusion[:] = 0
 
+    @property
+    def updates(self) -> int:
+        """How many there were by now."""
+        return self.updates_before + self.global_step
+
     def validation_step(self, batch: tuple[torch.Tensor, Maps], index: int) -> None:
         """Count what is right and wrong of one square."""
         images, maps = batch
@@ -137,7 +144,7 @@ class Task(lightning.LightningModule):
         dates = image.cpu().chunk(self.job.dates)
         shown = [one[[0, 1, 2]] if len(one) >= 3 else one[[0, 0, 0]] for one in dates]  # noqa: PLR2004  red, green, blue
         self.pictures.mkdir(parents=True, exist_ok=True)
-        path = self.pictures / f"step-{self.global_step:06d}-{index}.png"
+        path = self.pictures / f"step-{self.updates:06d}-{index}.png"
         save_image([values.float() / 255 for values in (*shown, *maps)], path, nrow=len(dates) + 2, padding=4)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -251,13 +258,13 @@ class Notes(lightning.Callback):
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._began = say, time.monotonic()
 
-    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, task: Any) -> None:
         """The scores so far."""
         if trainer.sanity_checking:
             return
         scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k == SCORE or k.startswith("iou_")}
         told = ", ".join(f"{name} {value:.3f}" for name, value in sorted(scores.items()))
-        self._say(f"step {trainer.global_step}, {time.monotonic() - self._began:.0f} s: {told}")
+        self._say(f"step {task.updates}, {time.monotonic() - self._began:.0f} s: {told}")
 
 
 def fit(
@@ -316,6 +323,7 @@ def fit(
         if before:
             mixed_with(before, network, job.start_share)
             # the weights that a callback has averaged would be put in place of these
+            task.updates_before = trainer.global_step
             trainer = _judge(device, Notes(say))
         if samples and (before or task.judged != trainer.global_step):  # the scores are those of what is kept
             trainer.validate(task, validation, verbose=False)
