@@ -153,9 +153,9 @@ _MAPPING = (
         default=TORCH,
         show_default=True,
         help=f"Who does the forward passes: {', '.join(NAMES)} (extras `openvino`, `onnx`); the last bits of scores "
-        "differ. auto: the fastest of those installed, which a long run measures first, or whoever began the folder; -v tells. -bf16: in "
-        "bfloat16, far faster on recent processors; a few labels differ. torch-compile: for a GPU, after a minute of "
-        "compiling; -fp16: in float16, for GPUs without bfloat16.",
+        "differ. auto: the fastest of those installed, which a long run measures first, or whoever began the folder; "
+        "-v tells. -bf16: in bfloat16, far faster on recent processors; a few labels differ. torch-compile: for a GPU, "
+        "after a minute of compiling; -fp16: in float16, for GPUs without bfloat16.",
     ),
     click.option(
         "--stride",
