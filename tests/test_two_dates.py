@@ -532,7 +532,7 @@ class TestTraining:
     def test_data_that_does_not_fit(self, pairs: Path, tmp_path: Path) -> None:
         for name, rows in (("A", 40), ("B", 48), ("label", 40)):
             write_tif(tmp_path / name / "x.tif", np.zeros((3 if name != "label" else 1, rows, 40), np.uint8))
-        with pytest.raises(SceneError, match=r"x\.tif: has the shape \(3, 48, 40\) .*cut them alike"):
+        with pytest.raises(SceneError, match=r"x\.tif: has 48 x 40 pixels, .*x\.tif has 40 x 40; .*cut them alike"):
             places_of(job(), tmp_path)
         with pytest.raises(OptionError, match=r"no image has one of its name in .*nowhere and .*label"):
             places_of(job(data=[CHIPS | {"after": "nowhere"}]), pairs)
