@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -35,13 +37,12 @@ from geoseg.pipeline import run as carry_out
 from geoseg.planned import SegmentJob, plan
 from geoseg.predict import OutOfMemory
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 COMPILED = tuple(name for name, way in BY_TORCH.items() if way.compiled)
 TENSORRT, CUDA = ON_GPU
+HEADERS = Path(sysconfig.get_path("include"), "Python.h")
 needs_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler, by which torch compiles"
+    not any(map(shutil.which, ("c++", "g++", "clang++"))) or not HEADERS.exists(),
+    reason="there is no C++ compiler, or none of Python's headers, by which torch compiles",
 )
 
 
@@ -152,7 +153,7 @@ def test_a_network_that_cannot_be_compiled_is_told() -> None:
     with pytest.raises(ModelError) as raised:
         CompiledNetwork("odd", Odd().eval(), coarse=False).prepare(SHAPE, CPU)
     told = str(raised.value)
-    assert told.startswith("odd: torch cannot compile this network, for which it needs a C++ compiler (")
+    assert told.startswith("odd: torch cannot compile this network, for which it needs a C++ compiler and ")
     assert told.endswith("use --backend torch")
     assert "\n" not in told
 

@@ -87,7 +87,8 @@ class CompiledNetwork(nn.Module):
         except Exception as error:
             log.debug("", exc_info=error)
             what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            needs = "a C++ compiler" if noise.device.type == "cpu" else "Triton, which torch for CUDA brings on Linux,"
+            on_cpu = noise.device.type == "cpu"
+            needs = "a C++ compiler and Python's headers" if on_cpu else "Triton, which torch for CUDA brings on Linux,"
             msg = (
                 f"{self._name}: torch cannot compile this network, for which it needs {needs} ({what}); use --backend "
             )
