@@ -322,8 +322,8 @@ def fit(
             raise OptionError(msg) from error
         if before:
             mixed_with(before, network, job.start_share)
-            # the weights that a callback has averaged would be put in place of these
             task.updates_before = trainer.global_step
+            # the weights that a callback has averaged would be put in place of these
             trainer = _judge(device, Notes(say))
         if samples and (before or task.judged != trainer.global_step):  # the scores are those of what is kept
             trainer.validate(task, validation, verbose=False)
