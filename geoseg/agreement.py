@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.errors import OptionError
 from geoseg.models.backends import AUTO, BACKENDS, BY_TORCH, TORCH, installed_backends
-from geoseg.work import SceneOrder, fastest_backend
+from geoseg.work import SceneOrder, backends_here, fastest_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,38 +46,36 @@ class Crew(Protocol):
 def agreed(orders: Sequence[SceneOrder], patches: int, crew: Crew | None) -> list[SceneOrder]:
     """The same orders, those for which no backend was named or has begun with the fastest one.
 
-    `patches`: all that the run will see; so few that nothing is worth measuring: by torch. `crew`: who will work, and
-    has nothing to do yet; None: this process. Raises `OptionError` if a worker has not what an order names.
+    `patches`: all that the run will see. `crew`: who will work, and has nothing to do yet; None: this process. Raises
+    `OptionError` if a worker has not what an order names.
     """
-    wanted = {order.job.backend for order in orders} - {*BY_TORCH}
-    installed = _common(crew, wanted - {AUTO}) if crew is not None and wanted else [TORCH]
+    if crew is not None:
+        _check_named(crew, {order.job.backend for order in orders} - {AUTO, *BY_TORCH})
     first = next((order for order in orders if order.job.backend == AUTO), None)
     if first is None:
         return list(orders)
-    if not patches:
-        backend = TORCH
-    elif crew is None:
+    if crew is None:
         backend = fastest_backend(first, patches)
     else:
-        backend = _by_a_worker(crew, first, patches // max(1, crew.threads), installed)
+        backend = _by_a_worker(crew, first, patches // max(1, crew.threads))
     return [order.by(backend) if order.job.backend == AUTO else order for order in orders]
 
 
-def _common(crew: Crew, needed: set[str]) -> list[str]:
-    """The backends that all workers have."""
-    installed = crew.ask(installed_backends)
-    for name in sorted(needed):
+def _check_named(crew: Crew, names: set[str]) -> None:
+    installed = crew.ask(installed_backends) if names else {}
+    for name in sorted(names):
         lacking = [worker for worker, names in installed.items() if name not in names]
         if lacking:
             msg = f"backend {name}: the workers {', '.join(lacking[:3])} do not have it, and all need the same: "
             raise OptionError(f"{msg}pip install 'geoseg[{BACKENDS[name].extra}]' there")
-    return [name for name in (TORCH, *BACKENDS) if all(name in names for names in installed.values())]
 
 
-def _by_a_worker(crew: Crew, order: SceneOrder, patches: int, among: Sequence[str]) -> str:
-    """What one of them finds, while the others wait; torch where it dies of that."""
-    if list(among) == [TORCH]:
+def _by_a_worker(crew: Crew, order: SceneOrder, patches: int) -> str:
+    """What one of them finds, of what all have, while the others wait; torch where it dies of that."""
+    have = crew.ask(backends_here, order.job.device).values()
+    among = tuple(name for name in BACKENDS if all(name in names for names in have))
+    if not among:
         return TORCH
-    crew.submit(order, fastest_backend, order, patches, tuple(among), 1)
+    crew.submit(order, fastest_backend, order, patches, among, 1)
     _, backend = crew.next()
     return backend if isinstance(backend, str) else TORCH

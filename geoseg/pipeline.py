@@ -7,7 +7,6 @@ is, the run goes on from what the ledger says is done.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import gc
 import json
@@ -16,6 +15,7 @@ import math
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -42,7 +42,7 @@ from geoseg.io.store import STORE, ResultStore, cannot_write, entries_of, job_of
 from geoseg.io.zarr_maps import MAPS, MEDIA_TYPE, remove_maps
 from geoseg.memory import Tidying, give_back_freed_memory, keep_freed_memory
 from geoseg.models.backends import AUTO, BACKENDS, TORCH
-from geoseg.planned import Plan, SegmentJob, parameters_by, plan
+from geoseg.planned import Plan, SegmentJob, by_backend, plan
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
 
 if TYPE_CHECKING:
@@ -171,11 +171,11 @@ def run(
     """Carry out a plan, going on from what an earlier run of the same job has left.
 
     A tile that fails is entered in the ledger; with `keep_going` its error is raised only when the others are done.
-    `model` gives the model by a backend, if that is decided by the caller; None: it is loaded when it is needed.
+    `model` gives the model by a backend, if the caller has `decided` on one; None: it is loaded when it is needed.
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     if model is None:
-        planned, model = _decided(planned)
+        (planned,), model = decided(planned)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
     with (
@@ -190,31 +190,37 @@ def run(
     return complete(planned, store, counts, machine)
 
 
-def _decided(planned: Plan) -> tuple[Plan, Callable[[str], Predictor]]:
-    """The plan with its backend, and what loads the model unless that is done already."""
-    loaded = None
-    if planned.job.backend == AUTO:
-        backend, loaded = fastest(planned)
-        job, parameters = dataclasses.replace(planned.job, backend=backend), parameters_by(backend, planned.parameters)
-        planned = dataclasses.replace(planned, job=job, parameters=parameters)
-    job, spec = planned.job, planned.model
-    return planned, lambda backend: Predictor(spec, job.device, backend=backend, loaded=loaded)
+def decided(*plans: Plan) -> tuple[list[Plan], Callable[[str], Predictor]]:
+    """Plans with one model on one device, each with its backend; and what gives the model by a backend."""
+    first, undecided = plans[0], [each for each in plans if each.job.backend == AUTO]
+    backend, loaded = TORCH, None
+    if undecided:
+        backend, loaded = fastest(undecided[0], sum(map(passes_of, undecided)))
+
+    @cache
+    def model(name: str) -> Predictor:
+        return Predictor(first.model, first.job.device, backend=name, loaded=loaded if name == backend else None)
+
+    return [by_backend(each, backend) if each.job.backend == AUTO else each for each in plans], model
+
+
+def passes_of(planned: Plan) -> int:
+    """Patches of a scene."""
+    return math.prod(len(axis.starts) for axis in planned.tiling.axes)
 
 
 def fastest(
-    planned: Plan, patches: int | None = None, among: Collection[str] | None = None, lanes: int | None = None
+    planned: Plan, patches: int, among: Collection[str] | None = None, lanes: int | None = None
 ) -> tuple[str, NetworkPredict | None]:
     """The backend for a run, and the model by it if it is loaded now: see `geoseg.tuning`.
 
-    `patches`: all of the run, None: those of the scene; `among`: backends that everybody has; `lanes`: None: as the
-    machine has cores.
+    `patches`: all of the run; `among`: backends that everybody has; `lanes`: None: as the machine has cores.
     """
     from geoseg import tuning
     from geoseg.models.weights import choose_device
     from geoseg.predict import default_lanes
 
     device = choose_device(planned.job.device)
-    patches = patches or math.prod(len(axis.starts) for axis in planned.tiling.axes)
     batch, lanes = machine_of(planned.job)["batch"], lanes or default_lanes(device)
     known = planned.model, device, batch, lanes, planned.source, planned.tiling, patches
     return tuning.fastest(tuning.Work(*known), among)
@@ -351,7 +357,7 @@ def _predict(
     total = planned.scene.shape[0] * planned.scene.shape[1]
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
-    predictor = model(TORCH if planned.job.backend == AUTO else planned.job.backend)
+    predictor = model(planned.job.backend)
     tidying = Tidying(TIDIED_EVERY)
 
     def written(pixels: int) -> None:

@@ -74,9 +74,9 @@ class SegmentJob:
     batch: int | None = None
     """Patches per forward pass."""
     device: str = "auto"
-    backend: str = TORCH
+    backend: str = AUTO
     """Who does the forward passes: `torch`, or a name of `geoseg.models.backends`; auto: whoever did so in the folder
-    of the results, or else the fastest here, as far as that is known or worth finding out; torch otherwise."""
+    of the results, or else the fastest here: see `geoseg.tuning`."""
     aoi: str | Path | None = None
     """A vector file; what is outside its polygons is nodata."""
     threshold: float | None = None
@@ -273,6 +273,12 @@ def _backend_so_far(job: SegmentJob, folder: Path) -> str:
 def parameters_by(backend: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """The same parameters with a backend, which is told where it is not torch."""
     return parameters if backend in {AUTO, TORCH} else {**parameters, "backend": backend}
+
+
+def by_backend(planned: Plan, backend: str) -> Plan:
+    """The same plan, for a scene that is not begun and a backend that is decided now."""
+    job, parameters = dataclasses.replace(planned.job, backend=backend), parameters_by(backend, planned.parameters)
+    return dataclasses.replace(planned, job=job, parameters=parameters)
 
 
 def _grid_parameters(scene: Scene) -> dict[str, Any]:

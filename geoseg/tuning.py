@@ -1,9 +1,10 @@
-"""Which backend does a model's forward passes where nobody says: the one that is fastest here, if finding out pays.
+"""Which backend does a model's forward passes where nobody says: the one that is fastest here.
 
-A long run is preceded by a few passes of real patches by each backend that is installed, in turn, on all lanes at the
-same time as the run will have them. Measuring and taking the network over never take more than `SHARE` of what the run
-would take by torch; what cannot be tried within that is left for a longer run. What came of it is kept for this
-machine, model and batch, and any later run takes it from there, however short.
+As a rule that is `USUAL`, on a CPU where it is installed, and torch otherwise, or where `USUAL` cannot do the network.
+A long run is preceded by a few passes of real patches by this and each other backend that is installed, in turn, on all
+lanes at the same time as the run will have them. Measuring and taking over networks for it never take more than `SHARE`
+of what the run would take otherwise; what cannot be tried within that is left for a longer run. What came of it is kept
+for this machine, model and batch, and any later run takes it from there, however short.
 
 Nothing else is measured. On a CPU a pass of one patch on one core is the best there is for each backend, so lanes are
 as many as cores, and batches of one (docs/speed.md).
@@ -28,7 +29,7 @@ import torch
 
 from geoseg.cache import cache_folder, keep, kept
 from geoseg.errors import ModelError
-from geoseg.models.backends import BACKENDS, TORCH, installed_backends, is_coarse
+from geoseg.models.backends import BACKENDS, TORCH, USUAL, installed_backends, is_coarse
 from geoseg.models.weights import load_predict
 from geoseg.predict import Lanes
 from geoseg.window import Window
@@ -81,18 +82,30 @@ def fastest(work: Work, among: Collection[str] | None = None) -> tuple[str, Netw
     `among`: those that everybody has who is to work; None: those that are installed here. Raises `ModelError` as
     `load_predict` does.
     """
+    if work.device.type != "cpu":
+        return TORCH, None
     exact = [TORCH, *(name for name in installed_backends() if name in BACKENDS and not is_coarse(name))]
     names = [name for name in exact if among is None or name in among or name == TORCH]
-    if work.device.type != "cpu" or names == [TORCH]:
-        return TORCH, None
     known = _known(work)
     if known is not None and known["backend"] in names:
         best: str = known["backend"]
         log.info("%s: by %s, the fastest here before: %s", work.model.name, best, _told(known["seconds"]))
         return best, None
-    if not may_be_long(work.model, work.patches / work.lanes):
+    usual = _usual(work) if USUAL in names else (TORCH, None)
+    if len(names) > 1 and may_be_long(work.model, work.patches / work.lanes):
+        return _measured(work, *usual, names)
+    return usual
+
+
+def _usual(work: Work) -> tuple[str, NetworkPredict | None]:
+    """By `USUAL`, if it can do the network; which it can or cannot on every machine, so all make the same maps."""
+    predict = load_predict(work.model, work.device, USUAL)
+    try:
+        predict.prepare(work.batch)
+    except ModelError as error:
+        log.warning("%s, as is done now", error)
         return TORCH, None
-    return _measured(work, names)
+    return USUAL, predict
 
 
 def may_be_long(model: ModelSpec, patches: float) -> bool:
@@ -100,17 +113,21 @@ def may_be_long(model: ModelSpec, patches: float) -> bool:
     return patches * SLOWEST * model.patch**2 / 1e6 >= LONG
 
 
-def _measured(work: Work, names: list[str]) -> tuple[str, NetworkPredict | None]:
-    predicts = {TORCH: load_predict(work.model, work.device)}
+def _measured(
+    work: Work, usual: str, loaded: NetworkPredict | None, names: list[str]
+) -> tuple[str, NetworkPredict | None]:
+    predicts = {usual: loaded or load_predict(work.model, work.device, usual)}
     began = time.perf_counter()
     with _trial(work) as trial:
         trial.run(predicts, 2)
-        run = trial.seconds(TORCH) * work.patches / work.lanes
+        run = trial.seconds(usual) * work.patches / work.lanes
         left_out = []
-        for name in names[1:]:
+        for name in names:
+            if name in {usual, USUAL}:  # that is measured already, or cannot do the network
+                continue
             other = load_predict(work.model, work.device, name)
             ready = OPENING if other.is_prepared(work.batch) else CONVERTING
-            passes = ROUNDS * (len(predicts) + 1) * trial.seconds(TORCH) * work.batch
+            passes = ROUNDS * (len(predicts) + 1) * trial.seconds(usual) * work.batch
             if run < LONG or time.perf_counter() - began + ready + passes > SHARE * run:
                 left_out.append(name)
                 continue

@@ -36,7 +36,7 @@ from geoseg.io.scenes import open_source
 from geoseg.io.store import STORE, ResultStore
 from geoseg.io.vectors import read_aoi
 from geoseg.memory import Tidying
-from geoseg.models.backends import TORCH
+from geoseg.models.backends import TORCH, installed_backends
 from geoseg.pipeline import (
     Machine,
     Predictor,
@@ -160,6 +160,13 @@ def fastest_backend(
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the scene, its tiles will tell
         log.info("%s: no backend was chosen: %s", order.scene.id, _why(error))
         return TORCH
+
+
+def backends_here(device: str) -> tuple[str, ...]:
+    """The backends that this process can choose for what `device` means here."""
+    from geoseg.models.weights import choose_device
+
+    return installed_backends(choose_device(device).type)
 
 
 def predict_tile(order: SceneOrder, core: Window) -> TileOutcome:

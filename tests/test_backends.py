@@ -35,6 +35,7 @@ from geoseg.models.backends import (
     BY_TORCH,
     TORCH,
     TORCH_BF16,
+    USUAL,
     check_backend,
     installed_backends,
     is_coarse,
@@ -45,6 +46,7 @@ from geoseg.models.weights import NetworkPredict, load_predict
 from geoseg.pipeline import run as carry_out
 from geoseg.planned import SegmentJob, plan
 from geoseg.tiling import Tiling
+from geoseg.work import backends_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -492,7 +494,7 @@ class Lacking(Inline):
     """A crew of which one worker has nothing but torch."""
 
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        there = {"there": (TORCH,)} if function is installed_backends else {}
+        there = {"there": (TORCH,)} if function in {installed_backends, backends_here} else {}
         return super().ask(function, *args) | there
 
 
@@ -589,20 +591,25 @@ def test_the_fastest_is_taken_and_remembered(
     assert found["seconds"][best] == min(found["seconds"].values())
     assert found["machine"] == tuning.machine()
     monkeypatch.setattr(tuning, "LONG", 1e9)  # a short run knows it, too
-    monkeypatch.setattr(tuning, "load_predict", lambda *_: pytest.fail("there is nothing to be found out"))
-    assert tuning.fastest(work_of(tiny_model)) == (best, None)
-    assert tuning.fastest(work_of(tiny_model), {TORCH, best}) == (best, None)
-    assert tuning.fastest(work_of(tiny_model, lanes=1)) == (best, None), "workers make the same maps"
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, "load_predict", lambda *_: pytest.fail("there is nothing to be found out"))
+        assert tuning.fastest(work_of(tiny_model)) == (best, None)
+        assert tuning.fastest(work_of(tiny_model), {TORCH, best}) == (best, None)
+        assert tuning.fastest(work_of(tiny_model, lanes=1)) == (best, None), "workers make the same maps"
+    monkeypatch.setattr(tuning, "_usual", lambda _: ("the usual", None))
     for other in ({"batch": 2}, {"model": replace(read_model(tiny_model), sha256="0" * 64)}):
-        assert tuning.fastest(work_of(tiny_model, **other)) == (TORCH, None)
+        assert tuning.fastest(work_of(tiny_model, **other)) == ("the usual", None)
     monkeypatch.setattr(tuning, "_processor", lambda: "another")
-    assert tuning.fastest(work_of(tiny_model)) == (TORCH, None)
+    assert tuning.fastest(work_of(tiny_model)) == ("the usual", None)
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_short_run_is_not_measured(tiny_model: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "load_predict", lambda *_: pytest.fail("it is too short"))
-    assert tuning.fastest(work_of(tiny_model)) == (TORCH, None)
+    monkeypatch.setattr(tuning, "_trial", lambda *_: pytest.fail("it is too short"))
+    name, predict = tuning.fastest(work_of(tiny_model))
+    assert (name, predict is not None and predict.is_prepared(1)) == (USUAL, True)
+    assert tuning.fastest(work_of(tiny_model), {TORCH}) == (TORCH, None), "not everybody has it"
+    assert tuning.fastest(work_of(tiny_model, device=torch.device("cuda"))) == (TORCH, None)
     assert chosen(own_cache) == []
     spec = read_model(tiny_model)
     at_most = tuning.LONG / tuning.SLOWEST / spec.patch**2 * 1e6
@@ -616,18 +623,41 @@ def test_finding_out_takes_a_small_share_of_the_run(
 ) -> None:
     """What would take longer is not tried, and nothing is remembered then."""
     monkeypatch.setattr(tuning, "SHARE", 1.0)
+    monkeypatch.setattr(tuning, "OPENING", 1e9)
     monkeypatch.setattr(tuning, "CONVERTING", 1e9)
     name, _ = tuning.fastest(work_of(tiny_model, patches=10**6))
-    assert (name, conversions, chosen(own_cache)) == (TORCH, [], [])
+    assert (name, conversions, chosen(own_cache)) == (USUAL, [USUAL], [])
+    monkeypatch.setattr(tuning, "OPENING", 0.0)
     monkeypatch.setattr(tuning, "CONVERTING", 0.0)
-    assert tuning.fastest(work_of(tiny_model, patches=1))[0] == TORCH
-    assert (conversions, chosen(own_cache)) == ([], [])
-    load_predict(read_model(tiny_model), CPU, "openvino").prepare(1)
+    monkeypatch.setattr(tuning, "LONG", 1.0)
+    assert tuning.fastest(work_of(tiny_model, patches=1))[0] == USUAL
+    assert (conversions, chosen(own_cache)) == ([USUAL], [])
+    monkeypatch.setattr(tuning, "LONG", 0.0)
+    other = "onnxruntime"
+    load_predict(read_model(tiny_model), CPU, other).prepare(1)
     monkeypatch.setattr(tuning, "CONVERTING", 1e9)
     conversions.clear()
-    slow_but(monkeypatch, "openvino")
-    assert tuning.fastest(work_of(tiny_model, patches=10**6))[0] == "openvino"  # it was taken over before
-    assert (conversions, chosen(own_cache)) == ([], [])
+    slow_but(monkeypatch, other)
+    assert tuning.fastest(work_of(tiny_model, patches=10**6))[0] == other  # it was taken over before
+    assert conversions == []
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_network_that_the_usual_one_cannot_do_is_done_by_torch(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def convert(*_: Any) -> Any:
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(taken_over(USUAL)._library, "convert", convert)
+    write_tif(tmp_path / "a.tif", picture(80, 80))
+    planned = plan(SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "out", str(tiny_model)))
+    assert "backend" not in carry_out(planned, lambda *_: None).item["properties"]["geoseg:parameters"]
+    assert "cannot do this network" in caplog.text
+    assert "no such layer" in caplog.text
+    job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "named", str(tiny_model), backend=USUAL)
+    with pytest.raises(ModelError, match="use --backend torch"):
+        carry_out(plan(job), lambda *_: None)
 
 
 @pytest.mark.usefixtures("quick", "own_cache")
@@ -656,6 +686,4 @@ def test_a_run_goes_by_what_was_chosen(tiny_model: Path, tmp_path: Path, monkeyp
     folder = scenes(tmp_path / "town", 70, 70)
     assert run_archive(plan_archive(job_of(tiny_model, backend=AUTO), folder, tmp_path / "many")).done == 3
     assert backends_of(tmp_path / "many") == {"openvino"}
-    unasked = SegmentJob(job.scene, "buildings", tmp_path / "plain", str(tiny_model))
-    assert "backend" not in carry_out(plan(unasked), lambda *_: None).item["properties"]["geoseg:parameters"]
-    assert job_of(tiny_model).backend == TORCH, "maps are the same before and after anything was measured"
+    assert SegmentJob(job.scene, "buildings", tmp_path / "plain").backend == job_of(tiny_model).backend == AUTO

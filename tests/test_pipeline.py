@@ -159,7 +159,7 @@ def test_the_item_tells_how_it_came_about(finished: Result, tiny_model: Path) ->
     assert properties["proj:transform"][:6] == list(BANEPA)[:6]
     weights = hashlib.sha256((tiny_model / "model.safetensors").read_bytes()).hexdigest()
     assert properties["geoseg:model"] == {"name": "tiny", "sha256": weights}
-    assert set(properties["processing:software"]) == {"geoseg", "torch"}
+    assert set(properties["processing:software"]) == {"geoseg", "torch", "openvino"}
     parameters = properties["geoseg:parameters"]
     given = {"stride": [48, 48], "patch": [64, 64], "cells": [16, 16]}
     given |= {"threshold": None, "min_area": 4.0, "simplify": 1.0, "aoi": None}

@@ -119,9 +119,9 @@ class RunJob(Strict):
         "onnxruntime",
         "openvino-bf16",
     ] = Field(
-        default="torch",
-        description="who does the forward passes, of which the last bits of scores depend; auto: the fastest of those "
-        "installed, measured before a long run, and for scenes that were begun the one that began; -bf16: in bfloat16, "
+        default="auto",
+        description="who does the forward passes, of which the last bits of scores depend; auto: for scenes that were "
+        "begun the one that began, for others the fastest here, measured before a long run; -bf16: in bfloat16, "
         "which is far faster on recent processors, and changes a label here and there; torch-compile: for a GPU, "
         "-fp16: in float16",
     )

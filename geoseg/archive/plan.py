@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from geoseg.agreement import agreed
 from geoseg.catalog import Scene, find_model
 from geoseg.changes.by_spectrum import SPECTRAL
 from geoseg.changes.many import Comparison, Made, OfMaps, OfScenes, PairEntry, plan_pairs
@@ -329,6 +330,6 @@ def _gigabytes(count: int) -> str:
 
 def seconds_of(plan: ArchivePlan) -> float:
     """Seconds of a forward pass on this machine, measured now, with all that belongs to it."""
-    order = plan.pending[0].order
+    (order,) = agreed([plan.pending[0].order], plan.estimate().passes, None)
     predictor = Predictor(order.model, order.job.device, lanes=1, backend=order.job.backend)
     return seconds_per_pass(order.planned(), predictor)

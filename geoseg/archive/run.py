@@ -104,14 +104,12 @@ def run_archive(
 
 
 def _decided(plan: ArchivePlan, crew: Crew | None) -> ArchivePlan:
-    """The same plan, each scene with its backend. Raises `OptionError` if a worker has not the one that is needed.
-
-    Where scenes are compared, what was planned for that has told of their parameters already: they stay.
-    """
-    patches = 0 if plan.pairs else plan.estimate().passes
-    decided = iter(agreed([entry.order for entry in plan.pending], patches, crew))
-    entries = (entry if entry.state == "complete" else replace(entry, order=next(decided)) for entry in plan.entries)
-    return replace(plan, entries=tuple(entries))
+    """The same plan, each scene with its backend. Raises `OptionError` if a worker has not the one that is needed."""
+    decided = agreed([entry.order for entry in plan.pending], plan.estimate().passes, crew)
+    orders = {order.folder: order for order in decided}
+    entries = (replace(entry, order=orders.get(entry.order.folder, entry.order)) for entry in plan.entries)
+    pairs = (replace(pair, order=pair.order.decided(orders)) for pair in plan.pairs)
+    return replace(plan, entries=tuple(entries), pairs=tuple(pairs))
 
 
 def _check_room(plan: ArchivePlan) -> None:

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import shapely
@@ -119,6 +119,10 @@ class Order(Protocol):
         """Where it is."""
         ...
 
+    def decided(self, maps: Mapping[Path, SceneOrder]) -> Self:
+        """The same with what was decided since, by the folders of maps, on how these are made."""
+        ...
+
     def carry_out(self) -> None:
         """Make the comparison. Raises the errors of `geoseg.errors`, `SceneError` if a scene has changed."""
         ...
@@ -136,6 +140,11 @@ class MapsOrder:
     def scene(self) -> Scene:
         """The one after."""
         return self.after.scene
+
+    def decided(self, maps: Mapping[Path, SceneOrder]) -> Self:
+        """As `Order` has it."""
+        before, after = (maps.get(each.folder, each) for each in (self.before, self.after))
+        return replace(self, before=before, after=after)
 
     def planned(self) -> ChangePlan:
         """The plan again. Raises `SceneError` if a scene has changed."""
@@ -160,6 +169,10 @@ class SeriesOrder:
         """The last one."""
         return self.maps[-1].scene
 
+    def decided(self, maps: Mapping[Path, SceneOrder]) -> Self:
+        """As `Order` has it."""
+        return replace(self, maps=tuple(maps.get(each.folder, each) for each in self.maps))
+
     def carry_out(self) -> None:
         """As `Order` has it."""
         for each in self.maps:
@@ -181,6 +194,10 @@ class SpectraOrder:
     def scene(self) -> Scene:
         """The one after."""
         return self.after
+
+    def decided(self, maps: Mapping[Path, SceneOrder]) -> Self:  # noqa: ARG002  # there are none
+        """As `Order` has it."""
+        return self
 
     def carry_out(self) -> None:
         """As `Order` has it."""
@@ -205,6 +222,10 @@ class TwoDatesOrder:
     def scene(self) -> Scene:
         """Both."""
         return self.pair.scene
+
+    def decided(self, maps: Mapping[Path, SceneOrder]) -> Self:
+        """As `Order` has it."""
+        return replace(self, pair=maps.get(self.pair.folder, self.pair))
 
     def carry_out(self) -> None:
         """As `Order` has it."""

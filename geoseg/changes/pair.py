@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
 import json
 import os
 from contextlib import contextmanager
@@ -29,22 +28,23 @@ from geoseg.changes.by_network import Compared, PairPlan, plan_pair, run_pair, t
 from geoseg.changes.by_object import by_object, moved
 from geoseg.changes.by_spectrum import SPECTRAL, SpectralPlan, plan_spectral, run_spectral
 from geoseg.changes.ground import CACHED, common_ground, has_data
-from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_change
+from geoseg.changes.planned import BETWEEN, ChangePlan, begun, job_of, plan_change, planned_of
 from geoseg.errors import SceneError
 from geoseg.io.store import cannot_write
 from geoseg.memory import give_back_freed_memory
-from geoseg.pipeline import Predictor, Result, machine_of, run
+from geoseg.pipeline import Result, decided, machine_of, run
 from geoseg.raster import NODATA, crs_of
 from geoseg.records import alone_in, derived_from, join_changes, set_interval, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pystac
 
     from geoseg.catalog import Scene
     from geoseg.changes.planned import ChangeJob
     from geoseg.export import Observer
+    from geoseg.pipeline import Predictor
     from geoseg.planned import Plan
 
 
@@ -128,7 +128,9 @@ def run_change(planned: ChangePlan | SpectralPlan | PairPlan, observe: Observer)
             return run_pair(planned, observe)
         _check_data(planned)
         measured = measure(planned, observe)
-        return compare(planned, _map_both(planned, observe), measured, observe)
+        (before, after), model = decided(planned.before, planned.after)
+        planned = planned_of(planned.job, before, after)
+        return compare(planned, _map_both(planned, model, observe), measured, observe)
 
 
 @contextmanager
@@ -177,10 +179,8 @@ def _compare(planned: ChangePlan, maps: tuple[Result, Result], measured: Measure
     return Change(folder)
 
 
-def _map_both(planned: ChangePlan, observe: Observer) -> tuple[Result, Result]:
+def _map_both(planned: ChangePlan, model: Callable[[str], Predictor], observe: Observer) -> tuple[Result, Result]:
     """The results of both scenes, with one model for both."""
-    spec, device = planned.after.model, planned.after.job.device
-    model = functools.cache(lambda backend: Predictor(spec, device, backend=backend))
 
     def result(when: str, each: Plan) -> Result:
         if each.complete:

@@ -15,7 +15,7 @@ from geoseg.cli.terminal import (
     say,
     start_log,
 )
-from geoseg.models.backends import NAMES, TORCH
+from geoseg.models.backends import AUTO, NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -150,10 +150,10 @@ _MAPPING = (
         "--backend",
         type=click.Choice(NAMES),
         metavar="NAME",  # all of them would make a line of their own, too long for a terminal
-        default=TORCH,
+        default=AUTO,
         show_default=True,
         help=f"Who does the forward passes: {', '.join(NAMES)} (extras `openvino`, `onnx`); the last bits of scores "
-        "differ. auto: the fastest of those installed, which a long run measures first, or whoever began the folder; "
+        "differ. auto: whoever began the folder, or the fastest here, which a long run measures first; "
         "-v tells. -bf16: in bfloat16, far faster on recent processors; a few labels differ. torch-compile: for a GPU, "
         "after a minute of compiling; -fp16: in float16, for GPUs without bfloat16.",
     ),

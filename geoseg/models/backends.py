@@ -27,6 +27,10 @@ from geoseg.errors import OptionError
 
 AUTO, TORCH, TORCH_BF16 = "auto", "torch", "torch-bf16"
 
+USUAL = "openvino"
+"""Who does the passes on a CPU where nobody names a backend and nothing was measured, if it is installed: it was the
+fastest in float32 wherever we have looked (docs/speed.md)."""
+
 
 @dataclass(frozen=True)
 class Torch:
@@ -111,9 +115,10 @@ def check_backend(name: str, device: str = "cpu") -> None:
     import_module(f"geoseg.models.{BACKENDS[name].module}").check_gpu()
 
 
-def installed_backends() -> tuple[str, ...]:
-    """Those that can be chosen here; torch first."""
-    return *BY_TORCH, *(name for name, backend in BACKENDS.items() if not backend.missing)
+def installed_backends(device: str = "cpu") -> tuple[str, ...]:
+    """Those that can be chosen here for a device of this type; torch first."""
+    fit = {name: backend for name, backend in BACKENDS.items() if device == "cpu" or backend.on_gpu}
+    return *BY_TORCH, *(name for name, backend in fit.items() if not backend.missing)
 
 
 def is_coarse(name: str) -> bool:
