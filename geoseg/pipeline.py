@@ -175,6 +175,8 @@ def run(
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     if model is None:
+        if job_of(planned.folder) is None:
+            observe("predicting", 0, math.prod(planned.scene.shape))  # a model may take seconds to be ready
         (planned,), model = decided(planned)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
