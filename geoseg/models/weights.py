@@ -79,9 +79,11 @@ class NetworkPredict:
         self._side = spec.patch
         self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layout = torch.contiguous_format if isinstance(network, OtherNetwork) else torch.channels_last
         scale, shift = [1 / (255 * s) for s in spec.std], [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
-        times = spec.patch * spec.dates
-        self._scale, self._shift = (torch.tensor(each, device=device).repeat(times) for each in (scale, shift))
+        self._scale, self._shift = (
+            torch.tensor(each * spec.dates, device=device).view(-1, 1, 1) for each in (scale, shift)
+        )
 
     def prepare(self, patches: int) -> None:
         """Do what takes long before so many patches go through it at a time.
@@ -101,7 +103,7 @@ class NetworkPredict:
 
     def _shape(self, patches: int) -> tuple[int, int, int, int]:
         """Of what the network itself takes for so many patches."""
-        return patches, len(self._scale) // self._side, self._side, self._side
+        return patches, len(self._scale), self._side, self._side
 
     @torch.inference_mode()
     def __call__(self, patches: torch.Tensor, cells: tuple[int, int] | None = None) -> torch.Tensor:
@@ -113,11 +115,9 @@ class NetworkPredict:
 
     def scaled(self, patches: torch.Tensor) -> torch.Tensor:
         """What the network itself takes: float32, scaled as the card says, at the network's own size."""
-        values = self._on_device(patches).contiguous(memory_format=torch.channels_last)
-        pixels = _resized(values, (self._side, self._side)).permute(0, 2, 3, 1)
-        # a row of pixels with their bands side by side is one long vector; band by band takes six times longer
-        rows = pixels.flatten(2).float().mul_(self._scale).add_(self._shift)
-        return rows.view(pixels.shape).permute(0, 3, 1, 2)
+        values = _resized(self._on_device(patches), (self._side, self._side)).to(torch.float32, copy=True)
+        # band by band as they lie, and laid out anew at last: the other way round takes longer
+        return values.mul_(self._scale).add_(self._shift).contiguous(memory_format=self._layout)
 
     def _on_device(self, patches: torch.Tensor) -> torch.Tensor:
         """The patches there; to a GPU from pinned memory on a stream of their own, while it is at what came before."""
