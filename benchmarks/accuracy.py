@@ -44,7 +44,7 @@ from geoseg.footprints import GroundSeparation
 from geoseg.io.scenes import estimate_stretch, open_scene, open_source
 from geoseg.jobs import read_job
 from geoseg.memory import keep_freed_memory
-from geoseg.models.backends import NAMES, TORCH
+from geoseg.models.backends import NAMES, USUAL
 from geoseg.models.weights import choose_device, load_predict
 from geoseg.planned import patch_on_scene
 from geoseg.polygonise import polygonise_whole
@@ -232,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="buildings-deeplabv3plus")
-    parser.add_argument("--backend", default=TORCH, choices=NAMES[1:], help="who does the forward passes")
+    parser.add_argument("--backend", default=USUAL, choices=NAMES[1:], help="who does the forward passes")
     parser.add_argument("--record", action="store_true", help="write the scores into the model's item.json")
     args = parser.parse_args()
     keep_freed_memory()

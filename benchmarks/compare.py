@@ -47,6 +47,7 @@ from rasterio.windows import Window
 
 from geoseg.catalog import find_model
 from geoseg.io.scenes import open_scene
+from geoseg.models.backends import USUAL
 from geoseg.tiling import patch_starts
 
 HERE = Path(__file__).parent
@@ -179,7 +180,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096, help="pixels of the square")
     parser.add_argument("--resolution", type=float, default=0.16, help="metres on the ground")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--backend", default="torch", help="who does the forward passes of geoseg, such as openvino")
+    parser.add_argument("--backend", default=USUAL, help="who does the forward passes of geoseg")
     parser.add_argument("--no-stages", action="store_true", help="leave out what stages take alone")
     parser.add_argument("--json", type=Path, help="file to write all times to")
     parser.add_argument("--check", action="store_true", help="status 1 if a ratio is worse than its limit")

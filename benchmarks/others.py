@@ -1,6 +1,6 @@
 """One scene through a network as users of other tools would write it; one way for each process.
 
-    python benchmarks/others.py WAY SCENE.tif MODEL --out FOLDER [--passes N] [--backend openvino]
+    python benchmarks/others.py WAY SCENE.tif MODEL --out FOLDER [--passes N] [--backend torch]
 
 Called by `benchmarks/compare.py`. Writes labels.tif (tiled, deflate, 255 = nodata) and footprints.geojson (longitude
 and latitude) into the folder: class by argmax, polygons by `rasterio.features.shapes` and geopandas. WAY is
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import rasterio
 
 from geoseg.catalog import ModelSpec, find_model
+from geoseg.models.backends import USUAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,7 +191,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--passes", type=int, default=100, help="of `trained` and `best`")
-    parser.add_argument("--backend", default="torch", help="of `best`")
+    parser.add_argument("--backend", default=USUAL, help="of `best`")
     args = parser.parse_args()
     more = {"trained": (args.passes,), "best": (args.passes, args.backend)}.get(args.way, (args.out,))
     WAYS[args.way](find_model(None, args.model), args.scene, *more)

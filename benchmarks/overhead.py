@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from geoseg.memory import keep_freed_memory
+from geoseg.models.backends import USUAL
 from geoseg.models.weights import NetworkPredict, choose_device, load_network, load_predict
 from geoseg.pipeline import run
 from geoseg.planned import Plan, SegmentJob, plan
@@ -111,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--backend", default=USUAL, help="who does the forward passes")
     parser.add_argument("--limit", type=float, default=1.08, help="status 1 above this ratio")
     args = parser.parse_args()
     logging.basicConfig(format="   %(message)s", stream=sys.stdout)
@@ -118,9 +120,9 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        job = SegmentJob(args.scene, "buildings", folder, device="cpu", backend="torch", overwrite=True)
+        job = SegmentJob(args.scene, "buildings", folder, device="cpu", backend=args.backend, overwrite=True)
         planned = plan(job)
-        predict = load_predict(planned.model, choose_device("cpu"))
+        predict = load_predict(planned.model, choose_device("cpu"), args.backend)
         patches = scaled_patches(planned, predict)
         trained = load_network(planned.model).eval().to(memory_format=torch.channels_last)
         networks = {"forward": predict.network, "trained": trained}

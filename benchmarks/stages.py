@@ -33,6 +33,7 @@ from geoseg.io.cog import Look, write_cog
 from geoseg.io.store import ResultStore
 from geoseg.labelling import Between, label
 from geoseg.memory import keep_freed_memory
+from geoseg.models.backends import USUAL
 from geoseg.models.rewrites import PackedLinear
 from geoseg.models.weights import load_predict
 from geoseg.planned import Plan, SegmentJob, look
@@ -74,7 +75,7 @@ def stages(planned: Plan, labels: NDArray[np.uint8], folder: Path) -> dict[str, 
     (rows, cols), height = planned.scene.shape, tiling.patch[0]
     down, along = tiling.axes
     per_pixel = model.patch**2 / (tiling.stride[0] * tiling.stride[1])  # pixels of network input for one of the scene
-    predict = load_predict(model, torch.device("cpu"))
+    predict = load_predict(model, torch.device("cpu"), USUAL)
     patch = torch.from_numpy(planned.source.read(Window(0, height, 0, height)).values[None].copy())
     scores = torch.randn(predict.outputs, down.cells, along.cells)
     weights = torch.from_numpy(np.outer(taper(down.cells), taper(along.cells)).astype(np.float32))
@@ -121,8 +122,9 @@ def stages(planned: Plan, labels: NDArray[np.uint8], folder: Path) -> dict[str, 
 def forward(planned: Plan) -> tuple[Stage, Stage, float]:
     """A pass as the command does it, the matrix product, and the operations of a pass for each one of the product."""
     model = planned.model
-    predict = load_predict(model, torch.device("cpu"))
-    values = torch.randn(1, len(model.bands), model.patch, model.patch).contiguous(memory_format=torch.channels_last)
+    predict = load_predict(model, torch.device("cpu"), USUAL)
+    shape = (1, len(model.bands), model.patch, model.patch)
+    values = predict.scaled(torch.randint(256, shape, dtype=torch.uint8))
     with FlopCounterMode(display=False) as counter:
         made_one(model)(values)
     matrix, layer = torch.randn(SIDE, SIDE), PackedLinear(torch.nn.Linear(SIDE, SIDE, bias=False))
