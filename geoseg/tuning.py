@@ -31,7 +31,7 @@ from geoseg.cache import cache_folder, keep, kept
 from geoseg.errors import ModelError
 from geoseg.models.backends import BACKENDS, TORCH, USUAL, installed_backends, is_coarse
 from geoseg.models.weights import load_predict
-from geoseg.predict import Lanes
+from geoseg.predict import Lanes, OutOfMemory
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def _usual(work: Work) -> tuple[str, NetworkPredict | None]:
     except ModelError as error:
         log.warning("%s, as is done now", error)
         return TORCH, None
+    except OutOfMemory:
+        log.debug("fewer patches may fit, which is found out where they are predicted")
     return USUAL, predict
 
 

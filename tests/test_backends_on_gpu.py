@@ -27,7 +27,7 @@ from torch import nn
 from geoseg.catalog import read_model
 from geoseg.errors import ModelError, OptionError, OutputError
 from geoseg.models import backends, by_onnxruntime, compiled
-from geoseg.models.backends import BACKENDS, BY_TORCH, TORCH, check_backend
+from geoseg.models.backends import AUTO, BACKENDS, BY_TORCH, TORCH, check_backend
 from geoseg.models.by_onnxruntime import ON_CPU, ON_GPU, providers_on
 from geoseg.models.compiled import OPTIONS, CompiledNetwork
 from geoseg.models.other_networks import noise_of
@@ -158,8 +158,9 @@ def test_a_network_that_cannot_be_compiled_is_told() -> None:
     assert "\n" not in told
 
 
+@pytest.mark.parametrize(("backend", "tried"), [(TORCH, [4, 2, 1]), (AUTO, [4, 4, 2, 1])])
 def test_too_many_patches_for_the_device_become_fewer(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, tried: list[int], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is found out while the network is compiled."""
 
@@ -177,9 +178,9 @@ def test_too_many_patches_for_the_device_become_fewer(
 
     monkeypatch.setattr(NetworkPredict, "prepare", prepare)
     write_tif(tmp_path / "a.tif", picture(80, 80))
-    job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "four", str(tiny_model), batch=4)
+    job = SegmentJob(tmp_path / "a.tif", "buildings", tmp_path / "four", str(tiny_model), batch=4, backend=backend)
     carry_out(plan(job), lambda *_: None)
-    assert prepared == [4, 2, 1]
+    assert prepared == tried
     carry_out(plan(replace(job, batch=1, out=tmp_path / "one")), lambda *_: None)
     assert_same(tmp_path / "four", tmp_path / "one", ("a",))
 

@@ -31,6 +31,7 @@ from geoseg.archive import ArchivePlan, RunJob, RunReport, lacks, plan_archive, 
 from geoseg.cluster import Lost, Recipe, crew, recipe_of
 from geoseg.errors import ClusterError, OptionError, OutputError
 from geoseg.io.store import entries_of
+from geoseg.models.backends import USUAL
 from geoseg.planning import memory_here
 from geoseg.window import Window
 from geoseg.work import FILES, TileOutcome, make_files, make_item, predict_tile
@@ -164,7 +165,7 @@ def test_few_tiles_are_under_way_and_they_are_small(small: Path, tiny_model: Pat
     by(workers, small, tmp_path, tiny_model)
     assert workers.most == 3
     assert max(workers.sizes) < 6000  # hrefs, windows, the header of the scene and the model's card
-    assert len(workers.handed) == 3 * (6 + len(FILES) + 1)
+    assert len(workers.handed) == 1 + 3 * (6 + len(FILES) + 1), "the choice of a backend, tiles, files, ending"
     sizes = [what.size for function, scene, what in workers.handed if function is predict_tile and scene == "a"]
     assert sizes == sorted(sizes, reverse=True), "or everybody may wait for a large one at the end"
     assert sizes[-1] < sizes[0]
@@ -208,7 +209,7 @@ def test_threads_of_one_worker_do_not_meet(
 
     with chunks_of(64):
         plan = plan_archive(job_of(tiny_model, tile=64), small, tmp_path)
-        order: SceneOrder = plan.entries[0].order
+        order: SceneOrder = plan.entries[0].order.by(USUAL)
         store = begin(order.planned())
         first, *others = order.tiling.tiles()
         outcomes = [predict_tile(order, first.core)]  # from now on there is an open file to be had
