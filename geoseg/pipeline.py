@@ -175,9 +175,12 @@ def run(
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     if model is None:
-        if job_of(planned.folder) is None:
-            observe("predicting", 0, math.prod(planned.scene.shape))  # a model may take seconds to be ready
+        is_open = planned.job.backend == AUTO
+        if is_open:
+            observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
         (planned,), model = decided(planned)
+        if is_open:
+            observe("loading", 1, 1)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
     with (

@@ -415,9 +415,10 @@ def stopped_after(tiles: int) -> Callable[[str, int, int], None]:
     seen: list[int] = []
 
     def observe(stage: str, done: int, _total: int) -> None:
-        seen.append(done)
-        if stage == "predicting" and len(set(seen)) > tiles:
-            raise KeyboardInterrupt
+        if stage == "predicting":
+            seen.append(done)
+            if len(set(seen)) > tiles:
+                raise KeyboardInterrupt
 
     return observe
 

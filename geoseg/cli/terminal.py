@@ -127,7 +127,7 @@ class ProgressBar:
             task = tasks[stage]
             self._bar.update(task, completed=done)
             speed = self._bar.tasks[task].speed
-            self._bar.update(task, rate=f"{speed / self._scale:.2f} {self._unit}/s" if speed else "")
+            self._bar.update(task, rate=f"{speed / self._scale:.2f} {self._unit}/s" if speed and total > 1 else "")
 
         return observe
 
