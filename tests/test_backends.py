@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -200,6 +201,40 @@ def test_processes_of_their_own_give_the_same_bits(tmp_path: Path, tiny_model: P
         command = [sys.executable, "-c", code, str(tiny_model), *sys.path]
         told.append(subprocess.run(command, env=own, check=True, capture_output=True, text=True).stdout)
     assert told[0] == told[1] != ""
+
+
+REPORTED = """
+    import sys
+    from urllib import request
+
+    def told(*args, **_):
+        print("reported", flush=True)
+        raise OSError
+
+    request.urlopen = told
+    if sys.argv[1] == "geoseg":
+        import torch
+        from geoseg.models import by_openvino
+
+        network = torch.nn.Conv2d(3, 3, 1)
+        parts = by_openvino.convert(network, torch.zeros(1, 3, 8, 8))
+        by_openvino.opened(parts, coarse=False, device=torch.device("cpu"))()(torch.zeros(1, 3, 8, 8))
+        print("openvino_telemetry" in sys.modules)
+    else:
+        import openvino
+"""
+
+
+@pytest.mark.parametrize(("who", "said"), [("geoseg", "False"), ("anybody", "reported")])
+def test_openvino_reports_nothing(who: str, said: str, tmp_path: Path) -> None:
+    """It does so, by the standard library, when it is imported by itself."""
+    home = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}} | {
+        "HOME": str(tmp_path)
+    }
+    command = [sys.executable, "-c", textwrap.dedent(REPORTED), who]
+    done = subprocess.run(command, env=home, check=True, capture_output=True, text=True)
+    assert done.stdout.split()[:1] == [said]
+    assert (tmp_path / "intel").exists() == (who == "anybody"), "where it keeps a number for this user"
 
 
 # --- what is kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,9 +25,24 @@ SETTINGS = {
 PRECISION = "INFERENCE_PRECISION_HINT"  # without it, bfloat16 wherever the processor has it
 
 
+@cache
+def _openvino() -> Any:
+    """The library, which reports to its makers whenever it is imported, unless what it does that with is not there."""
+    reporter = "openvino_telemetry"
+    before = sys.modules.get(reporter)
+    sys.modules[reporter] = None  # type: ignore[assignment]  # so Python is told that there is no such module
+    try:
+        import openvino
+    finally:
+        del sys.modules[reporter]
+        if before is not None:
+            sys.modules[reporter] = before
+    return openvino
+
+
 def convert(network: nn.Module, values: torch.Tensor) -> Parts:
-    """By its reader of torch's own graphs; `openvino.convert_model` would do the same, and report it to the makers."""
-    import openvino
+    """By its reader of torch's own graphs, which `openvino.convert_model` is made of."""
+    openvino = _openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -40,8 +57,7 @@ def convert(network: nn.Module, values: torch.Tensor) -> Parts:
 
 def opened(parts: Parts, *, coarse: bool, device: torch.device) -> Callable[[], Pass]:  # noqa: ARG001  a CPU
     """The network as it was converted."""
-    import openvino
-
+    openvino = _openvino()
     core = openvino.Core()
     model = core.read_model(parts["xml"], parts["bin"])
     settings = {**SETTINGS, PRECISION: "bf16" if coarse else "f32"}
