@@ -1,6 +1,7 @@
 """What a forward pass takes, in different ways, beside what the processor can do.
 
     python benchmarks/forward.py [MODEL ...] [--repeats 9] [--patch 512] [--lanes 1] [--device cpu] [--batch 1]
+    python benchmarks/forward.py --untrained deeplabv3plus:resnet50
 
 One patch at a time on each lane, a thread, as the command does it; all ways in turn, again and again, in one process.
 On a GPU (--device cuda) a batch of 16 patches that is there already, and the time until its scores are there. Prints
@@ -16,19 +17,22 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from geoseg.catalog import bundled_models
+from geoseg.catalog import find_model, sha256_of
 from geoseg.memory import keep_freed_memory
 from geoseg.models.backends import BACKENDS, BY_TORCH
-from geoseg.models.networks import at_own_stride
+from geoseg.models.networks import at_own_stride, build_network
 from geoseg.models.rewrites import EXACT, PackedLinear, relative_difference, rewritten
 from geoseg.models.weights import choose_device, load_network, load_predict
 from geoseg.predict import default_batch, one_torch_thread
@@ -50,6 +54,16 @@ def trained(spec: ModelSpec) -> torch.nn.Module:
 
 def made_one(spec: ModelSpec) -> torch.nn.Module:
     return rewritten(lambda: trained(spec), lambda _: torch.randn(1, 3, 64, 64), EXACT)
+
+
+def untrained(name: str, folder: Path) -> ModelSpec:
+    """A model for buildings with the weights that an ARCHITECTURE:ENCODER begins with."""
+    architecture, _, encoder = name.partition(":")
+    like, weights = find_model("buildings", None), folder / f"{name.replace(':', '-')}.safetensors"
+    network = build_network(architecture, encoder=encoder, bands=len(like.bands), outputs=like.outputs)
+    save_model(network, str(weights))
+    told, digest = f"{name}, untrained", sha256_of(weights)
+    return replace(like, name=told, architecture=architecture, encoder=encoder, weights=weights, sha256=digest)
 
 
 def in_order(network: torch.nn.Module, memory: torch.memory_format) -> Pass:
@@ -188,7 +202,8 @@ def told(way: Way, spec: ModelSpec, operations: int, rate: float, batch: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["buildings-deeplabv3plus", "buildings-segformer"])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--untrained", metavar="ARCHITECTURE:ENCODER", help="a network that no model has")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--patch", type=int)
     parser.add_argument("--lanes", type=int, default=1)
@@ -202,8 +217,12 @@ def main() -> None:
     torch.set_num_threads(1)
     global LANES  # noqa: PLW0603
     LANES = ThreadPoolExecutor(args.lanes, initializer=one_torch_thread)
-    for spec in bundled_models():
-        if spec.name in args.models:
+    names = args.models or ([] if args.untrained else ["buildings-deeplabv3plus", "buildings-segformer"])
+    with tempfile.TemporaryDirectory() as folder:
+        specs = [find_model(None, name) for name in names]
+        if args.untrained:
+            specs.append(untrained(args.untrained, Path(folder)))
+        for spec in specs:
             measure(replace(spec, patch=args.patch or spec.patch), args.repeats, args.lanes, device, batch)
 
 
