@@ -175,11 +175,11 @@ def run(
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     if model is None:
-        is_open = planned.job.backend == AUTO
-        if is_open:
+        undecided = planned.job.backend == AUTO
+        if undecided:
             observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
         (planned,), model = decided(planned)
-        if is_open:
+        if undecided:
             observe("loading", 1, 1)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache

@@ -34,7 +34,7 @@ def _openvino() -> Any:
     try:
         import openvino
     finally:
-        del sys.modules[reporter]
+        sys.modules.pop(reporter, None)  # which another thread may have done
         if before is not None:
             sys.modules[reporter] = before
     return openvino
