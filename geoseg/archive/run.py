@@ -76,8 +76,11 @@ def run_archive(
     _check_room(plan)
     if crew is not None:
         _check_shared(plan.out, crew)
-    plan = _decided(plan, crew)
     with alone_in(plan.out):
+        if plan.pending:
+            observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
+            plan = _decided(plan, crew)
+            observe("loading", 1, 1)
         listed = [Listed(e.order.scene.id, e.order.scene.path, e.order.scene.shape) for e in plan.entries]
         compared = [pair.id for pair in plan.pairs]
         write_list(plan.out, plan.job.model_dump(mode="json"), plan.data, listed, plan.faults, compared)
