@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write all times to")
     parser.add_argument("--check", action="store_true", help="status 1 if a ratio is worse than its limit")
     parser.add_argument("--times-faster", type=float, default=3, help="at least, than each other tool, end to end")
-    parser.add_argument("--above-best", type=float, default=2.5, help="at most, end to end over the best bare passes")
+    parser.add_argument("--above-best", type=float, default=2, help="at most, end to end over the best bare passes")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *OTHERS) if find_spec(name) is not None)

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoseg.catalog import find_model
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,7 +40,8 @@ def first_tile_is_there(scene: Path, model: str, tile: int) -> float:
     """Seconds until the ledger has the first tile. Raises `SystemExit` if the command ends before."""
     with tempfile.TemporaryDirectory() as out:
         ledger = Path(out) / scene.stem / "ledger.jsonl"
-        command = [*GEOSEG, "segment", str(scene), "buildings", "--model", model, "--tile", str(tile), "--out", out]
+        product = find_model(None, model).product
+        command = [*GEOSEG, "segment", str(scene), product, "--model", model, "--tile", str(tile), "--out", out]
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
             try:
