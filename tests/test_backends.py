@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -235,6 +236,33 @@ def test_openvino_reports_nothing(who: str, said: str, tmp_path: Path) -> None:
     done = subprocess.run(command, env=home, check=True, capture_output=True, text=True)
     assert done.stdout.split()[:1] == [said]
     assert (tmp_path / "intel").exists() == (who == "anybody"), "where it keeps a number for this user"
+
+
+INTERRUPTED = """
+    import os
+    import signal
+    import threading
+    import torch
+    from geoseg.models import by_openvino
+
+    values = torch.zeros(1, 3, 8, 8)
+    parts = by_openvino.convert(torch.nn.Conv2d(3, 3, 1), values)
+    held = [by_openvino.opened(parts, coarse=False, device=torch.device("cpu"))()]
+    held[0](values)
+    last = threading.Thread(target=held.clear)  # as the garbage collector may do it in any thread
+    last.start()
+    last.join()
+    signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signal")
+def test_signals_are_heard_when_another_thread_lets_a_network_go() -> None:
+    """Where Python's handlers run must not be unmapped: a Ctrl-C would end the process by a segmentation fault."""
+    command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["heard"]), done.stderr
 
 
 # --- what is kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,25 @@ def _openvino() -> Any:
     return openvino
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _core() -> Any:
+    """Its `Core`: one for all networks, which lives as long as the process.
+
+    The first network that a `Core` compiles gives the thread that is at it another stack for its signals, on which
+    Python's handlers run. The end of the `Core` unmaps that, and restores the former one of whatever thread it ends in.
+    Where that is another thread, the next signal, such as Ctrl-C or that a child has ended, would be the process's end.
+    """
+    with _ONE_AT_A_TIME:
+        return _only_core()
+
+
+@cache
+def _only_core() -> Any:
+    return _openvino().Core()
+
+
 def convert(network: nn.Module, values: torch.Tensor) -> Parts:
     """By its reader of torch's own graphs, which `openvino.convert_model` is made of."""
     openvino = _openvino()
@@ -57,8 +77,7 @@ def convert(network: nn.Module, values: torch.Tensor) -> Parts:
 
 def opened(parts: Parts, *, coarse: bool, device: torch.device) -> Callable[[], Pass]:  # noqa: ARG001  a CPU
     """The network as it was converted."""
-    openvino = _openvino()
-    core = openvino.Core()
+    core = _core()
     model = core.read_model(parts["xml"], parts["bin"])
     settings = {**SETTINGS, PRECISION: "bf16" if coarse else "f32"}
 
