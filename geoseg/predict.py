@@ -163,10 +163,10 @@ class Engine:
 
     def _fixed_batch(self, patches: list[_Patch]) -> torch.Tensor:
         """Always the same shape, so that a kernel chosen by batch size cannot change a bit."""
-        batch = np.zeros((self.batch, *patches[0].values.transpose(1, 2, 0).shape), np.uint8)
+        batch = np.zeros((self.batch, *patches[0].values.shape), np.uint8)
         for index, patch in enumerate(patches):
-            batch[index] = patch.values.transpose(1, 2, 0)
-        return torch.from_numpy(batch.transpose(0, 3, 1, 2))
+            batch[index] = patch.values
+        return torch.from_numpy(batch)
 
     def _ahead(self, strips: Iterator[_Strip]) -> Iterator[_Strip]:
         """The same strips, the next one being read while this one is worked on."""
@@ -220,13 +220,13 @@ def _strips(
     """The strips of a tile from top to bottom; rows that two of them share are read once."""
     left, right = tile.patch_cols[0], tile.patch_cols[-1] + tiling.patch[1]
     height = tiling.patch[0]
-    values = _interleaved(len(fill), 0, right - left)
+    values = np.empty((len(fill), 0, right - left), np.uint8)
     valid = np.empty((0, right - left), bool)
     known = tile.patch_rows[0]
     for row, following in zip(tile.patch_rows, [*tile.patch_rows[1:], None], strict=True):
         with _timed(clock, "read"):
             raster = source.read(Window(known, row + height, left, right))
-            above, values = values, _interleaved(len(fill), height, right - left)
+            above, values = values, np.empty((len(fill), height, right - left), np.uint8)
             shared = known - row
             values[:, :shared] = above[:, above.shape[1] - shared :]
             missing = None if raster.valid.all() else ~raster.valid  # often the few pixels behind the scene's edge
@@ -238,11 +238,6 @@ def _strips(
         known = row + height
         final_rows = height if following is None else following - row
         yield _Strip(Window(row, row + height, left, right), final_rows, values, valid)
-
-
-def _interleaved(bands: int, rows: int, cols: int) -> NDArray[np.uint8]:
-    """Room for values (band, y, x), a pixel's bands side by side as the network takes them."""
-    return np.empty((rows, cols, bands), np.uint8).transpose(2, 0, 1)
 
 
 def _patches(strips: Iterable[_Strip], tile: Tile, tiling: Tiling, begun: deque[_Strip]) -> Iterator[_Patch]:
