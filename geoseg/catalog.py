@@ -218,11 +218,16 @@ class Scene:
         rows, cols = self.geobox.shape
         return int(rows), int(cols)
 
-    def bands_for(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
+    def bands_for(
+        self,
+        wanted: tuple[str, ...],
+        remedy: str = "name its bands (--bands red=1,..., or gdal_edit.py -colorinterp_1 red ...) "
+        "or choose another model",
+    ) -> tuple[int, ...]:
         """Which bands of the file (from 1) serve a network that wants these common names.
 
         A grey scene serves each visible band; bands without names are taken in order if there are enough of them.
-        Raises `SceneError` if they cannot be found.
+        Raises `SceneError` if they cannot be found, with a `remedy`.
         """
         named = {name: index for index, name in enumerate(self.bands, 1) if name}
         if all(name in named for name in wanted):
@@ -236,8 +241,8 @@ class Scene:
         if len(data) >= len(wanted) and not any(self.bands[index - 1] for index in data):
             return tuple(data[: len(wanted)])
         have = ", ".join(name or "unnamed" for name in self.bands)
-        msg = f"{self.path}: the model needs the bands {', '.join(wanted)}, the scene has {have}; name its bands "
-        raise SceneError(msg + "(--bands red=1,..., or gdal_edit.py -colorinterp_1 red ...) or choose another model")
+        msg = f"{self.path}: the model needs the bands {', '.join(wanted)}, the scene has {have}; "
+        raise SceneError(msg + remedy)
 
 
 def sha256_of(path: Path) -> str:

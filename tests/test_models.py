@@ -266,7 +266,9 @@ def test_a_layer_of_another_shape_is_named(model: Path) -> None:
 
 def test_missing_weights_are_named(model: Path) -> None:
     (model / "model.safetensors").unlink()
-    assert str(model / "model.safetensors") in refused(model)
+    message = refused(model)
+    assert str(model / "model.safetensors") in message
+    assert "put them there, beside the model's item.json" in message
 
 
 @pytest.mark.parametrize("href", ["../../x", "../model.safetensors", "/etc/hostname", ".", "a/../../x"])

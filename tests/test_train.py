@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.catalog import find_model, read_model
 from geoseg.cli import cli
-from geoseg.errors import InputError, OptionError
+from geoseg.errors import InputError, OptionError, SceneError
 from geoseg.jobs import read_job
 from geoseg.models.weights import load_network
 from geoseg.train import loop
@@ -298,6 +298,13 @@ class TestData:
         write_tif(tmp_path / "labels" / "a.tif", label, None)
         with pytest.raises(InputError, match=message):
             places_of(job_of(data=[{"images": "images", "labels": "labels", "resolution": 0.3}]), tmp_path)
+
+    def test_a_scene_without_the_bands_is_refused_with_what_a_job_can_do(self, toy: Path) -> None:
+        """There is no `--bands` here."""
+        write_tif(toy / "two" / "town.tif", np.ones((2, 20, 30), np.uint8))
+        with pytest.raises(SceneError, match=r"two/town\.tif: .*, or other ones under `bands`") as why:
+            ground(toy, rasters=["two/town.tif"])
+        assert "--" not in str(why.value)
 
     def test_chips_that_are_no_images_or_not_found(self, tmp_path: Path) -> None:
         for name in ("images", "labels"):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from geoseg.catalog import sha256_of
+from geoseg.catalog import catalogs_folder, sha256_of
 from geoseg.errors import ModelError, OptionError
 from geoseg.models.architectures import dates_of
 from geoseg.models.backends import BACKENDS, BY_TORCH, TORCH, check_backend, is_coarse
@@ -251,7 +251,9 @@ def check_weights(spec: ModelSpec) -> None:
     try:
         digest = sha256_of(spec.weights)
     except OSError as error:
-        msg = f"{spec.weights}: the weights of {spec.name} cannot be read: {error.strerror}; install geoseg again"
+        ours = spec.weights.is_relative_to(catalogs_folder())
+        remedy = "install geoseg again" if ours else "put them there, beside the model's item.json"
+        msg = f"{spec.weights}: the weights of {spec.name} cannot be read: {error.strerror}; {remedy}"
         raise ModelError(msg) from error
     if digest != spec.sha256:
         msg = f"{spec.weights}: the weights are not those of the model's card: SHA-256 {digest}, expected {spec.sha256}"

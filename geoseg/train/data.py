@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 ROOM = 1.42
 """A crop is drawn so much larger than it is needed, so that it can be turned by any angle."""
+NAMED_IN_A_JOB = "name its bands (gdal_edit.py -colorinterp_1 red ...), or other ones under `bands` in the job"
+"""What is to be done where a scene lacks bands."""
 LEAST_KNOWN = 0.3
 """Share of a crop's pixels that must have a label."""
 TRIES = 50
@@ -206,7 +208,10 @@ def _ground_place(
     if affine.b or affine.d or affine.e >= 0 or affine.a <= 0:
         msg = f"{scene.path}: is turned or upside down; for training, warp it first (gdalwarp)"
         raise SceneError(msg)
-    scene, bands = as_asked(scene, job.bands, Asked()) if scene.stacked else (scene, scene.bands_for(job.bands))
+    if scene.stacked:
+        scene, bands = as_asked(scene, job.bands, Asked())
+    else:
+        bands = scene.bands_for(job.bands, NAMED_IN_A_JOB)
     source = open_source(scene, bands, estimate_stretch(scene, bands))
     unit = (scene.ground_resolution[0] / -affine.e + scene.ground_resolution[1] / affine.a) / 2
     outline = shapely.box(*scene.geobox.boundingbox)
