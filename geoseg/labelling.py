@@ -85,6 +85,12 @@ def label(
     return labels, confidence, codes
 
 
+def ready() -> None:
+    """Have at hand what `label` is compiled to, which takes a second: in a thread, while others are not yet at it."""
+    pixel = Between(np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32))
+    label(np.zeros((2, 1, 1), np.float32), np.zeros((1, 1), np.float32), pixel, pixel, 2, None, None)
+
+
 @Compiled
 def _label(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one loop: a compiled function may call no other
     sums: NDArray[np.float32],

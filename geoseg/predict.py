@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from geoseg.errors import ModelError
-from geoseg.labelling import Between, label
+from geoseg.labelling import Between, label, ready
 from geoseg.models.weights import with_one_torch_thread
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band
 from geoseg.tiling import CHUNK, taper
@@ -117,6 +117,8 @@ class Engine:
     def __enter__(self) -> Self:
         """Start."""
         self._torch.__enter__()
+        if self.predict.device.type == FUSED_ON:
+            self._lanes.writer.submit(ready)  # the first rows to write are seconds away
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

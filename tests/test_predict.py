@@ -25,9 +25,10 @@ from conftest import INVALID, ArraySource, MixingPredict, at_centres, chunks_of,
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from geoseg import predict
+from geoseg import labelling, predict
+from geoseg.compiled import Compiled
 from geoseg.errors import ModelError
-from geoseg.labelling import Between, label
+from geoseg.labelling import Between, label, ready
 from geoseg.predict import Decision, Engine, TileReport, _Accumulator, decide, default_batch, default_lanes
 from geoseg.raster import CONFIDENCE_STEPS, NODATA, Band, Raster
 from geoseg.tiling import CHUNK, Tiling
@@ -330,6 +331,18 @@ def assert_decided(
 def test_the_blend_is_the_weighted_mean_of_all_patches(case: Case, fused_on: str) -> None:
     with mock.patch.object(predict, "FUSED_ON", fused_on):
         check_definition(case)
+
+
+def test_a_run_takes_what_was_made_ready_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other types of an argument would be compiled once more, while the lanes wait."""
+    fresh: Compiled[..., None] = Compiled(labelling._label._function)
+    monkeypatch.setattr(labelling, "_label", fresh)
+    ready()
+    made = fresh._fast.signatures  # type: ignore[union-attr]  # numba's
+    assert len(made) == 1
+    for classes, threshold in ((2, None), (3, 0.4)):
+        run(Case((20, 20), classes=classes, auxiliary=1, threshold=threshold))
+    assert fresh._fast.signatures == made  # type: ignore[union-attr]
 
 
 @settings(max_examples=40)
