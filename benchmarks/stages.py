@@ -101,7 +101,8 @@ def stages(planned: Plan, labels: NDArray[np.uint8], folder: Path) -> dict[str, 
         total[1:, : along.cells] += weights
 
     def decide() -> None:
-        label(kept, total.numpy(), *between, len(model.legend.classes), model.legend.background, None)
+        place = Band.empty(final, len(model.auxiliary))
+        label(kept, total.numpy(), *between, model.legend.background, None, place)
 
     def tif() -> None:
         bands = ((window, labels[window.slices]) for window in Window.of_shape((rows, cols)).blocks((CHUNK, cols)))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.compiled import Compiled
-from geoseg.raster import CONFIDENCE_STEPS
+from geoseg.raster import CONFIDENCE_STEPS, Band
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,25 +47,24 @@ def label(
     weights: NDArray[np.float32],
     rows: Between,
     cols: Between,
-    classes: int,
     background: int | None,
     threshold: float | None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Labels (y, x), confidence (y, x) and auxiliary codes (score, y, x), all uint8, of pixels `rows` x `cols`.
+    band: Band,
+) -> None:
+    """Fill a band, as `Band.empty` makes it or some rows of one, with what pixels `rows` x `cols` are.
 
     Args:
-        sums: Weighted scores (output, cell row, cell column), contiguous: logits of the classes, then auxiliary ones.
+        sums: Weighted scores (output, cell row, cell column), contiguous: logits of the classes, then auxiliary ones,
+            of which there are as many as the band has.
         weights: What they are to be divided by (cell row, cell column). A cell of weight 0 has no score; what is
             missing around a pixel is left out.
         rows: The pixels' rows, in rows of these cells.
         cols: Their columns.
-        classes: How many outputs are logits of classes.
         background: The class that is no object, if any.
         threshold: Probability of being an object from which on a pixel is one; None = the most probable class.
+        band: Where labels, confidence and codes go.
     """
-    shape = len(rows.near), len(cols.near)
-    labels, confidence = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    codes = np.empty((len(sums) - classes, *shape), np.uint8)
+    classes = len(sums) - len(band.auxiliary)
     by_threshold = threshold is not None and background is not None and classes > 1
     _label(
         sums,
@@ -78,17 +78,17 @@ def label(
         background if by_threshold and background is not None else NONE,
         np.float32(threshold or 0),
         np.float32(CONFIDENCE_STEPS),
-        labels,
-        confidence,
-        codes,
+        band.labels,
+        band.confidence,
+        band.auxiliary.transpose(1, 0, 2),
     )
-    return labels, confidence, codes
 
 
 def ready() -> None:
     """Have at hand what `label` is compiled to, which takes a second: in a thread, while others are not yet at it."""
     pixel = Between(np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32))
-    label(np.zeros((2, 1, 1), np.float32), np.zeros((1, 1), np.float32), pixel, pixel, 2, None, None)
+    band = Band.empty(Window.of_shape((1, 1)), 0)
+    label(np.zeros((2, 1, 1), np.float32), np.zeros((1, 1), np.float32), pixel, pixel, None, None, band)
 
 
 @Compiled
@@ -108,7 +108,7 @@ def _label(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one loop: a compi
     confidence: NDArray[np.uint8],
     codes: NDArray[np.uint8],
 ) -> None:
-    """`background` is that of a decision by threshold, or `NONE`.
+    """`background` is that of a decision by threshold, or `NONE`; `codes` are (y, score, x).
 
     exp(-a) is (the first six terms of its series at -a / 32) to the power of 32, and exp(-20) from a = 20 on: beside
     1, to which it is always added, it is right to a few millionths, and every step of it is done for many pixels at a
@@ -124,7 +124,7 @@ def _label(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one loop: a compi
     )
     half, third, quarter, fifth = np.float32(1 / 2), np.float32(1 / 3), np.float32(1 / 4), np.float32(1 / 5)
     outputs, width = sums.shape[0], labels.shape[1]
-    classes = outputs - codes.shape[0]
+    classes = outputs - codes.shape[1]
     pair = classes == 2 and background < 0  # noqa: PLR2004  their difference says it all
     # as exponents, then as what they become: the classes below the best one, the best object, auxiliary scores
     many = 1 if pair else classes + (background >= 0)
@@ -231,7 +231,7 @@ def _label(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one loop: a compi
                 chosen[x] = other[x] if is_object else value
                 sure[x] = np.uint8(((source[x] / total[x] if is_object else of_background) * steps + whole) - whole)
         for k in range(classes, outputs):
-            score, source, target_codes = scores[k], odds[many + k - classes], codes[k - classes, y]
+            score, source, target_codes = scores[k], odds[many + k - classes], codes[y, k - classes]
             for x in range(width):
                 probability = (one if score[x] > zero else source[x]) / (one + source[x])
                 target_codes[x] = np.uint8((probability * steps + whole) - whole)

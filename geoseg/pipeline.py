@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +48,7 @@ from geoseg.raster import CONFIDENCE_STEPS, NODATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     import geopandas as gpd
     import xarray as xr
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from geoseg.io.scenes import OneScene
     from geoseg.models.weights import NetworkPredict
     from geoseg.predict import Lanes, TileReport
-    from geoseg.raster import Sink
+    from geoseg.raster import Raster, Sink, Source
     from geoseg.window import Window
 
 log = logging.getLogger("geoseg")
@@ -320,8 +322,13 @@ class Predictor:
         wanted: int = machine_of(job)["batch"]
         return min(wanted, self._most)
 
-    def run(self, planned: Plan, core: Window, sink: Sink, observe: Callable[[int], None]) -> TileReport:
-        """Predict one tile's core into a sink; `observe` is told how many pixels were written."""
+    def run(
+        self, planned: Plan, core: Window, sink: Sink, observe: Callable[[int], None], source: Source | None = None
+    ) -> TileReport:
+        """Predict one tile's core into a sink; `observe` is told how many pixels were written.
+
+        `source`: what to read from in place of the plan's own.
+        """
         from geoseg.predict import Decision, Engine, OutOfMemory
 
         decision, tile = Decision(planned.model.legend, planned.job.threshold), planned.tiling.tile_of(core)
@@ -331,7 +338,7 @@ class Predictor:
                 self._predict.prepare(batch)
                 lanes = self._lanes()
                 with Engine(self._predict, decision, self._fill, batch, lanes) as engine:
-                    report = engine.run(planned.source, tile, planned.tiling, sink, observe)
+                    report = engine.run(source or planned.source, tile, planned.tiling, sink, observe)
             except OutOfMemory as error:
                 if batch == 1:
                     msg = f"{planned.model.name}: the device has too little memory for one patch; use --device cpu"
@@ -352,6 +359,23 @@ class Predictor:
             return Lanes(self._count)
 
 
+class _Begun:
+    """A source of which a window is read already, by a thread of its own, before anybody asks for it."""
+
+    def __init__(self, source: Source, window: Window) -> None:
+        self.shape = source.shape
+        self._source, self._window = source, window
+        thread = ThreadPoolExecutor(1)
+        self._raster: Future[Raster] | None = thread.submit(source.read, window)
+        thread.shutdown(wait=False)
+
+    def read(self, window: Window) -> Raster:
+        """The pixels of a window."""
+        begun, self._raster = self._raster, None
+        raster = None if begun is None else begun.result()  # also where another is asked for: one reads at a time
+        return raster if raster is not None and window == self._window else self._source.read(window)
+
+
 def _predict(
     planned: Plan, store: ResultStore, observe: Observer, model: Callable[[str], Predictor], *, keep_going: bool
 ) -> Machine:
@@ -362,18 +386,20 @@ def _predict(
     total = planned.scene.shape[0] * planned.scene.shape[1]
     progress = Count(observe, "predicting", total, total - sum(core.size for core in todo))
     progress.add(0)
-    predictor = model(planned.job.backend)
     tidying = Tidying(TIDIED_EVERY)
 
     def written(pixels: int) -> None:
         progress.add(pixels)
         tidying.after(pixels)
 
+    first = planned.tiling.tile_of(todo[0])
+    source = _Begun(planned.source, first.strip(first.patch_rows[0], planned.tiling.patch))
+    predictor = model(planned.job.backend)
     gc.freeze()  # a million objects of libraries: looking through them again and again stops all threads, for nothing
     failures: list[GeosegError] = []
     for core in todo:
         try:
-            report = predictor.run(planned, core, store, written)
+            report = predictor.run(planned, core, store, written, source)
         except GeosegError as error:
             store.enter(failed_entry(store.undone(core) or core, str(error), HERE))
             failures.append(error)

@@ -134,7 +134,8 @@ class Engine:
         """Predict one tile and write it, chunk row by chunk row; `observe` is told how many pixels were written."""
         clock = Counter[str]()
         sums = _Accumulator(tile, tiling, self.predict)
-        rows = _RowWriter(tile.core, sink, self._lanes.writer, observe, clock)
+        scores_beside = self.predict.outputs - len(self.decision.legend.classes)
+        rows = _RowWriter(tile.core, scores_beside, sink, self._lanes.writer, observe, clock)
         cells = (tiling.axes[0].cells, tiling.axes[1].cells)
         taper_of_patch = _taper(cells, self.predict.device)
         begun: deque[_Strip] = deque()
@@ -150,7 +151,7 @@ class Engine:
 
         def finish_until(strip: _Strip | None) -> None:
             while begun and begun[0] is not strip:
-                rows.take(sums.finish(begun.popleft(), self.decision))
+                sums.finish(begun.popleft(), self.decision, rows.places)
 
         strips = self._ahead(_strips(source, tile, tiling, self.fill, clock))
         batches = _batched(_patches(strips, tile, tiling, begun), self.batch)
@@ -220,7 +221,7 @@ def _strips(
     source: Source, tile: Tile, tiling: Tiling, fill: NDArray[np.uint8], clock: Counter[str]
 ) -> Iterator[_Strip]:
     """The strips of a tile from top to bottom; rows that two of them share are read once."""
-    left, right = tile.patch_cols[0], tile.patch_cols[-1] + tiling.patch[1]
+    left, right = tile.strip(0, tiling.patch).col_range
     height = tiling.patch[0]
     values = np.empty((len(fill), 0, right - left), np.uint8)
     valid = np.empty((0, right - left), bool)
@@ -239,7 +240,7 @@ def _strips(
             valid = np.concatenate([valid[valid.shape[0] - shared :], raster.valid])
         known = row + height
         final_rows = height if following is None else following - row
-        yield _Strip(Window(row, row + height, left, right), final_rows, values, valid)
+        yield _Strip(tile.strip(row, tiling.patch), final_rows, values, valid)
 
 
 def _patches(strips: Iterable[_Strip], tile: Tile, tiling: Tiling, begun: deque[_Strip]) -> Iterator[_Patch]:
@@ -322,7 +323,7 @@ class _Accumulator:
 
     def __init__(self, tile: Tile, tiling: Tiling, predict: Predict) -> None:
         self._core, (self._down, self._along) = tile.core, tiling.axes
-        left, right = tile.patch_cols[0], tile.patch_cols[-1] + tiling.patch[1]
+        left, right = tile.strip(0, tiling.patch).col_range
         self._left = self._along.cells_of(left)
         self._above = int(self._down.cells < self._down.patch)
         height, width = self._above + self._down.cells, self._along.cells_of(right - left)
@@ -339,10 +340,11 @@ class _Accumulator:
         self._sums[:, *place] += scores
         self._weights[place] += self._taper
 
-    def finish(self, strip: _Strip, decision: Decision) -> Band | None:
-        """What no later strip's patches have a part in, as far as it lies in the core; then move on to the next.
+    def finish(self, strip: _Strip, decision: Decision, places: Callable[[Window], Iterator[Band]]) -> None:
+        """Decide what no later strip's patches have a part in, as far as it lies in the core; move on to the next.
 
-        Raises `ModelError` for sums that are no numbers, as far as that was not seen patch by patch.
+        `places` gives the bands to be filled that together are a window. Raises `ModelError` for sums that are no
+        numbers, as far as that was not seen patch by patch.
         """
         if self._sums.device.type != FUSED_ON and not self._sums.isfinite().all():
             raise _no_numbers(f"at row {strip.window.row_start} or above")
@@ -352,14 +354,12 @@ class _Accumulator:
         first = stop - len(valid)
         self._waiting = valid[settled - first :].copy()
         window = self._core.intersection(Window(first, settled, *self._core.col_range))
-        band = None
         if window is not None:
-            inside = window.relative_to(Window(first, settled, *strip.window.col_range)).slices
-            band = self._band(
-                window, valid[inside], self._down.cells_of(strip.window.row_start) - self._above, decision
-            )
+            top = self._down.cells_of(strip.window.row_start) - self._above
+            known = Window(first, settled, *strip.window.col_range)
+            for place in places(window):
+                self._decide(place, valid[place.window.relative_to(known).slices], top, decision)
         self._move(self._down.cells_of(strip.final_rows))
-        return band
 
     def _move(self, cells: int) -> None:
         """Drop so many rows of cells at the top."""
@@ -368,28 +368,31 @@ class _Accumulator:
             sums[:, : kept.shape[1]] = kept
             sums[:, kept.shape[1] :] = 0
 
-    def _band(self, window: Window, valid: NDArray[np.bool_], top: int, decision: Decision) -> Band:
-        """Decided rows; `top`: where the first row of sums lies among all rows of cells."""
-        fused = self._sums.device.type == FUSED_ON
-        labels, confidence, auxiliary = (self._fused if fused else self._by_torch)(window, top, decision)
+    def _decide(self, place: Band, valid: NDArray[np.bool_], top: int, decision: Decision) -> None:
+        """Fill some rows; `top`: where the first row of sums lies among all rows of cells."""
+        (self._fused if self._sums.device.type == FUSED_ON else self._by_torch)(place, top, decision)
         if not valid.all():
-            labels[~valid], confidence[~valid], auxiliary[:, ~valid] = NODATA, NODATA, NODATA
-        return Band(window, labels, confidence, auxiliary)
+            for values in (place.labels, place.confidence, *place.auxiliary):
+                values[~valid] = NODATA
 
-    def _fused(self, window: Window, top: int, decision: Decision) -> tuple[NDArray[np.uint8], ...]:
+    def _fused(self, place: Band, top: int, decision: Decision) -> None:
+        window = place.window
         rows, cols = (
             Between.of(*axis)
             for axis in ((self._down, *window.row_range, top), (self._along, *window.col_range, self._left))
         )
-        legend, sums, weights = decision.legend, self._sums.numpy(), self._weights.numpy()
-        return label(sums, weights, rows, cols, len(legend.classes), legend.background, decision.threshold)
+        sums, weights = self._sums.numpy(), self._weights.numpy()
+        label(sums, weights, rows, cols, decision.legend.background, decision.threshold, place)
 
-    def _by_torch(self, window: Window, top: int, decision: Decision) -> tuple[NDArray[np.uint8], ...]:
+    def _by_torch(self, place: Band, top: int, decision: Decision) -> None:
         classes, decided = len(decision.legend.classes), []
-        for few in window.blocks((ROWS_AT_ONCE, window.shape[1])):
+        for few in place.window.blocks((ROWS_AT_ONCE, place.window.shape[1])):
             scores = self._pixels(_Between(self._down, *few.row_range, top, self._sums.device))
             decided.append((*decide(scores[:classes], decision), _codes(scores[classes:])))
-        return tuple(torch.cat(each, -2).cpu().numpy() for each in zip(*decided, strict=True))
+        for values, found in zip(
+            (place.labels, place.confidence, place.auxiliary), zip(*decided, strict=True), strict=True
+        ):
+            values[:] = torch.cat(found, -2).cpu().numpy()
 
     def _pixels(self, rows: _Between) -> torch.Tensor:
         """Scores (outputs, y, x) of some rows of the core.
@@ -462,25 +465,38 @@ def _steps(probability: torch.Tensor) -> torch.Tensor:
 
 
 class _RowWriter:
-    """Collects finished rows of a tile until a row of storage chunks is whole, and has it written by a thread."""
+    """Has finished rows of a tile collected until a row of storage chunks is whole, and that written by a thread."""
 
     def __init__(
-        self, core: Window, sink: Sink, pool: ThreadPoolExecutor, observe: Callable[[int], None], clock: Counter[str]
+        self,
+        core: Window,
+        scores: int,
+        sink: Sink,
+        pool: ThreadPoolExecutor,
+        observe: Callable[[int], None],
+        clock: Counter[str],
     ) -> None:
-        self._core, self._sink, self._pool, self._observe, self._clock = core, sink, pool, observe, clock
-        self._bands: list[Band] = []
+        """`scores`: auxiliary ones."""
+        self._core, self._scores, self._sink = core, scores, sink
+        self._pool, self._observe, self._clock = pool, observe, clock
+        self._band: Band | None = None
         self._valid_pixels = 0
         self._writing: Future[None] | None = None
 
-    def take(self, band: Band | None) -> None:
-        """Take the next rows of the core."""
-        while band is not None:
-            row, stop = band.window.row_range
-            limit = min(row - row % CHUNK + CHUNK, self._core.row_stop)
-            head, band = band.split(limit) if stop > limit else (band, None)
-            self._bands.append(head)
-            if head.window.row_stop == limit:
-                self._write()
+    def places(self, window: Window) -> Iterator[Band]:
+        """Bands that make up the next rows of the core; each is to be filled before the next one is asked for."""
+        row = window.row_start
+        while row < window.row_stop:
+            if self._band is None:
+                limit = min(row - row % CHUNK + CHUNK, self._core.row_stop)
+                self._band = Band.empty(self._core.rows(row, limit), self._scores)
+            limit = self._band.window.row_stop
+            stop = min(limit, window.row_stop)
+            yield self._band.rows(row, stop)
+            if stop == limit:
+                self._write(self._band)
+                self._band = None
+            row = stop
 
     def close(self) -> int:
         """Wait until all is written; how many pixels have data."""
@@ -488,8 +504,7 @@ class _RowWriter:
             self._writing.result()
         return self._valid_pixels
 
-    def _write(self) -> None:
-        band, self._bands = Band.concatenate(self._bands), []
+    def _write(self, band: Band) -> None:
         self._valid_pixels += int(np.count_nonzero(band.labels != NODATA))
         self.close()  # one write under way at most: what is finished must not pile up
         self._writing = self._pool.submit(self._write_band, band)

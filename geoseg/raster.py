@@ -72,26 +72,18 @@ class Band:
     """(score, y, x); what the network says besides the classes, blended like them, then as codes from 0 to 250 of
     what is between 0 and 1 (sigmoid), 255 = nodata."""
 
-    def split(self, row: int) -> tuple[Band, Band]:
-        """The rows above a row of the scene, and the others."""
-        cut = row - self.window.row_start
-        above, below = self.window.rows(self.window.row_start, row), self.window.rows(row, self.window.row_stop)
-        return (
-            Band(above, self.labels[:cut], self.confidence[:cut], self.auxiliary[:, :cut]),
-            Band(below, self.labels[cut:], self.confidence[cut:], self.auxiliary[:, cut:]),
-        )
-
     @classmethod
-    def concatenate(cls, bands: list[Band]) -> Band:
-        """Bands that follow each other, as one."""
-        if len(bands) == 1:
-            return bands[0]
-        return cls(
-            bands[0].window.rows(bands[0].window.row_start, bands[-1].window.row_stop),
-            np.concatenate([band.labels for band in bands]),
-            np.concatenate([band.confidence for band in bands]),
-            np.concatenate([band.auxiliary for band in bands], axis=1),
-        )
+    def empty(cls, window: Window, scores: int) -> Band:
+        """A band to be filled, with so many auxiliary scores. What a few of its rows have lies together in memory."""
+        labels, confidence = np.empty(window.shape, np.uint8), np.empty(window.shape, np.uint8)
+        auxiliary = np.empty((window.shape[0], scores, window.shape[1]), np.uint8).transpose(1, 0, 2)
+        return cls(window, labels, confidence, auxiliary)
+
+    def rows(self, start: int, stop: int) -> Band:
+        """Some of the rows, counted as the scene's are; of the same memory."""
+        rows = slice(start - self.window.row_start, stop - self.window.row_start)
+        window = self.window.rows(start, stop)
+        return Band(window, self.labels[rows], self.confidence[rows], self.auxiliary[:, rows])
 
 
 class Sink(Protocol):

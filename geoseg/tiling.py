@@ -135,6 +135,10 @@ class Tile:
     patch_rows: tuple[int, ...]
     patch_cols: tuple[int, ...]
 
+    def strip(self, row: int, patch: tuple[int, int]) -> Window:
+        """What the patches see, of so many rows and columns, that start at a row."""
+        return Window(row, row + patch[0], self.patch_cols[0], self.patch_cols[-1] + patch[1])
+
 
 @dataclass(frozen=True)
 class Tiling:

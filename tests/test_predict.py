@@ -766,9 +766,9 @@ def in_one_pass(scores: torch.Tensor, decision: Decision) -> tuple[NDArray[np.ui
         for side in scores.shape[1:]
     )
     legend, weights = decision.legend, np.ones(scores.shape[1:], np.float32)
-    known = len(legend.classes), legend.background, decision.threshold
-    labels, confidence, _ = label(scores.numpy(), weights, rows, cols, *known)
-    return labels, confidence
+    band = Band.empty(Window.of_shape((scores.shape[1], scores.shape[2])), 0)
+    label(scores.numpy(), weights, rows, cols, legend.background, decision.threshold, band)
+    return band.labels, band.confidence
 
 
 Decide: TypeAlias = "Callable[[torch.Tensor, Decision], tuple[NDArray[np.uint8], NDArray[np.uint8]]]"
