@@ -37,7 +37,7 @@ from geoseg.cli import cli
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
 from geoseg.io.layers import read_layer
 from geoseg.io.store import LEDGER
-from geoseg.pipeline import Result
+from geoseg.pipeline import Predictor, Result, run
 from geoseg.planned import SegmentJob, patch_on_scene, plan
 from geoseg.polygons import Shaping, trace
 from geoseg.tiling import CHUNK, Tiling
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from geoseg.raster import Raster
+    from geoseg.window import Window
 
 FILES = {
     "labels.tif",
@@ -292,6 +295,29 @@ def test_small_tiles_and_batches_change_no_label(tile: int, batch: int, tiny_mod
         whole = geoseg.segment(scene, "buildings", tmp_path / "whole", **options)
         tiled = geoseg.segment(scene, "buildings", tmp_path / "tiled", tile=tile, **options)
     assert everything(tiled) == everything(whole)
+
+
+def test_the_first_rows_are_read_while_the_model_is_loaded_and_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(
+        SegmentJob(town(tmp_path / "town.tif", 170, 210), "buildings", tmp_path, str(tiny_model), backend="torch")
+    )
+    original, began, windows = planned.source.read, threading.Event(), []
+
+    def read(window: Window) -> Raster:
+        windows.append(window)
+        began.set()
+        return original(window)
+
+    def model(backend: str) -> Predictor:
+        assert began.wait(60)
+        return Predictor(planned.model, "cpu", backend=backend)
+
+    monkeypatch.setattr(planned.source, "read", read)
+    run(planned, lambda _stage, _done, _total: None, model=model)
+    assert [window.row_start for window in windows] == [0, *(window.row_stop for window in windows[:-1])]
+    assert windows[-1].row_stop >= 170
 
 
 class Stop:
