@@ -166,9 +166,10 @@ class Engine:
 
     def _fixed_batch(self, patches: list[_Patch]) -> torch.Tensor:
         """Always the same shape, so that a kernel chosen by batch size cannot change a bit."""
-        batch = np.zeros((self.batch, *patches[0].values.shape), np.uint8)
-        for index, patch in enumerate(patches):
-            batch[index] = patch.values
+        batch = np.empty((self.batch, *patches[0].values.shape), np.uint8)
+        for place, patch in zip(batch, patches, strict=False):
+            place[:] = patch.values
+        batch[len(patches) :] = 0
         return torch.from_numpy(batch)
 
     def _ahead(self, strips: Iterator[_Strip]) -> Iterator[_Strip]:
