@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.compiled import Compiled
 from geoseg.runs import ragged
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ _Ints: TypeAlias = NDArray[np.int64]
 _Bools: TypeAlias = NDArray[np.bool_]
 _Floats: TypeAlias = NDArray[np.float64]
 
-TILE: Final = 256
+TILE: Final = 4096
 """Pixels that a tile is wide and high, the edges on which are held against each other in one go."""
+
+_CELL: Final = 16.0  # pixels that a part of a tile is wide and high, in which each edge is held against each
+_UNSURE: Final = 1e-15  # of what a cross product is the difference of: more than computing does (Shewchuk 1997)
 
 _TURN: Final = 2 * np.pi
 _LEAST_ANGLE: Final = 1e-9  # radians: more than computing does
@@ -41,22 +45,15 @@ def meeting(lines: Lines, node: _Ints, block: _Ints, owner: _Ints, asked: _Bools
     -1: two edges of two owners may be the same one. Only edges of lines that are `asked` (lines,) are held against all
     others.
     """
-    found = [np.zeros(0, np.int64)]
     many = int(node.max(initial=-1)) + 1  # from where on vertices have numbers that are no node's
+    xy, node = np.ascontiguousarray(lines.xy, np.float64), np.ascontiguousarray(node)
+    meets = np.zeros(len(xy), np.bool_)
     for some, box in _on_tiles(lines, asked):
-        count = lines.count[some] - 1
-        row, k = ragged(count)
-        begin = lines.start[some][row] + k
-        ends = lines.xy[begin], lines.xy[begin + 1]
-        here = ((np.maximum(*ends) >= box[0]) & (np.minimum(*ends) <= box[1])).all(axis=1)
-        row, k, begin = row[here], k[here], begin[here]
-        line, is_last = some[row], k == count[row] - 1
-        first = np.where(k == 0, node[line, 0], many + begin)
-        place = np.stack([first, np.where(is_last, node[line, 1], many + begin + 1)], axis=1)
-        xy = np.stack([lines.xy[begin], lines.xy[begin + 1]], axis=1)
-        one, other = _meet(xy, place, block[line], owner[line], asked[line])
-        found += [begin[one], begin[other]]
-    return np.unique(np.concatenate(found))
+        first = np.concatenate([some[asked[some]], some[~asked[some]]])
+        unsure = _meet(xy, lines.start, node, many, block, owner, asked, first, box, meets)
+        edges = shapely.linestrings(xy[unsure[..., np.newaxis] + np.arange(2)])
+        meets[unsure[shapely.intersects(edges[:, 0], edges[:, 1])]] = True
+    return np.flatnonzero(meets)
 
 
 def _on_tiles(lines: Lines, asked: _Bools) -> Iterator[tuple[_Ints, _Floats]]:
@@ -82,40 +79,118 @@ def _on_tiles(lines: Lines, asked: _Bools) -> Iterator[tuple[_Ints, _Floats]]:
         yield line[start:stop], np.stack([corner, corner + TILE])
 
 
-def _meet(xy: _Floats, place: _Ints, block: _Ints, owner: _Ints, asked: _Bools) -> tuple[_Ints, _Ints]:
-    """Pairs of edges (n, 2 ends, 2) of one block that meet elsewhere than at a place (n, 2 ends) of both."""
-    lines = shapely.linestrings(xy)
-    of_asked = np.flatnonzero(asked)
-    one, other = shapely.STRtree(lines).query(lines[of_asked])
-    one = of_asked[one]
-    fresh = ((one < other) | ~asked[other]) & (block[one] == block[other])
-    one, other = one[fresh], other[fresh]
-    same = place[one][:, :, np.newaxis] == place[other][:, np.newaxis]
-    common: _Bools = np.any(same, axis=(1, 2))
-    meets = np.zeros(len(one), np.bool_)
-    meets[~common] = shapely.intersects(lines[one[~common]], lines[other[~common]])
-    same, first, second = same[common], one[common], other[common]
-    closed = (same.sum(axis=(1, 2)) == 2) & _have_a_gap(owner[first], owner[second])  # noqa: PLR2004  both ends
-    meets[common] = _go_one_way(xy[first], xy[second], same) & ~closed
-    return one[meets], other[meets]
+@Compiled
+def _meet(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  # compiled functions call no others
+    xy: _Floats,
+    start: _Ints,
+    node: _Ints,
+    many: int,
+    block: _Ints,
+    owner: _Ints,
+    asked: _Bools,
+    some: _Ints,
+    box: _Floats,
+    meets: _Bools,
+) -> _Ints:
+    """Mark the vertices that begin edges, of `some` lines on a tile, which meet; lines that are asked come first.
+
+    What rounding leaves open is not decided: (n, 2) the vertices that begin the two edges then.
+
+    A cell of the tile knows the edges of lines that are asked which pass it: the last one that came, and each the one
+    before it. Two edges that meet pass one cell, so there each that comes is held against those that it knows.
+    """
+    left, top, right, bottom = box[0, 0], box[0, 1], box[1, 0], box[1, 1]
+    cols, rows = int((right - left) / _CELL) + 1, int((bottom - top) / _CELL) + 1
+    last = np.full(cols * rows, -1, np.int64)
+    chain = np.empty((1 << 10, 3), np.int64)  # the vertex that begins an edge, its line, and the link before
+    unsure = np.empty((1 << 4, 2), np.int64)
+    links = undecided = 0
+    for line in some:
+        for begin in range(start[line], start[line + 1] - 1):
+            x, y, to_x, to_y = xy[begin, 0], xy[begin, 1], xy[begin + 1, 0], xy[begin + 1, 1]
+            least_x, most_x = (x, to_x) if x < to_x else (to_x, x)
+            least_y, most_y = (y, to_y) if y < to_y else (to_y, y)
+            if most_x < left or least_x > right or most_y < top or least_y > bottom:
+                continue
+            here = node[line, 0] if begin == start[line] else many + begin
+            there = node[line, 1] if begin == start[line + 1] - 2 else many + begin + 1
+            first_row = int((max(least_y, top) - top) / _CELL)
+            last_row = int((min(most_y, bottom) - top) / _CELL)
+            for row in range(first_row, last_row + 1):
+                low, high = least_x, most_x
+                if first_row < last_row:  # a long edge does not pass all cells that its box meets
+                    slope = (to_x - x) / (to_y - y)
+                    enters = x + (top + row * _CELL - y) * slope
+                    leaves = x + (top + (row + 1) * _CELL - y) * slope
+                    low = max(low, min(enters, leaves) - 1)  # and what computing does
+                    high = min(high, max(enters, leaves) + 1)
+                if high < left or low > right:
+                    continue
+                first_cell = row * cols + int((max(low, left) - left) / _CELL)
+                last_cell = row * cols + int((min(high, right) - left) / _CELL)
+                for cell in range(first_cell, last_cell + 1):
+                    link = last[cell]
+                    while link >= 0:
+                        other, its_line = chain[link, 0], chain[link, 1]
+                        link = chain[link, 2]
+                        if block[its_line] != block[line] or (meets[other] and meets[begin]):
+                            continue
+                        ax, ay, bx, by = xy[other, 0], xy[other, 1], xy[other + 1, 0], xy[other + 1, 1]
+                        if (ax < least_x and bx < least_x) or (ax > most_x and bx > most_x):
+                            continue
+                        if (ay < least_y and by < least_y) or (ay > most_y and by > most_y):
+                            continue
+                        a = node[its_line, 0] if other == start[its_line] else many + other
+                        b = node[its_line, 1] if other == start[its_line + 1] - 2 else many + other + 1
+                        common = (a == here) + (a == there) + (b == here) + (b == there)
+                        if common:  # they meet if they go one way from there, unless a gap closes
+                            if b in (here, there) and a not in (here, there):
+                                ax, ay, bx, by, a = bx, by, ax, ay, b
+                            along_x, along_y = (to_x - ax, to_y - ay) if a == here else (x - ax, y - ay)
+                            way_x, way_y = bx - ax, by - ay
+                            one, two = owner[its_line], owner[line]
+                            closed = common == 2 and one != two and one >= 0 and two >= 0  # noqa: PLR2004  both ends
+                            if way_x * along_y == way_y * along_x and way_x * along_x + way_y * along_y > 0:
+                                meets[other] |= not closed
+                                meets[begin] |= not closed
+                            continue
+                        # on which side of the one edge the ends of the other are, and the other way round
+                        plus, minus = (ax - x) * (by - y), (ay - y) * (bx - x)
+                        of_here = plus - minus
+                        sure = abs(of_here) > _UNSURE * (abs(plus) + abs(minus))
+                        plus, minus = (ax - to_x) * (by - to_y), (ay - to_y) * (bx - to_x)
+                        of_there = plus - minus
+                        sure &= abs(of_there) > _UNSURE * (abs(plus) + abs(minus))
+                        if sure and (of_here > 0) == (of_there > 0):
+                            continue
+                        plus, minus = (x - ax) * (to_y - ay), (y - ay) * (to_x - ax)
+                        of_a = plus - minus
+                        sure_too = abs(of_a) > _UNSURE * (abs(plus) + abs(minus))
+                        plus, minus = (x - bx) * (to_y - by), (y - by) * (to_x - bx)
+                        of_b = plus - minus
+                        sure_too &= abs(of_b) > _UNSURE * (abs(plus) + abs(minus))
+                        if sure_too and (of_a > 0) == (of_b > 0):
+                            continue
+                        if sure and sure_too:
+                            meets[other] = meets[begin] = True
+                            continue
+                        if undecided == len(unsure):
+                            unsure = np.concatenate((unsure, np.empty_like(unsure)))
+                        unsure[undecided, 0], unsure[undecided, 1] = other, begin
+                        undecided += 1
+                    if asked[line]:
+                        if links == len(chain):
+                            chain = np.concatenate((chain, np.empty_like(chain)))
+                        chain[links, 0], chain[links, 1], chain[links, 2] = begin, line, last[cell]
+                        last[cell] = links
+                        links += 1
+    return unsure[:undecided].copy()
 
 
 def _have_a_gap(one: _Ints, other: _Ints) -> _Bools:
     """Whether what lies between neighbouring lines of such owners (n,) is background: of two polygons, not of one."""
     gap: _Bools = (one != other) & (one >= 0) & (other >= 0)
     return gap
-
-
-def _go_one_way(one: _Floats, other: _Floats, same: _Bools) -> _Bools:
-    """(n,): whether two edges (n, 2 ends, 2) that have the `same` end (n, 2, 2) go the same way from there."""
-    row = np.arange(len(one))
-    first, of_other = (np.argmax(np.any(same, axis=axis), axis=1) for axis in (2, 1))
-    # of two that have both ends in common the same one is to be looked at
-    of_other = np.where(same[row, first, of_other], of_other, 1 - of_other)
-    corner = one[row, first]
-    way, along = one[row, 1 - first] - corner, other[row, 1 - of_other] - corner
-    way_too: _Bools = (way[:, 0] * along[:, 1] == way[:, 1] * along[:, 0]) & ((way * along).sum(axis=1) > 0)
-    return way_too
 
 
 def twisted(exact: Lines, lines: Lines, node: _Ints, nodes: int, owner: _Ints, asked: _Bools) -> _Ints:

@@ -59,32 +59,64 @@ def test_edges_that_meet_are_those_that_shapely_finds(how: dict[str, Any], tile:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(coverage, "TILE", tile)
         found = meeting(lines, walls.node, walls.block, walls.owner, np.ones(len(lines), np.bool_))
-    assert found.tolist() == slowly(lines, walls)
+    assert found.tolist() == slowly(lines, walls.node, owners(walls))
 
 
-def slowly(lines: Lines, walls: Walls) -> list[int]:
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    many=st.sampled_from([2, 12, 40]),
+    wide=st.sampled_from([2, 8, 200]),
+    whole=st.sampled_from([0.0, 0.9, 1.0]),
+    tile=st.sampled_from([9, 4096]),
+)
+def test_long_edges_that_meet_are_those_that_shapely_finds(
+    seed: int, many: int, wide: int, whole: float, tile: int
+) -> None:
+    """Of lines that lie anyhow, with places at their ends, and pass several of the cells into which a tile is cut."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-wide, wide, (many, 2))
+    corners = np.where(rng.random((many, 1)) < whole, np.rint(corners), corners)
+    paths = [[tuple(corners[k]) for k, _ in itertools.groupby(rng.integers(0, many, 4))] for _ in range(many)]
+    paths = [path for path in paths if all(one != other for one, other in itertools.pairwise(path)) and len(path) > 1]
+    assume(paths)
+    lines = Lines(np.array([xy for path in paths for xy in path]), np.cumsum([0, *map(len, paths)]))
+    places: dict[tuple[float, float], int] = {}
+    node = np.array([[places.setdefault(path[end], len(places)) for end in (0, -1)] for path in paths])
+    owner, some = np.arange(len(paths)) % 3 - 1, rng.random(len(paths)) < rng.random()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(coverage, "TILE", tile)
+        found = meeting(lines, node, np.zeros(len(paths), np.int64), owner, some)
+    assert found.tolist() == slowly(lines, node, owner.tolist(), some)
+
+
+def slowly(
+    lines: Lines, node: NDArray[np.int64], owner: list[int], asked: NDArray[np.bool_] | None = None
+) -> list[int]:
     """The same, each edge held against each that GEOS says it meets."""
     begin = np.delete(np.arange(len(lines.xy)), lines.start[1:] - 1)
     name = np.arange(len(lines.xy)) + len(lines.xy) * 9
-    name[lines.start[:-1]], name[lines.start[1:] - 1] = walls.node.T
+    name[lines.start[:-1]], name[lines.start[1:] - 1] = node.T
     edges = shapely.linestrings(np.stack([lines.xy[begin], lines.xy[begin + 1]], axis=1))
+    line = np.searchsorted(lines.start, begin, side="right") - 1
     found = set()
     for i, j in shapely.STRtree(edges).query(edges, predicate="intersects").T:
+        if i == j or not (asked is None or asked[line[[i, j]]].any()):
+            continue
         common = {name[begin[i]], name[begin[i] + 1]} & {name[begin[j]], name[begin[j] + 1]}
         both = shapely.intersection(edges[i], edges[j])
-        closed = len(common) == 2 and len({-1, *owner_of(walls, lines, begin[[i, j]])}) == 3
-        if i != j and not closed and not (common and both.geom_type == "Point"):
+        closed = len(common) == 2 and len({-1, owner[line[i]], owner[line[j]]}) == 3
+        if not closed and not (common and both.geom_type == "Point"):
             found |= {int(begin[i]), int(begin[j])}
     return sorted(found)
 
 
-def owner_of(walls: Walls, lines: Lines, vertex: NDArray[np.int64]) -> list[int]:
-    """The polygon on the one side of each one's wall, where it has background on the other, else -1."""
-    sides: dict[int, list[int]] = {}
+def owners(walls: Walls) -> list[int]:
+    """The polygon on the one side of each wall, where it has background on the other, else -1."""
+    sides: list[list[int]] = [[] for _ in range(len(walls.exact))]
     for wall, ring in zip(walls.wall, walls.ring, strict=True):
-        sides.setdefault(int(wall), []).append(int(walls.polygon[ring]))
-    mine = [sides[int(np.flatnonzero(lines.start <= each)[-1])] for each in vertex]
-    return [polygons[0] if len(polygons) == 1 else -1 for polygons in mine]
+        sides[wall].append(int(walls.polygon[ring]))
+    return [polygons[0] if len(polygons) == 1 else -1 for polygons in sides]
 
 
 @settings(max_examples=100, deadline=None)

@@ -110,9 +110,13 @@ def test_no_more_is_looked_at_together_than_asked_for(times: int, monkeypatch: p
         most["smoothed"] = max(most["smoothed"], int(shapely.get_num_coordinates(lines).sum()))
         return original["draw"](lines, reach)
 
-    def met(xy: Any, *more: Any) -> Any:
-        most["edges"] = max(most["edges"], len(xy))
-        return original["meet"](xy, *more)
+    def met(xy: Any, start: Any, *more: Any) -> Any:
+        some, box = more[-3:-1]
+        begin = np.concatenate([np.arange(start[line], start[line + 1] - 1) for line in some])
+        ends = xy[begin], xy[begin + 1]
+        here = ((np.maximum(*ends) >= box[0]) & (np.minimum(*ends) <= box[1])).all(axis=1)
+        most["edges"] = max(most["edges"], int(here.sum()))
+        return original["meet"](xy, start, *more)
 
     def selected(lines: Any, which: Any) -> Any:
         found = original["select"](lines, which)
