@@ -2,7 +2,7 @@
 
 All is kept in flat arrays of vertices, of which a portion is looked at at a time: what is cut, drawn or built in one
 go has a bound, be it one polygon that winds through a whole scene. What is kept is 4 bytes for each vertex of the
-outlines, and some hundred for each wall.
+outlines, and some hundred for each wall; while it is looked where walls meet, some 30 bytes for each vertex.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.compiled import Compiled
 from geoseg.runs import ragged
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ _Bools: TypeAlias = NDArray[np.bool_]
 _Polygons: TypeAlias = NDArray[np.object_]
 
 AT_ONCE: Final = 1 << 16
-"""Vertices, or sides of pixels, that are looked at together: some 200 bytes of memory for each."""
-
-_ENDS: Final = 2  # of sides that meet where a wall simply goes on
+"""Vertices that are looked at together: some 200 bytes of memory for each."""
 
 
 def portions(count: NDArray[np.integer[Any]], at_once: int) -> Iterator[slice]:
@@ -137,9 +136,10 @@ class Walls:
         _, group = np.unique(block, return_inverse=True)
         rings, polygon, turn = _rings_of(polygons)
         lattice = _Lattice.of(rings.xy, group[polygon])
-        nodes = _nodes(rings, lattice)
-        rings, node = _with_nodes(rings, lattice, nodes)
-        return _cut(rings, node, len(nodes), lattice, polygon, turn)
+        xy, start, node, nodes = _with_nodes(
+            rings.xy, rings.start, lattice.group, lattice.left, lattice.top, lattice.rows, lattice.cols
+        )
+        return _cut(Lines(xy, start), node, nodes, lattice, polygon, turn)
 
     @cached_property
     def owner(self) -> _Ints:
@@ -253,17 +253,6 @@ class _Lattice:
         found: _Ints = (self.group[ring] * self.rows + xy[:, 1] - self.top) * self.cols + xy[:, 0] - self.left
         return found
 
-    def upright(self, place: _Ints) -> _Ints:
-        """(n,): other numbers of the same corners, column by column in each block."""
-        row, col = np.divmod(place, self.cols)
-        group, row = np.divmod(row, self.rows)
-        return (group * self.cols + col) * self.rows + row
-
-    def corners(self, place: _Ints) -> NDArray[np.int32]:
-        """(n, 2): where corners are."""
-        row, col = np.divmod(place, self.cols)
-        return np.column_stack([col + self.left, row % self.rows + self.top]).astype(np.int32)
-
     def sides(self, xy: NDArray[np.integer[Any]], to: NDArray[np.integer[Any]], ring: _Ints) -> tuple[_Ints, _Bools]:
         """(n,): the side of a pixel by which each way from a corner to another begins, and whether it leads onwards."""
         step = np.sign(to.astype(np.int64) - xy)
@@ -272,102 +261,108 @@ class _Lattice:
         return 2 * np.minimum(place, place + stride) + (step[:, 1] != 0), stride > 0
 
 
-def _edges(rings: Lines) -> Iterator[tuple[_Ints, _Ints]]:
-    """In portions: the vertices that begin edges, and the ring of each."""
-    for begin in range(0, len(rings.xy), AT_ONCE):
-        yield _beginning(rings, np.arange(begin, min(begin + AT_ONCE, len(rings.xy))))
+@Compiled
+def _with_nodes(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no others
+    xy: NDArray[np.int32], start: _Ints, group: _Ints, left: int, top: int, rows: int, cols: int
+) -> tuple[NDArray[np.int32], _Ints, NDArray[np.int32], int]:
+    """Rings, open, with a vertex at each node on their way; where they begin; nodes' numbers, or -1; how many nodes.
 
-
-def _beginning(rings: Lines, vertex: _Ints) -> tuple[_Ints, _Ints]:
-    """Those of vertices that begin edges, as the last one of a ring does not; and the ring of each."""
-    ring = np.searchsorted(rings.start, vertex, side="right") - 1
-    some = vertex + 1 < rings.start[ring + 1]
-    return vertex[some], ring[some]
-
-
-def _nodes(rings: Lines, lattice: _Lattice) -> _Ints:
-    """The corners where more than two sides of pixels meet, ascending."""
-    per_row = np.zeros(lattice.rows + 1, np.int64)
-    for vertex, _ in _edges(rings):
-        ends = np.stack([rings.xy[vertex], rings.xy[vertex + 1]]).astype(np.int64)
-        low, high = ends.min(axis=0), ends.max(axis=0)
-        row = low[:, 1] - lattice.top
-        per_row[:-1] += np.bincount(row, high[:, 0] - low[:, 0], lattice.rows).astype(np.int64)
-        upright = np.flatnonzero(high[:, 1] > low[:, 1])  # one in each row that it goes through
-        change = np.bincount(row[upright], minlength=lattice.rows + 1)
-        change -= np.bincount(high[upright, 1] - lattice.top, minlength=lattice.rows + 1)
-        per_row += np.cumsum(change)
-    at = np.arange(0, len(rings.xy), AT_ONCE)
-    spans = np.array([_span(rings.xy[begin : begin + AT_ONCE + 1, 1]) for begin in at])
-    found = [np.empty(0, np.int64)]
-    for rows in portions(per_row[:-1], AT_ONCE):
-        first, stop = lattice.top + rows.start, lattice.top + rows.stop
-        near = at[(spans[:, 0] < stop) & (spans[:, 1] >= first)]
-        found.append(_nodes_in(rings, lattice, first, stop, near))
-    return np.sort(np.concatenate(found))
-
-
-def _span(values: NDArray[np.int32]) -> tuple[int, int]:
-    return int(values.min()), int(values.max())
-
-
-def _nodes_in(rings: Lines, lattice: _Lattice, first: int, stop: int, portions_near: _Ints) -> _Ints:
-    """Those in some rows of corners, through which edges of some portions of vertices lead."""
-    many = []
-    for begin in portions_near:
-        y = rings.xy[begin : begin + AT_ONCE + 1, 1]
-        near = np.flatnonzero((np.minimum(y[:-1], y[1:]) < stop) & (np.maximum(y[:-1], y[1:]) >= first))
-        vertex, ring = _beginning(rings, begin + near)
-        ends = np.stack([rings.xy[vertex], rings.xy[vertex + 1]]).astype(np.int64)
-        low, high = ends.min(axis=0), ends.max(axis=0)
-        upright = high[:, 1] > low[:, 1]
-        # also the sides that lead into the rows and out of them
-        low[upright, 1] = np.maximum(low[upright, 1], first - 1)
-        high[upright, 1] = np.minimum(high[upright, 1], stop)
-        edge, k = ragged((high - low).sum(axis=1))
-        step = np.where(upright, lattice.cols, 1)
-        place = lattice.place(low, ring)[edge] + k * step[edge]
-        many.append(2 * place + upright[edge])
-    sides = np.sort(np.concatenate([np.empty(0, np.int64), *many]))
-    sides = sides[np.diff(sides, prepend=-2) > 0]
-    low = sides >> 1
-    corner, count = np.unique(np.concatenate([low, low + np.where(sides & 1, lattice.cols, 1)]), return_counts=True)
-    row = corner // lattice.cols % lattice.rows + lattice.top
-    return corner[(count > _ENDS) & (row >= first) & (row < stop)]
-
-
-def _with_nodes(rings: Lines, lattice: _Lattice, nodes: _Ints) -> tuple[Lines, NDArray[np.int32]]:
-    """Rings, open, with a vertex at each node on their way; and of each vertex the number of its node, or -1."""
-    upright_key = lattice.upright(nodes)
-    by_column = np.argsort(upright_key)
-    upright_key = upright_key[by_column]
-    corners = lattice.corners(nodes)
-    xy, node, count = [], [], np.zeros(len(rings), np.int64)
-    for vertex, ring in _edges(rings):
-        here, there = rings.xy[vertex], rings.xy[vertex + 1]
-        place, to = lattice.place(here, ring), lattice.place(there, ring)
-        upright = here[:, 0] == there[:, 0]
-        low, high = np.minimum(place, to), np.maximum(place, to)
-        first = np.searchsorted(nodes, low, side="right")
-        stop = np.searchsorted(nodes, high)
-        up_low, up_high = lattice.upright(low[upright]), lattice.upright(high[upright])
-        first[upright] = np.searchsorted(upright_key, up_low, side="right")
-        stop[upright] = np.searchsorted(upright_key, up_high)
-        edge, k = ragged(1 + stop - first)
-        at = np.where((place < to)[edge], first[edge] + k - 1, stop[edge] - k)
-        is_begin = k == 0
-        number = np.where(is_begin, 0, at)
-        between = ~is_begin & upright[edge]
-        number[between] = by_column[at[between]]
-        if len(nodes):
-            found = np.minimum(np.searchsorted(nodes, place), len(nodes) - 1)
-            number[is_begin] = np.where(nodes[found] == place, found, -1)
-        else:
-            number[is_begin] = -1
-        xy.append(np.where(is_begin[:, np.newaxis], here[edge], corners[number] if len(nodes) else here[edge]))
-        node.append(number.astype(np.int32))
-        count += np.bincount(ring[edge], minlength=len(rings))
-    return Lines(np.concatenate(xy), np.append(0, np.cumsum(count))), np.concatenate(node)
+    A node is a corner where more than two sides of pixels of a block meet, and some ring has a vertex there: where
+    three or four sides meet, no two rings can both go straight on. So nodes are looked for among vertices, which are
+    sorted by block, row and column, by counting. The corners that a ring passes in a row come one after the other then,
+    and each knows the next one below. Memory: some 30 bytes for each vertex.
+    """
+    rings = len(start) - 1
+    of_ring = np.empty(len(xy), np.int32)
+    order, rank = np.empty(len(xy) - rings, np.int32), np.empty(len(xy), np.int32)
+    count = 0
+    for ring in range(rings):
+        of_ring[start[ring] : start[ring + 1]] = ring
+        for vertex in range(start[ring], start[ring + 1] - 1):
+            rank[count] = vertex
+            count += 1
+    for key in range(3):
+        first = np.zeros(max(cols, rows, group.max() + 1) + 1, np.int64)
+        for place in range(count):
+            vertex = rank[place]
+            value = group[of_ring[vertex]]
+            if key < 2:  # noqa: PLR2004  # column, row, group
+                value = xy[vertex, key] - (top if key else left)
+            first[value + 1] += 1
+        for value in range(len(first) - 1):
+            first[value + 1] += first[value]
+        for place in range(count):
+            vertex = rank[place]
+            value = group[of_ring[vertex]]
+            if key < 2:  # noqa: PLR2004
+                value = xy[vertex, key] - (top if key else left)
+            order[first[value]] = vertex
+            first[value] += 1
+        rank[:count] = order
+    below, corners, before = order, 0, np.int32(-1)  # no corner comes before its first vertex
+    latest, of_latest = np.full(cols, -1, np.int64), np.full(cols, -1, np.int64)
+    for place in range(count):
+        vertex = order[place]
+        own, col = group[of_ring[vertex]], xy[vertex, 0] - left
+        fresh = before < 0 or own != group[of_ring[before]]
+        if fresh or xy[vertex, 0] != xy[before, 0] or xy[vertex, 1] != xy[before, 1]:
+            below[corners] = -1
+            if of_latest[col] == own:
+                below[latest[col]] = corners
+            latest[col], of_latest[col] = corners, own
+            corners += 1
+        rank[vertex] = corners - 1
+        before = vertex
+    ways = np.zeros(corners, np.uint8)  # where sides lead from a corner: right 1, left 2, down 4, up 8
+    for ring in range(rings):
+        rank[start[ring + 1] - 1] = rank[start[ring]]
+        for vertex in range(start[ring], start[ring + 1] - 1):
+            low, high = min(rank[vertex], rank[vertex + 1]), max(rank[vertex], rank[vertex + 1])
+            upright = xy[vertex, 1] != xy[vertex + 1, 1]
+            ways[low] |= 4 if upright else 1
+            ways[high] |= 8 if upright else 2
+            corner = below[low] if upright else low + 1
+            while 0 <= corner < high:
+                ways[corner] |= 12 if upright else 3
+                corner = below[corner] if upright else corner + 1
+    number, nodes = of_ring, 0
+    for corner in range(corners):
+        number[corner] = -1
+        if ways[corner] in (7, 11, 13, 14, 15):
+            number[corner] = nodes
+            nodes += 1
+    opened, node = np.zeros(rings + 1, np.int64), np.empty(0, np.int32)
+    for writes in (False, True):  # the first time they are counted
+        if writes:
+            node = np.empty(opened[rings], np.int32)
+        count = 0
+        for ring in range(rings):
+            for vertex in range(start[ring], start[ring + 1] - 1):
+                one, other = rank[vertex], rank[vertex + 1]
+                low, high = min(one, other), max(one, other)
+                upright = xy[vertex, 1] != xy[vertex + 1, 1]
+                if writes:
+                    node[count] = one
+                count += 1
+                begin = count
+                corner = below[low] if upright else low + 1
+                while 0 <= corner < high:
+                    if number[corner] >= 0:
+                        if writes:
+                            node[count] = corner
+                        count += 1
+                    corner = below[corner] if upright else corner + 1
+                if writes and one == high:
+                    node[begin:count] = node[begin:count][::-1].copy()
+            opened[ring + 1] = count
+    for vertex in range(len(xy)):
+        below[rank[vertex]] = vertex
+    vertices = np.empty((count, 2), np.int32)
+    for place in range(count):
+        corner = node[place]
+        vertices[place, 0], vertices[place, 1] = xy[below[corner], 0], xy[below[corner], 1]
+        node[place] = number[corner]
+    return vertices, opened, node, nodes
 
 
 def _cut(

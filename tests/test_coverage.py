@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,6 +158,43 @@ def test_walls_make_the_outlines_again(seed: int, blob: int, background: int | N
     for which in itertools.islice(range(len(exact)), 5):
         few, _ = walls.outlines(walls.exact, np.array([which]))
         assert shapely.equals_exact(few[0], outlines[which])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    blob=st.sampled_from([1, 2, 3]),
+    background=st.sampled_from([0, None]),
+    blocks=st.integers(1, 3),
+)
+def test_walls_are_cut_where_more_than_two_sides_of_pixels_meet(
+    seed: int, blob: int, background: int | None, blocks: int
+) -> None:
+    exact = mosaic(seed, 16, blob, background)
+    assume(len(exact))
+    block = np.random.default_rng(seed).integers(0, blocks, len(exact)) * 7
+    sides = {
+        (mine, *sorted((here, there)))
+        for mine, polygon in zip(block.tolist(), exact, strict=True)
+        for ring in shapely.get_rings(polygon)
+        for here, there in itertools.pairwise(map(tuple, shapely.get_coordinates(shapely.segmentize(ring, 1)).tolist()))
+    }
+    meet = Counter((mine, end[1], end[0]) for mine, *ends in sides for end in ends)
+    corners = sorted(corner for corner, count in meet.items() if count > 2)
+    walls = Walls.of(exact, block)
+    names = np.unique(block)
+    found, on_the_way = {}, set()
+    for wall, (line, ends) in enumerate(zip(walls.exact.shapes(), walls.node, strict=True)):
+        mine = int(names[walls.block[wall]])
+        passed = [(mine, y, x) for x, y in shapely.get_coordinates(shapely.segmentize(line, 1)).tolist()]
+        found |= {
+            int(node): place for node, place in zip(ends, (passed[0], passed[-1]), strict=True) if node < walls.nodes
+        }
+        on_the_way |= set(passed[1:-1])
+    assert found == dict(enumerate(corners))
+    assert walls.nodes == len(corners)
+    assert not on_the_way & set(corners)
+    assert shapely.length(walls.exact.shapes()).sum() == len(sides)
 
 
 def test_a_ring_that_has_turned_round_is_told() -> None:

@@ -85,26 +85,14 @@ def test_real_land_cover_is_the_same_however_much_is_looked_at(
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_no_more_is_looked_at_together_than_asked_for(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However large the map is: sides of pixels where nodes are found, vertices of walls and edges held together."""
+    """However large the map is: vertices of walls, and edges held together."""
     objects = polygonise_whole(np.tile(classes(0), (times, times)), background=None)
-    at_once, tile, most = 2000, 32, dict.fromkeys(("sides", "smoothed", "drawn", "edges"), 0)
+    at_once, tile, most = 2000, 32, dict.fromkeys(("smoothed", "drawn", "edges"), 0)
     original = {
-        "nodes": walls._nodes_in,
         "draw": simplify.smoothed,
         "meet": coverage._meet,
         "select": walls.Lines.select,
     }
-
-    def nodes(rings: Any, lattice: Any, first: int, stop: int, near: Any) -> Any:
-        sides = 0
-        for begin in near:
-            vertex, _ = walls._beginning(rings, np.arange(begin, min(begin + at_once, len(rings.xy))))
-            ends = np.stack([rings.xy[vertex], rings.xy[vertex + 1]])
-            y = ends[..., 1].clip(first - 1, stop)
-            inside = (ends[..., 1].min(0) < stop) & (ends[..., 1].max(0) >= first)
-            sides += int(((np.abs(np.diff(y, axis=0)) + np.abs(np.diff(ends[..., 0], axis=0)))[0] * inside).sum())
-        most["sides"] = max(most["sides"], sides)
-        return original["nodes"](rings, lattice, first, stop, near)
 
     def drawn(lines: Any, reach: float) -> Any:
         most["smoothed"] = max(most["smoothed"], int(shapely.get_num_coordinates(lines).sum()))
@@ -126,13 +114,10 @@ def test_no_more_is_looked_at_together_than_asked_for(times: int, monkeypatch: p
     monkeypatch.setattr(walls, "AT_ONCE", at_once)
     monkeypatch.setattr(simplify, "AT_ONCE", at_once)
     monkeypatch.setattr(coverage, "TILE", tile)
-    monkeypatch.setattr(walls, "_nodes_in", nodes)
     monkeypatch.setattr(simplify, "smoothed", drawn)
     monkeypatch.setattr(coverage, "_meet", met)
     monkeypatch.setattr(walls.Lines, "select", selected)
     simplified(objects.geometry, np.zeros(len(objects), np.int64), 1.0, 1.0)
-    row = 2 * times * 110  # sides of a row of pixels at most, besides those of the rows beside it
-    assert 0 < most["sides"] <= at_once + 3 * row
     assert 0 < most["smoothed"] <= most["drawn"] <= at_once
     assert 0 < most["edges"] <= 4 * (tile + 2) ** 2
     assert shapely.get_num_coordinates(objects.geometry).sum() > 2 * at_once
