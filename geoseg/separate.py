@@ -144,16 +144,15 @@ def separate(
     score = score * (score != NODATA)
     flat = pad(score, 0).ravel()
     groups = _Groups.of(runs, block, flat, separation)
-    graph = _Graph.of(runs, block, groups)
-    tree, roots = _climb(graph.node, graph.low, graph.fixed, flat, runs.across, runs.down, runs.width)
-    first, second, key = _between_trees(graph.node, tree, graph.start, graph.length, runs.across, runs.down, runs.width)
+    first, second, key, fixed = _trees(runs, block, groups, flat)
     place = key >> 1
     edges = Edges(first, second, heights(flat[place], flat[place + np.where(key & 1, runs.width, 1)]), key)
-    known, fixed = graph.known[roots], graph.fixed[roots]
+    known = np.zeros(len(fixed), np.bool_)
+    known[: len(groups.first)] = groups.is_seed
     candidates = edges.select(~(known[edges.first] & known[edges.second])).best_first()
     candidates = candidates.select(forest(candidates, known))
     settled = forest(candidates, fixed)
-    part = connect(len(roots), candidates.first[settled], candidates.second[settled])
+    part = connect(len(fixed), candidates.first[settled], candidates.second[settled])
     walls = edges.key[part[edges.first] != part[edges.second]]
     told = groups.is_seed | groups.is_open
     return Watershed(
@@ -262,164 +261,147 @@ class _Groups:
         return cls(start, length, group, first, pixels, block[runs.find(first)], is_open, is_seed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """What there is to decide on. The nodes: all groups, then the pixels below the threshold, one by one."""
+def _trees(
+    runs: Runs, block: NDArray[np.int32], groups: _Groups, score: NDArray[np.uint8]
+) -> tuple[_Ints, _Ints, _Ints, _Bools]:
+    """First round of the forest, without the blocks that are whole and hold no two seeds.
 
-    start: _Ints
-    """Of the runs that are decided on."""
-    length: _Ints
-    node: NDArray[np.int32]
-    """Of every pixel of the padded window; -1 where nothing is to be decided."""
-    low: _Ints
-    """The pixels that are nodes of their own, sorted."""
-    known: _Bools
-    """(nodes,): certain to be a seed, or part of one."""
-    fixed: _Bools
-    """(nodes,): a seed, or not wholly known."""
-
-    @classmethod
-    def of(cls, runs: Runs, block: NDArray[np.int32], groups: _Groups) -> _Graph:
-        """Leave out the blocks that are whole and hold no two seeds."""
-        border = np.concatenate(runs.sides())
-        blocks = int(block.max(initial=-1)) + 1
-        wanted = np.zeros(blocks + 1, np.bool_)
-        wanted[:-1] = np.bincount(groups.block[groups.is_seed], minlength=blocks) > 1
-        wanted[block[runs.find(border)]] = True
-        wanted[-1] = False  # the place of no block
-        run = np.flatnonzero(wanted[block])
-        high = np.flatnonzero(wanted[groups.block][groups.run_group])
-        start, length = runs.start[run], runs.lengths[run]
-        node, low = _nodes(
-            np.full(len(runs.flat), -1, np.int32),
-            start,
-            length,
-            groups.run_start[high],
-            groups.run_pixels[high],
-            groups.run_group[high],
-            len(groups.first),
-        )
-        known = np.concatenate([groups.is_seed, np.zeros(len(low), np.bool_)])
-        fixed = known.copy()
-        at_border = node[border]
-        fixed[at_border[at_border >= 0]] = True
-        return cls(start, length, node, low, known, fixed)
+    All edges between two trees: both trees, and the keys: twice the left or upper place, plus 1 if downwards. And
+    (trees,) whether a tree holds a seed, or what is not wholly known. Those of groups come first, in their order.
+    """
+    border = np.concatenate(runs.sides())
+    blocks = int(block.max(initial=-1)) + 1
+    wanted = np.zeros(blocks + 1, np.bool_)
+    wanted[:-1] = np.bincount(groups.block[groups.is_seed], minlength=blocks) > 1
+    wanted[block[runs.find(border)]] = True
+    wanted[-1] = False  # the place of no block
+    run = np.flatnonzero(wanted[block])
+    high = np.flatnonzero(wanted[groups.block][groups.run_group])
+    fixed = groups.is_seed.copy()
+    first, second, key, at_border, trees = _climb(
+        score,
+        runs.down,
+        runs.width,
+        runs.start[run],
+        runs.lengths[run],
+        groups.run_start[high],
+        groups.run_pixels[high],
+        groups.run_group[high],
+        border[runs.flat[border] != NODATA],
+        fixed,
+    )
+    more = np.zeros(trees - len(fixed), np.bool_)
+    more[:at_border] = True
+    return first, second, key, np.concatenate([fixed, more])
 
 
 @Compiled
-def _nodes(
-    node: NDArray[np.int32],
+def _climb(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  # compiled functions call no others
+    score: NDArray[np.uint8],
+    down: _Bools,
+    width: int,
     start: _Ints,
     length: _Ints,
     high_start: _Ints,
     high_length: _Ints,
     high_group: NDArray[np.int32],
-    groups: int,
-) -> tuple[NDArray[np.int32], _Ints]:
-    """Number the pixels of the runs; those of high runs belong to their groups. The nodes, and the low pixels."""
-    count = 0
-    for run in range(len(high_start)):
-        node[high_start[run] : high_start[run] + high_length[run]] = high_group[run]
-        count -= high_length[run]
-    low = np.empty(count + length.sum(), np.int64)
-    count = 0
-    for run in range(len(start)):
-        for pixel in range(start[run], start[run] + length[run]):
-            if node[pixel] < 0:
-                node[pixel] = groups + count
-                low[count] = pixel
-                count += 1
-    return node, low
-
-
-@Compiled
-def _climb(  # noqa: C901  # compiled functions call no others
-    node: NDArray[np.int32],
-    low: _Ints,
+    border: _Ints,
     fixed: _Bools,
-    score: NDArray[np.uint8],
-    across: _Bools,
-    down: _Bools,
-    width: int,
-) -> tuple[NDArray[np.int32], _Ints]:
-    """First round of the forest: (nodes,) the tree of each node, and (trees,) the node that is its root.
+) -> tuple[_Ints, _Ints, _Ints, int, int]:
+    """The edges between trees of the pixels of runs: see `_trees`. High runs belong to their groups, which are trees.
+
+    So is each other pixel at the border; the groups that lie there are marked as `fixed`. How many such pixels there
+    are, and trees, is told, too.
 
     Of a pixel's edges, the one to the highest neighbour is the best; among equals that which comes first, which is the
-    one from above, from the left, to the right, downwards. Who follows the best edges ends at a fixed node, at one
-    without edges, or at two that lead to each other: the first of them is the root then. There are no longer circles.
+    one from above, from the left, to the right, downwards. Who follows the best edges ends in a group, at a pixel at
+    the border, at one without edges, or at two that lead to each other. There are no longer circles.
+
+    What is the same for all pixels of a run is done without a branch, in numbers that are small: many in one go.
     """
-    groups = len(fixed) - len(low)
-    target = np.arange(len(fixed)).astype(np.int32)
-    for place in range(len(low)):
-        pixel = low[place]
-        best, highest = pixel, -1
-        if not fixed[groups + place]:
-            if not down[pixel - width]:
-                best, highest = pixel - width, score[pixel - width]
-            if not across[pixel - 1] and score[pixel - 1] > highest:
-                best, highest = pixel - 1, score[pixel - 1]
-            if not across[pixel] and score[pixel + 1] > highest:
-                best, highest = pixel + 1, score[pixel + 1]
-            if not down[pixel] and score[pixel + width] > highest:
-                best = pixel + width
-        target[groups + place] = node[best]
-    tree = np.empty(len(fixed), np.int32)
-    roots = np.empty(len(fixed), np.int64)
-    count = 0
-    for place in range(len(fixed)):
-        if target[target[place]] == place and place < target[place]:
-            target[place] = place
-        if target[place] == place:
-            tree[place] = count
-            roots[count] = place
+    tree = np.empty(len(score), np.int32)  # only that of pixels of the runs is looked at
+    for run in range(len(start)):
+        tree[start[run] : start[run] + length[run]] = -1
+    for run in range(len(high_start)):
+        tree[high_start[run] : high_start[run] + high_length[run]] = high_group[run]
+    count = len(fixed)
+    for pixel in border:
+        if tree[pixel] < 0:
+            tree[pixel] = count
             count += 1
-    for place in range(len(fixed)):
-        root = target[place]
-        while target[root] != root:
-            root = target[root]
-        tree[place] = tree[root]
-        step = place
-        while target[step] != root:
-            target[step], step = root, target[step]
-    return tree, roots[:count].copy()
-
-
-@Compiled
-def _between_trees(
-    node: NDArray[np.int32],
-    tree: NDArray[np.int32],
-    start: _Ints,
-    length: _Ints,
-    across: _Bools,
-    down: _Bools,
-    width: int,
-) -> tuple[_Ints, _Ints, _Ints]:
-    """All edges between two trees: both trees, and the keys: twice the left or upper place, plus 1 if downwards.
-
-    The pixels' nodes are overwritten by their trees.
-    """
+        elif tree[pixel] < len(fixed):
+            fixed[tree[pixel]] = True
+    at_border = count - len(fixed)
+    step = np.array([width, 1, -1, -width])
+    ways = np.empty(width, np.int16)  # four times the height of the best neighbour, the way there, and 1; 0 for none
+    for run in range(len(start)):
+        begin, end, last = start[run], start[run] + length[run], length[run] - 1
+        below, above = score[begin + width : end + width], score[begin - width : end - width]
+        right, left = score[begin + 1 : end + 1], score[begin - 1 : end - 1]
+        no_below, no_above = down[begin:end], down[begin - width : end - width]
+        for k in range(length[run]):
+            best = np.int16((np.int16(below[k]) * np.int16(4) + np.int16(1)) * np.int16(not no_below[k]))
+            other = np.int16((np.int16(right[k]) * np.int16(4) + np.int16(2)) * np.int16(k != last))
+            best = other if other > best else best  # noqa: FURB136  # as in `_sum_confidence`
+            other = np.int16((np.int16(left[k]) * np.int16(4) + np.int16(3)) * np.int16(k != 0))
+            best = other if other > best else best  # noqa: FURB136
+            other = np.int16((np.int16(above[k]) * np.int16(4) + np.int16(4)) * np.int16(not no_above[k]))
+            best = other if other > best else best  # noqa: FURB136
+            ways[k] = best
+        for k in range(length[run]):
+            own, way = tree[begin + k], (ways[k] - 1) & 3
+            beyond = begin + k + step[way]
+            to = tree[beyond]
+            if ways[k] == 0 or to == way - 5:  # without edges, or the other one leads here
+                if own < 0:
+                    tree[begin + k] = count
+                    if ways[k]:
+                        tree[beyond] = count
+                    count += 1
+                continue
+            code = to if to >= 0 else -2 - way  # which way to go, where the tree is not known yet
+            tree[begin + k] = own if own >= 0 else code
     for run in range(len(start)):
         for pixel in range(start[run], start[run] + length[run]):
-            node[pixel] = tree[node[pixel]]
+            here = pixel
+            while tree[here] < 0:
+                here += step[-2 - tree[here]]
+            root = tree[here]
+            here = pixel
+            while tree[here] < 0:
+                further = here + step[-2 - tree[here]]
+                tree[here] = root
+                here = further
     first = np.empty(1 << 12, np.int64)
     second = np.empty_like(first)
     key = np.empty_like(first)
-    count = 0
+    links = 0
+    parted = np.zeros((width + 7) // 8 * 8, np.uint8)  # 1: a pixel and the next one lie in two trees; 2: the one below
+    eight = parted.view(np.uint64)
     for run in range(len(start)):
-        if count + 2 * length[run] > len(first):
+        begin, end, words = start[run], start[run] + length[run], (length[run] + 7) // 8
+        if links + 2 * length[run] > len(first):
             more = np.empty(len(first) + 2 * length[run], np.int64)
             first = np.concatenate((first, more))
             second = np.concatenate((second, more))
             key = np.concatenate((key, more))
-        for pixel in range(start[run], start[run] + length[run]):
-            mine = node[pixel]
-            if node[pixel + 1] != mine and not across[pixel]:
-                first[count], second[count], key[count] = mine, node[pixel + 1], 2 * pixel
-                count += 1
-            if node[pixel + width] != mine and not down[pixel]:
-                first[count], second[count], key[count] = mine, node[pixel + width], 2 * pixel + 1
-                count += 1
-    return first[:count].copy(), second[:count].copy(), key[:count].copy()
+        row, next_one = tree[begin:end], tree[begin + 1 : end + 1]
+        lower, no_lower = tree[begin + width : end + width], down[begin:end]
+        for k in range(length[run]):
+            across = np.uint8(row[k] != next_one[k])
+            parted[k] = across | np.uint8(row[k] != lower[k]) * np.uint8(not no_lower[k]) * np.uint8(2)
+        parted[length[run] - 1] &= 2  # what is behind the run belongs to another one
+        parted[length[run] : 8 * words] = 0
+        for word in range(words):
+            if eight[word]:
+                for k in range(8 * word, 8 * word + 8):
+                    if parted[k] & 1:
+                        first[links], second[links], key[links] = row[k], next_one[k], 2 * (begin + k)
+                        links += 1
+                    if parted[k] & 2:
+                        first[links], second[links], key[links] = row[k], lower[k], 2 * (begin + k) + 1
+                        links += 1
+    return first[:links].copy(), second[:links].copy(), key[:links].copy(), at_border, count
 
 
 def _in_scene(edges: Edges, width: int, window: Window) -> Edges:
