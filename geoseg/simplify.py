@@ -21,6 +21,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.compiled import Compiled
 from geoseg.coverage import meeting, twisted
 from geoseg.runs import ragged
 from geoseg.smooth import smoothed
@@ -133,32 +134,54 @@ def simplified_together(
     return net.outlines
 
 
+@Compiled
+def _simplified(xy: NDArray[np.int32], start: _Ints, tolerance: float) -> _Bools:
+    """(vertices,): which of them lines of whole-numbered vertices keep, as `shapely.simplify` has it, to the bit.
+
+    Without a stack: which section of a line is next, the vertices tell that are kept so far.
+    """
+    kept = np.zeros(len(xy), np.bool_)
+    for line in range(len(start) - 1):
+        begin, last = start[line], start[line + 1] - 1
+        kept[begin] = kept[last] = True
+        while begin < last:
+            end = begin + 1
+            while not kept[end]:
+                end += 1
+            x, y = np.float64(xy[begin, 0]), np.float64(xy[begin, 1])
+            to_x, to_y = np.float64(xy[end, 0]), np.float64(xy[end, 1])
+            along, down = to_x - x, to_y - y
+            squared = along * along + down * down
+            furthest, most = begin, -1.0
+            for vertex in range(begin + 1, end):
+                right, below = xy[vertex, 0] - x, xy[vertex, 1] - y
+                share = (right * along + below * down) / squared if squared else 0.0
+                if share <= 0:
+                    apart = np.sqrt(right * right + below * below)
+                elif share >= 1:
+                    apart = np.sqrt((xy[vertex, 0] - to_x) ** 2 + (xy[vertex, 1] - to_y) ** 2)
+                else:
+                    apart = abs((right * down - below * along) / squared) * np.sqrt(squared)
+                if apart > most:
+                    furthest, most = vertex, apart
+            if most > tolerance:
+                kept[furthest] = True
+            else:
+                begin = end
+    return kept
+
+
 class _Net:
     """Walls as they are drawn so far, and the outlines that they make."""
 
     def __init__(self, walls: Walls, polygons: int, tolerance: float, smooth: float, is_valid: _IsValid) -> None:
         self._walls, self._tolerance, self._smooth, self._is_valid = walls, tolerance, smooth, is_valid
         self.outlines = np.empty(polygons, object)
-        self._kept = self._simplified()
+        self._kept = _simplified(walls.exact.xy, walls.exact.start, tolerance)
         """(exact vertices,): whether their walls have them as they are simplified."""
         self._even = np.full(len(walls.exact), bool(smooth))
         """(walls,): whether they are smoothed, too, and have other vertices then."""
         self._lines = self._drawn(np.arange(len(walls.exact)))
-
-    def _simplified(self) -> _Bools:
-        exact, kept = self._walls.exact, []
-        for some in portions(exact.count, AT_ONCE):
-            lines = exact.select(some)
-            few = Lines.of(shapely.simplify(lines.shapes(), self._tolerance, preserve_topology=False))
-            # no wall passes a place twice, but that it may end where it begins
-            span = lines.xy.astype(np.int64).max(axis=0) + 1
-            keys = (
-                (np.repeat(np.arange(len(each)), each.count) * span[0] + each.xy[:, 0].astype(np.int64)) * span[1]
-                + each.xy[:, 1].astype(np.int64)
-                for each in (lines, few)
-            )
-            kept.append(np.isin(*keys))
-        return np.concatenate(kept)
 
     def _drawn(self, which: _Ints) -> Lines:
         """Some walls, as they are now."""

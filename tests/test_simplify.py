@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,29 @@ def test_how_much_is_looked_at_together_does_not_matter(
         patched.setattr(simplify, "AT_ONCE", at_once)
         patched.setattr(coverage, "TILE", tile)
         assert shapely.to_wkb(simplified(objects.geometry, block, tolerance, smooth)).tolist() == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    wide=st.sampled_from([2, 4, 300]),
+    tolerance=st.sampled_from([0.0, 0.5, math.sqrt(0.5), 1.0, 2.5]),
+    closed=st.booleans(),
+)
+def test_lines_keep_the_vertices_that_shapely_keeps(seed: int, wide: int, tolerance: float, *, closed: bool) -> None:
+    """Of stairs, and of vertices that lie anyhow: also where two are equally far away, or as far as may be."""
+    rng = np.random.default_rng(seed)
+    stairs = (
+        np.cumsum(rng.integers(-1, 2, (40, 2)) * rng.integers(0, 2, (40, 1)), axis=0) + np.arange(40)[:, np.newaxis]
+    )
+    lines = [stairs, rng.integers(-wide, wide, (30, 2)), rng.integers(-wide, wide, (2, 2))]
+    if closed:
+        lines = [np.concatenate([line, line[:1]]) for line in lines]
+    xy, start = np.concatenate(lines).astype(np.int32), np.cumsum([0, *map(len, lines)])
+    kept = simplify._simplified(xy, start, tolerance)
+    for line, its in zip(lines, np.split(kept, start[1:-1]), strict=True):
+        expected = shapely.simplify(shapely.linestrings(line.astype(float)), tolerance, preserve_topology=False)
+        assert line[its].tolist() == shapely.get_coordinates(expected).tolist()
 
 
 @pytest.mark.parametrize(("tolerance", "smooth"), [(1.0, 0.0), (0.5, 2.0)])
