@@ -45,8 +45,6 @@ class Runs:
 
     flat: NDArray[np.uint8]
     width: int
-    across: _Bools
-    """Whether a pixel and the next one are parted; one element less than `flat`."""
     down: _Bools
     """Whether a pixel and the one below are parted; `width` elements less than `flat`."""
     start: _Ints
@@ -54,20 +52,15 @@ class Runs:
     @classmethod
     def of(cls, labels: NDArray[np.uint8]) -> Runs:
         """Cut `labels` (rows, columns), which has no background any more."""
-        return cls.of_padded(pad(labels, NODATA).ravel(), labels.shape[1] + 2)
-
-    @classmethod
-    def of_padded(cls, flat: NDArray[np.uint8], width: int) -> Runs:
-        """Cut a raster that has its frame of 255 already."""
-        across, down = flat[1:] != flat[:-1], flat[width:] != flat[:-width]
-        return cls(flat, width, across, down, _starts(across))
+        flat, width = pad(labels, NODATA).ravel(), labels.shape[1] + 2
+        start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        return cls(flat, width, flat[width:] != flat[:-width], start)
 
     def walled(self, across: _Ints, down: _Ints) -> Runs:
-        """The same with walls to the right of the pixels `across`, and below the pixels `down`."""
-        walls = replace(self, across=self.across.copy(), down=self.down.copy())
-        walls.across[across] = True
-        walls.down[down] = True
-        return replace(walls, start=_starts(walls.across))
+        """The same with walls to the right of pixels `across`, sorted, none of which ends a run, and below `down`."""
+        below = self.down.copy()
+        below[down] = True
+        return replace(self, down=below, start=np.sort(np.concatenate([self.start, across + 1]), kind="stable"))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,14 +85,16 @@ class Runs:
 
     def components(self) -> NDArray[np.int32]:
         """(runs,): the number of each one's component, counted in the order of their first pixels; -1 for no object."""
-        return _components(self.start, self.flat, self.down, self.width)
+        return components(self.start, self.flat[self.start] != NODATA, self.down, self.width)
 
 
 @Compiled
-def _components(  # noqa: C901  # compiled functions call no others
-    start: _Ints, flat: NDArray[np.uint8], down: _Bools, width: int
+def components(  # noqa: C901  # compiled functions call no others
+    start: _Ints, is_object: _Bools, down: _Bools, width: int
 ) -> NDArray[np.int32]:
-    """By union-find with the smallest number as the root, which makes the order of roots that of first pixels.
+    """(runs,): as `Runs` has them, of runs that cover a padded raster and may be shorter ones; -1 for no object.
+
+    By union-find with the smallest number as the root, which makes the order of roots that of first pixels.
 
     Runs of one label in neighbouring rows are one component where no wall lies between them. A wall parts whole runs,
     so any column that they share tells.
@@ -108,15 +103,14 @@ def _components(  # noqa: C901  # compiled functions call no others
     root = np.arange(count).astype(np.int32)
     above = 0
     for run in range(1, count):  # the first one belongs to the frame
-        if flat[start[run]] == NODATA:
+        if not is_object[run]:
             continue
-        begin = start[run] - width
-        end = (start[run + 1] if run + 1 < count else len(flat)) - width
+        begin, end = start[run] - width, start[run + 1] - width  # the last one belongs to the frame, too
         while start[above + 1] <= begin:
             above += 1
         other = above
         while start[other] < end:
-            if not down[max(start[other], begin)] and flat[start[other]] != NODATA:
+            if is_object[other] and not down[max(start[other], begin)]:
                 one, two = run, other
                 while root[one] != one:
                     root[one] = root[root[one]]
@@ -129,17 +123,13 @@ def _components(  # noqa: C901  # compiled functions call no others
     number = np.full(count, NO_PART, np.int32)
     found = 0
     for run in range(count):
-        if flat[start[run]] != NODATA:
+        if is_object[run]:
             if root[run] == run:
                 number[run] = found
                 found += 1
             else:
                 number[run] = number[root[run]]  # which is smaller, and in the same component
     return number
-
-
-def _starts(across: _Bools) -> _Ints:
-    return np.concatenate([[0], np.flatnonzero(across) + 1])
 
 
 def connect(count: int, firsts: NDArray[np.integer[Any]], seconds: NDArray[np.integer[Any]]) -> NDArray[np.int32]:

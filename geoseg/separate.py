@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from geoseg.compiled import Compiled
 from geoseg.raster import CONFIDENCE_STEPS, NODATA
-from geoseg.runs import NO_PART, Runs, connect, first_of, pad, sides
+from geoseg.runs import Runs, components, connect, first_of, pad, sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -244,21 +244,41 @@ class _Groups:
     @classmethod
     def of(cls, runs: Runs, block: NDArray[np.int32], score: NDArray[np.uint8], separation: Separation) -> _Groups:
         """Find them."""
-        # 255 where the score is too low
-        above = np.maximum(runs.flat, (score < separation.code) * np.uint8(NODATA))
-        cut = Runs.of_padded(above, runs.width)
-        number = cut.components()
-        run = np.flatnonzero(number != NO_PART)
-        start, length, group = cut.start[run], cut.lengths[run], number[run]
+        cut, is_high = _cut(runs.start, runs.flat[runs.start] != NODATA, score, separation.code)
+        number = components(cut, is_high, runs.down, runs.width)
+        run = np.flatnonzero(is_high)
+        start, length, group = cut[run], cut[run + 1] - cut[run], number[run]
         count = int(group.max(initial=-1)) + 1
         pixels = np.zeros(count, np.int64)
         np.add.at(pixels, group, length)
         first = start[first_of(group, count)]
         is_open = np.zeros(count + 1, np.bool_)
-        is_open[number[cut.find(np.concatenate(cut.sides()))]] = True  # the last place is that of no group
+        side = np.searchsorted(cut, np.concatenate(runs.sides()), side="right") - 1
+        is_open[number[side]] = True  # the last place is that of no group
         is_open = is_open[:-1]
         is_seed = pixels >= separation.min_seed_pixels
         return cls(start, length, group, first, pixels, block[runs.find(first)], is_open, is_seed)
+
+
+@Compiled
+def _cut(start: _Ints, is_object: _Bools, score: NDArray[np.uint8], code: int) -> tuple[_Ints, _Bools]:
+    """Cut those of the runs that are objects where they reach a score: the starts of all, and which of them do."""
+    cut, is_high = np.empty(1 << 12, np.int64), np.empty(1 << 12, np.bool_)
+    count = 0
+    for run in range(len(start)):
+        end = start[run + 1] if is_object[run] else start[run] + 1
+        if count + end - start[run] > len(cut):
+            cut = np.concatenate((cut, np.empty(len(cut) + end - start[run], np.int64)))
+            is_high = np.concatenate((is_high, np.empty(len(cut) - len(is_high), np.bool_)))
+        high = is_object[run] and score[start[run]] >= code
+        cut[count], is_high[count] = start[run], high
+        count += 1
+        for pixel in range(start[run] + 1, end):
+            if (score[pixel] >= code) != high:
+                high = not high
+                cut[count], is_high[count] = pixel, high
+                count += 1
+    return cut[:count].copy(), is_high[:count].copy()
 
 
 def _trees(
