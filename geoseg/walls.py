@@ -134,9 +134,9 @@ class Walls:
         leftmost one.
         """
         _, group = np.unique(block, return_inverse=True)
-        rings, polygon, turn = _rings_of(polygons)
+        rings, polygon = _rings_of(polygons)
         lattice = _Lattice.of(rings.xy, group[polygon])
-        xy, start, node, nodes = _with_nodes(
+        xy, start, node, nodes, turn = _with_nodes(
             rings.xy, rings.start, lattice.group, lattice.left, lattice.top, lattice.rows, lattice.cols
         )
         return _cut(Lines(xy, start), node, nodes, lattice, polygon, turn)
@@ -219,16 +219,15 @@ def _doubled_areas(xy: NDArray[Any], start: _Ints) -> NDArray[np.float64]:
 # --- rings
 
 
-def _rings_of(polygons: _Polygons) -> tuple[Lines, _Ints, NDArray[np.int8]]:
-    """All rings, closed; and of each its polygon, and which way round it is walked."""
-    lines, owner, turn = [], [], []
+def _rings_of(polygons: _Polygons) -> tuple[Lines, _Ints]:
+    """All rings, closed; and the polygon of each."""
+    lines, owner = [], []
     for some in portions(shapely.get_num_coordinates(polygons), AT_ONCE):
         rings, polygon = shapely.get_rings(polygons[some], return_index=True)
         found = Lines.of(rings)
-        turn.append(np.sign(_doubled_areas(found.xy, found.start[:-1])).astype(np.int8))
         lines.append(Lines(found.xy.astype(np.int32), found.start))
         owner.append(polygon + some.start)
-    return Lines.concatenate(lines), np.concatenate(owner), np.concatenate(turn)
+    return Lines.concatenate(lines), np.concatenate(owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +263,10 @@ class _Lattice:
 @Compiled
 def _with_nodes(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no others
     xy: NDArray[np.int32], start: _Ints, group: _Ints, left: int, top: int, rows: int, cols: int
-) -> tuple[NDArray[np.int32], _Ints, NDArray[np.int32], int]:
+) -> tuple[NDArray[np.int32], _Ints, NDArray[np.int32], int, NDArray[np.int8]]:
     """Rings, open, with a vertex at each node on their way; where they begin; nodes' numbers, or -1; how many nodes.
+
+    And which way round each ring is walked, see `Walls.turn`.
 
     A node is a corner where more than two sides of pixels of a block meet, and some ring has a vertex there: where
     three or four sides meet, no two rings can both go straight on. So nodes are looked for among vertices, which are
@@ -276,11 +277,15 @@ def _with_nodes(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no o
     of_ring = np.empty(len(xy), np.int32)
     order, rank = np.empty(len(xy) - rings, np.int32), np.empty(len(xy), np.int32)
     count = 0
+    turn = np.zeros(rings, np.int8)
     for ring in range(rings):
         of_ring[start[ring] : start[ring + 1]] = ring
+        doubled, x, y = np.int64(0), np.int64(xy[start[ring], 0]), np.int64(xy[start[ring], 1])
         for vertex in range(start[ring], start[ring + 1] - 1):
+            doubled += (xy[vertex, 0] - x) * (xy[vertex + 1, 1] - y) - (xy[vertex + 1, 0] - x) * (xy[vertex, 1] - y)
             rank[count] = vertex
             count += 1
+        turn[ring] = np.sign(doubled)
     for key in range(3):
         first = np.zeros(max(cols, rows, group.max() + 1) + 1, np.int64)
         for place in range(count):
@@ -362,7 +367,7 @@ def _with_nodes(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no o
         corner = node[place]
         vertices[place, 0], vertices[place, 1] = xy[below[corner], 0], xy[below[corner], 1]
         node[place] = number[corner]
-    return vertices, opened, node, nodes
+    return vertices, opened, node, nodes, turn
 
 
 def _cut(
