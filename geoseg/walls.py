@@ -357,8 +357,9 @@ def _with_nodes(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no o
                             node[count] = corner
                         count += 1
                     corner = below[corner] if upright else corner + 1
-                if writes and one == high:
-                    node[begin:count] = node[begin:count][::-1].copy()
+                if writes and one == high:  # from there, the corners come the other way round
+                    for k in range((count - begin) // 2):
+                        node[begin + k], node[count - 1 - k] = node[count - 1 - k], node[begin + k]
             opened[ring + 1] = count
     for vertex in range(len(xy)):
         below[rank[vertex]] = vertex
