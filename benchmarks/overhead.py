@@ -4,9 +4,10 @@
 
 In one process, in turn: the bare forward passes that the scene needs (real patches that are already scaled and in
 memory, as many as the plan has, on as many threads), and the whole command (reading, scaling, predicting, blending,
-writing, outlining, exporting); which of them comes first alternates. Prints wall time, CPU time of all threads, and
-their ratios for each repeat, then the ratios of the medians. Beside other work, trust the CPU time. For each stage of
-the command: the seconds that its threads spent in it (stages overlap), and when it had ended.
+writing, outlining, exporting), one right after the other; which of them comes first alternates. Prints wall time, CPU
+time of all threads, and their ratios for each repeat, then the medians of these ratios: a machine that becomes slower
+meanwhile makes both slower. Beside other work, trust the CPU time. For each stage of the command: the seconds that its
+threads spent in it (stages overlap), and when it had ended.
 
 The bare passes are those of the very network that the command uses, at its own stride, by the same backend: its limit.
 `--limit` is for torch's: the rest costs the same by a backend whose passes are shorter, and so a larger share of them.
@@ -69,9 +70,10 @@ def cost_of(work: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def median(costs: list[Cost]) -> Cost:
-    """Of wall and CPU time, each on its own."""
-    return Cost(statistics.median(c.wall for c in costs), statistics.median(c.cpu for c in costs))
+def median_ratio(costs: list[Cost], others: list[Cost]) -> Cost:
+    """Of each to the other of the same repeat; of wall and CPU time, each on its own."""
+    ratios = [cost / other for cost, other in zip(costs, others, strict=True)]
+    return Cost(statistics.median(each.wall for each in ratios), statistics.median(each.cpu for each in ratios))
 
 
 def scaled_patches(planned: Plan, predict: NetworkPredict) -> list[torch.Tensor]:
@@ -126,24 +128,24 @@ def main() -> None:
         predict = load_predict(planned.model, choose_device("cpu"), args.backend)
         patches = scaled_patches(planned, predict)
         trained = load_network(planned.model).eval().to(memory_format=torch.channels_last)
-        networks = {"forward": predict.network, "trained": trained}
+        networks = {"trained": trained, "forward": predict.network}
         work = {
             **{name: partial(forward_passes, planned, network, patches) for name, network in networks.items()},
             "whole": partial(command, job),
         }
         costs: dict[str, list[Cost]] = {name: [] for name in work}
         for repeat in range(args.repeats):
-            for name in sorted(work, reverse=repeat % 2 == 1):
+            for name in [*work][:: -1 if repeat % 2 else 1]:
                 costs[name].append(cost_of(work[name]))
-            forward, trained_, whole = (costs[name][-1] for name in work)
+            trained_, forward, whole = (costs[name][-1] for name in work)
             print(
                 f"{repeat + 1}: forward passes {forward}, of the network as trained {trained_}, whole command {whole}: "
                 f"{_ratios(whole / forward)}",
                 flush=True,
             )
-    ratio, naive = (median(costs["whole"]) / median(costs[name]) for name in networks)
+    naive, ratio = (median_ratio(costs["whole"], costs[name]) for name in networks)
     megapixels = planned.scene.shape[0] * planned.scene.shape[1] / 1e6
-    print(f"{megapixels:.0f} Mpx: whole / forward, medians: {_ratios(ratio)}")
+    print(f"{megapixels:.0f} Mpx: whole / forward, median: {_ratios(ratio)}")
     print(f"   against forward passes of the network as trained: {_ratios(naive)}")
     if ratio.wall > args.limit:
         raise SystemExit(1)
