@@ -699,7 +699,8 @@ class _Shapes:
             changes.vanished[unit] = True
             return
         outline = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
-        world = to_world(np.array([outline]), view.geobox)
+        # where rings begin would tell in which order pieces were joined
+        world = shapely.orient_polygons(shapely.normalize(to_world(np.array([outline]), view.geobox)))
         shape = {name: value for name, (value,) in shape_of(world, view.geobox)[1].items()}
         ground = transformed(world, view.crs, self._grid.crs)[0]
         changes.put(unit, ground, {**shape, **self._nodes.together(members), "regularised": False})
