@@ -71,7 +71,7 @@ HERE = "this process"
 """The worker that the ledger names where there is no other."""
 
 LARGE = 1 << 26
-"""Pixels of a scene from which on what lanes have kept is given back before its files are made."""
+"""Pixels of a scene from which on what is free is given back before its files are made, and after."""
 
 TIDIED_EVERY = LARGE // 2
 """Pixels after which what is free is given back while a scene is predicted."""
@@ -191,10 +191,18 @@ def run(
         exports_of(planned, store, observe) as exports,
     ):
         machine = _predict(planned, store, observe, model, keep_going=keep_going)
-        if store.shape[0] * store.shape[1] >= LARGE:
-            give_back_freed_memory()
+        del model  # where nobody else has it, the files get its memory
+        _give_back_after(store)
         counts = exports.counts()
-    return complete(planned, store, counts, machine)
+    result = complete(planned, store, counts, machine)
+    _give_back_after(store)  # a process that ends touches a hundred megabytes of its libraries once more
+    return result
+
+
+def _give_back_after(store: ResultStore) -> None:
+    """Give back what a stage of a large scene has left free: the next one takes as much in other places."""
+    if math.prod(store.shape) >= LARGE:
+        give_back_freed_memory()
 
 
 def decided(*plans: Plan) -> tuple[list[Plan], Callable[[str], Predictor]]:
