@@ -303,7 +303,8 @@ def _with_nodes(  # noqa: C901, PLR0912, PLR0915  # compiled functions call no o
                 value = xy[vertex, key] - (top if key else left)
             order[first[value]] = vertex
             first[value] += 1
-        rank[:count] = order
+        for place in range(count):  # an array at once takes a second longer to compile
+            rank[place] = order[place]
     below, corners, before = order, 0, np.int32(-1)  # no corner comes before its first vertex
     latest, of_latest = np.full(cols, -1, np.int64), np.full(cols, -1, np.int64)
     for place in range(count):
