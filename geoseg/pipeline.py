@@ -177,12 +177,14 @@ def run(
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     if model is None:
-        undecided = planned.job.backend == AUTO
-        if undecided:
-            observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
-        (planned,), model = decided(planned)
-        if undecided:
-            observe("loading", 1, 1)
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(_import_ahead, planned)
+            undecided = planned.job.backend == AUTO
+            if undecided:
+                observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
+            (planned,), model = decided(planned)
+            if undecided:
+                observe("loading", 1, 1)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
     with (
@@ -203,6 +205,14 @@ def _give_back_after(store: ResultStore) -> None:
     """Give back what a stage of a large scene has left free: the next one takes as much in other places."""
     if math.prod(store.shape) >= LARGE:
         give_back_freed_memory()
+
+
+def _import_ahead(planned: Plan) -> None:
+    """Import what the store and the outlines need: a third of a second, while the model is loaded outside of Python."""
+    import numba  # noqa: F401
+    from odc.geo.xr import xr_coords
+
+    xr_coords(planned.scene.geobox)  # whatever xarray imports when it is used first
 
 
 def decided(*plans: Plan) -> tuple[list[Plan], Callable[[str], Predictor]]:
