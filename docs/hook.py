@@ -32,7 +32,6 @@ HOW_TO = {
     "From Python": "how-to/from-python.md",
     "What it takes": "how-to/what-it-takes.md",
     "Models": "models/index.md",
-    "Measured": "measured.md",
 }
 """Sections of README.md and the pages that they become."""
 
