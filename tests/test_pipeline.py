@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -35,6 +36,7 @@ from geoseg.archive import RunJob
 from geoseg.catalog import MULTIHASH_SHA256, read_model, sha256_of
 from geoseg.cli import cli
 from geoseg.errors import ModelError, OptionError, OutputError, SceneError
+from geoseg.export import Exports
 from geoseg.io.layers import read_layer
 from geoseg.io.store import LEDGER
 from geoseg.pipeline import Predictor, Result, run
@@ -318,6 +320,28 @@ def test_the_first_rows_are_read_while_the_model_is_loaded_and_once(
     run(planned, lambda _stage, _done, _total: None, model=model)
     assert [window.row_start for window in windows] == [0, *(window.row_stop for window in windows[:-1])]
     assert windows[-1].row_stop >= 170
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_the_files_get_the_memory_of_the_network(
+    backend: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, alive = list[weakref.ref[Any]](), list[bool]()
+    predictor, counts = Predictor.__init__, Exports.counts
+
+    def loaded(self: Predictor, *args: Any, **options: Any) -> None:
+        predictor(self, *args, **options)
+        made.extend((weakref.ref(self), weakref.ref(self._predict.network)))
+
+    def counted(self: Exports) -> Any:
+        alive.extend(each() is not None for each in made)
+        return counts(self)
+
+    monkeypatch.setattr(Predictor, "__init__", loaded)
+    monkeypatch.setattr(Exports, "counts", counted)
+    scene = town(tmp_path / "town.tif", 170, 210)
+    geoseg.segment(scene, "buildings", tmp_path, model=str(tiny_model), backend=backend)
+    assert alive == [False, False]
 
 
 class Stop:
