@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import rasterio
 
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from geoseg.predict import Lanes, TileReport
     from geoseg.raster import Raster, Sink, Source
     from geoseg.window import Window
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 log = logging.getLogger("geoseg")
 
@@ -177,14 +180,13 @@ def run(
     """
     keep_freed_memory()  # before there are threads, each of which would have a pool of its own
     if model is None:
-        with ThreadPoolExecutor(1) as beside:
-            beside.submit(_import_ahead, planned)
-            undecided = planned.job.backend == AUTO
-            if undecided:
-                observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
-            (planned,), model = decided(planned)
-            if undecided:
-                observe("loading", 1, 1)
+        _beside(_import_ahead, planned)
+        undecided = planned.job.backend == AUTO
+        if undecided:
+            observe("loading", 0, 1)  # a model that nobody has used here before takes seconds to be ready
+        (planned,), model = decided(planned)
+        if undecided:
+            observe("loading", 1, 1)
     store = begin(planned)
     written = 4 * math.prod(AT_ONCE)  # bytes of what the exports put into the same cache
     with (
@@ -205,6 +207,14 @@ def _give_back_after(store: ResultStore) -> None:
     """Give back what a stage of a large scene has left free: the next one takes as much in other places."""
     if math.prod(store.shape) >= LARGE:
         give_back_freed_memory()
+
+
+def _beside(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
+    """Work in a thread of its own, which nobody waits for who does not ask for the result."""
+    thread = ThreadPoolExecutor(1)
+    result = thread.submit(work, *args, **kwargs)
+    thread.shutdown(wait=False)
+    return result
 
 
 def _import_ahead(planned: Plan) -> None:
@@ -383,9 +393,7 @@ class _Begun:
     def __init__(self, source: Source, window: Window) -> None:
         self.shape = source.shape
         self._source, self._window = source, window
-        thread = ThreadPoolExecutor(1)
-        self._raster: Future[Raster] | None = thread.submit(source.read, window)
-        thread.shutdown(wait=False)
+        self._raster: Future[Raster] | None = _beside(source.read, window)
 
     def read(self, window: Window) -> Raster:
         """The pixels of a window."""
